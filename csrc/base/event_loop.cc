@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/event_loop.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
+#include <cerrno>
+#include <condition_variable>
+#include <exception>
+#include <system_error>
+
+#include "base/fork.h"
+#include "base/log.h"
+
+namespace lldd {
+namespace {
+
+constexpr EventLoop::Token kWakeToken = 1;
+constexpr int kEventsPerWait = 64;
+
+// The loop of the process. The generation tells a child that the loop it inherited has no thread.
+struct Instance {
+    std::mutex mutex;
+    std::weak_ptr<EventLoop> loop;
+    unsigned generation = 0;
+};
+
+// A child makes its own instance: the parent's mutex may have been held when it forked.
+Instance &CurrentInstance() {
+    static std::atomic<Instance *> current{new Instance};
+    Instance *instance = current.load();
+    if (instance->generation != ForkGeneration()) {
+        auto *fresh = new Instance;
+        fresh->generation = ForkGeneration();
+        if (current.compare_exchange_strong(instance, fresh)) return *fresh;
+        delete fresh;
+    }
+    return *instance;
+}
+
+// A handler that throws (memory is exhausted) must not take the process of the client with it.
+template <typename Function>
+void RunGuarded(const Function &function) {
+    try {
+        function();
+    } catch (const std::exception &error) {
+        Log(LLDD_LOG_ERROR, "the I/O thread caught: %s", error.what());
+    }
+}
+
+}  // namespace
+
+std::shared_ptr<EventLoop> EventLoop::Acquire() {
+    Instance &instance = CurrentInstance();
+    std::lock_guard<std::mutex> lock(instance.mutex);
+    std::shared_ptr<EventLoop> loop = instance.loop.lock();
+    if (loop == nullptr) {
+        loop.reset(new EventLoop);
+        instance.loop = loop;
+    }
+    return loop;
+}
+
+EventLoop::EventLoop()
+    : epoll_(epoll_create1(EPOLL_CLOEXEC)), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.u64 = kWakeToken;
+    if (!epoll_ || !wake_ || epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0) {
+        throw std::system_error(errno, std::generic_category(), "cannot start the I/O thread");
+    }
+    // Signals of the process are for the client's threads.
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    thread_ = std::thread([this] { Run(); });
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    pthread_setname_np(thread_.native_handle(), "lldd-io");
+}
+
+EventLoop::~EventLoop() {
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        stopping_ = true;
+    }
+    Wake();
+    thread_.join();
+}
+
+EventLoop::Token EventLoop::Watch(int fd, uint32_t events, Handler handler) {
+    auto watched = std::make_shared<Watched>(Watched{fd, std::move(handler)});
+    std::lock_guard<std::mutex> lock(mutex_);
+    const Token token = next_token_++;
+    epoll_event event{};
+    event.events = events;
+    event.data.u64 = token;
+    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
+        throw std::system_error(errno, std::generic_category(), "cannot watch a descriptor");
+    }
+    watched_.emplace(token, std::move(watched));
+    return token;
+}
+
+void EventLoop::Change(Token token, uint32_t events) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = watched_.find(token);
+    if (found == watched_.end()) return;
+    epoll_event event{};
+    event.events = events;
+    event.data.u64 = token;
+    if (epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, found->second->fd, &event) != 0) {
+        throw std::system_error(errno, std::generic_category(), "cannot watch a descriptor");
+    }
+}
+
+void EventLoop::Remove(Token token) {
+    const auto remove = [this, token] {
+        std::shared_ptr<Watched> removed;  // its handler dies after the lock is released
+        std::lock_guard<std::mutex> lock(mutex_);
+        const auto found = watched_.find(token);
+        if (found == watched_.end()) return;
+        epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, found->second->fd, nullptr);
+        removed = std::move(found->second);
+        watched_.erase(found);
+    };
+    // On the I/O thread no handler can be running but the caller's own.
+    RunAndWait(remove);
+}
+
+void EventLoop::Post(Task task) {
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        tasks_.push_back(std::move(task));
+    }
+    Wake();
+}
+
+void EventLoop::RunAndWait(const Task &task) {
+    if (OnLoopThread()) {
+        task();
+        return;
+    }
+    std::mutex done_mutex;
+    std::condition_variable done_changed;
+    bool done = false;
+    Post([&] {
+        RunGuarded(task);
+        std::lock_guard<std::mutex> lock(done_mutex);
+        done = true;
+        done_changed.notify_one();
+    });
+    std::unique_lock<std::mutex> lock(done_mutex);
+    done_changed.wait(lock, [&] { return done; });
+}
+
+EventLoop::Token EventLoop::PostAt(const Deadline &when, Task task) {
+    Token token;
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        token = next_token_++;
+        timers_.emplace(token, Timer{when, std::move(task)});
+    }
+    Wake();
+    return token;
+}
+
+void EventLoop::Cancel(Token timer) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    timers_.erase(timer);
+}
+
+void EventLoop::Wake() {
+    const uint64_t one = 1;
+    // EAGAIN means that a wake-up is pending already.
+    if (write(wake_.get(), &one, sizeof one) < 0 && errno != EAGAIN) {
+        Log(LLDD_LOG_ERROR, "cannot wake the I/O thread: errno %d", errno);
+    }
+}
+
+void EventLoop::RunTasks() {
+    std::vector<Task> tasks;
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        tasks.swap(tasks_);
+    }
+    for (Task &task : tasks) RunGuarded(task);
+}
+
+// Runs what is due; milliseconds until the next timer, -1 without one. One at a time, because a
+// task may cancel another.
+int EventLoop::RunTimers() {
+    for (;;) {
+        Task due;
+        int next = -1;
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            for (auto timer = timers_.begin(); timer != timers_.end(); ++timer) {
+                const int left = timer->second.when.RemainingMs();
+                if (left == 0) {
+                    due = std::move(timer->second.task);
+                    timers_.erase(timer);
+                    break;
+                }
+                if (next < 0 || left < next) next = left;
+            }
+        }
+        if (!due) return next;
+        RunGuarded(due);
+    }
+}
+
+void EventLoop::Run() {
+    epoll_event events[kEventsPerWait];
+    for (;;) {
+        RunTasks();
+        const int wait_ms = RunTimers();
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            if (stopping_ && tasks_.empty()) return;
+        }
+        const int count = epoll_wait(epoll_.get(), events, kEventsPerWait, wait_ms);
+        for (int i = 0; i < count; ++i) {
+            const Token token = events[i].data.u64;
+            if (token == kWakeToken) {
+                uint64_t counted;
+                if (read(wake_.get(), &counted, sizeof counted) < 0 && errno != EAGAIN) {
+                    Log(LLDD_LOG_ERROR, "cannot read the wake-up counter: errno %d", errno);
+                }
+                continue;
+            }
+            std::shared_ptr<Watched> watched;
+            {
+                std::lock_guard<std::mutex> lock(mutex_);
+                const auto found = watched_.find(token);
+                if (found != watched_.end()) watched = found->second;
+            }
+            // Removed by a handler that ran before it in this round.
+            if (watched != nullptr) RunGuarded([&] { watched->handler(events[i].events); });
+        }
+    }
+}
+
+}  // namespace lldd

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/log.h"
+
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdarg>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "base/status.h"
+
+namespace lldd {
+namespace {
+
+uint32_t LevelFromEnvironment() {
+    const char *text = std::getenv("ASCEND_GLOBAL_LOG_LEVEL");
+    if (text != nullptr && text[0] >= '0' && text[0] <= '3' && text[1] == '\0') {
+        return static_cast<uint32_t>(text[0] - '0');
+    }
+    return LLDD_LOG_ERROR;
+}
+
+std::atomic<uint32_t> g_level{LevelFromEnvironment()};
+std::atomic<int> g_fd{STDOUT_FILENO};
+
+const char *LevelName(uint32_t level) {
+    switch (level) {
+        case LLDD_LOG_DEBUG: return "DEBUG";
+        case LLDD_LOG_INFO: return "INFO";
+        case LLDD_LOG_WARNING: return "WARNING";
+        default: return "ERROR";
+    }
+}
+
+}  // namespace
+
+bool LogEnabled(uint32_t level) {
+    return level >= g_level.load(std::memory_order_relaxed);
+}
+
+void SetLog(uint32_t level, int fd) {
+    g_level.store(level, std::memory_order_relaxed);
+    g_fd.store(fd, std::memory_order_relaxed);
+}
+
+void Log(uint32_t level, const char *format, ...) {
+    timespec now{};
+    clock_gettime(CLOCK_REALTIME, &now);
+    tm local{};
+    localtime_r(&now.tv_sec, &local);
+    char time_text[32];
+    strftime(time_text, sizeof time_text, "%Y-%m-%d %H:%M:%S", &local);
+    va_list args;
+    va_start(args, format);
+    const std::string message = FormatV(format, args);
+    va_end(args);
+    const std::string line =
+        Format("%s,%03ld LLM_DATADIST %s [%d:%ld] %s\n", time_text, now.tv_nsec / 1000000,
+               LevelName(level), getpid(), syscall(SYS_gettid), message.c_str());
+    // One write a line, so that lines of several threads do not mix. A log that cannot be written
+    // has nowhere to say so.
+    if (write(g_fd.load(std::memory_order_relaxed), line.data(), line.size()) < 0) return;
+}
+
+}  // namespace lldd

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/socket.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace lldd {
+
+Status SocketAddress::Parse(const std::string &ip, uint32_t port, SocketAddress *address) {
+    if (port > 65535) {
+        return Failure(LLDD_PARAM_INVALID, "port %u is not in [0, 65535]", port);
+    }
+    SocketAddress parsed;
+    auto *v4 = reinterpret_cast<sockaddr_in *>(&parsed.storage_);
+    auto *v6 = reinterpret_cast<sockaddr_in6 *>(&parsed.storage_);
+    if (inet_pton(AF_INET, ip.c_str(), &v4->sin_addr) == 1) {
+        v4->sin_family = AF_INET;
+        v4->sin_port = htons(static_cast<uint16_t>(port));
+        parsed.size_ = sizeof *v4;
+    } else if (inet_pton(AF_INET6, ip.c_str(), &v6->sin6_addr) == 1) {
+        v6->sin6_family = AF_INET6;
+        v6->sin6_port = htons(static_cast<uint16_t>(port));
+        parsed.size_ = sizeof *v6;
+    } else {
+        return Failure(LLDD_PARAM_INVALID, "\"%s\" is not an IPv4 or IPv6 address", ip.c_str());
+    }
+    *address = parsed;
+    return Status::Ok();
+}
+
+SocketAddress SocketAddress::OfSocket(int fd) {
+    SocketAddress address;
+    address.size_ = sizeof address.storage_;
+    if (getsockname(fd, reinterpret_cast<sockaddr *>(&address.storage_), &address.size_) != 0)
+        return {};
+    return address;
+}
+
+SocketAddress SocketAddress::OfPeer(int fd) {
+    SocketAddress address;
+    address.size_ = sizeof address.storage_;
+    if (getpeername(fd, reinterpret_cast<sockaddr *>(&address.storage_), &address.size_) != 0)
+        return {};
+    return address;
+}
+
+std::string SocketAddress::ip() const {
+    char text[INET6_ADDRSTRLEN] = "";
+    const void *bytes = family() == AF_INET6
+                            ? static_cast<const void *>(
+                                  &reinterpret_cast<const sockaddr_in6 *>(&storage_)->sin6_addr)
+                            : static_cast<const void *>(
+                                  &reinterpret_cast<const sockaddr_in *>(&storage_)->sin_addr);
+    if (size_ == 0 || inet_ntop(family(), bytes, text, sizeof text) == nullptr) return "";
+    return text;
+}
+
+uint16_t SocketAddress::port() const {
+    return ntohs(family() == AF_INET6 ? reinterpret_cast<const sockaddr_in6 *>(&storage_)->sin6_port
+                                      : reinterpret_cast<const sockaddr_in *>(&storage_)->sin_port);
+}
+
+std::string SocketAddress::ToString() const {
+    if (size_ == 0) return "(unknown address)";
+    return Format(family() == AF_INET6 ? "[%s]:%u" : "%s:%u", ip().c_str(), port());
+}
+
+Status Listen(const SocketAddress &address, Fd *listener) {
+    Fd fd(socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    if (!fd) return ErrnoFailure(LLDD_FAILED, errno, "cannot make a socket");
+    const int one = 1;
+    // A restarted server gets its port back at once.
+    setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (address.family() == AF_INET6)
+        setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
+    if (bind(fd.get(), address.data(), address.size()) != 0 || listen(fd.get(), SOMAXCONN) != 0) {
+        return ErrnoFailure(LLDD_FAILED, errno, "cannot listen on %s", address.ToString().c_str());
+    }
+    *listener = std::move(fd);
+    return Status::Ok();
+}
+
+Status StartConnect(const SocketAddress &address, Fd *out) {
+    Fd fd(socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    if (!fd) return ErrnoFailure(LLDD_FAILED, errno, "cannot make a socket");
+    SetNoDelay(fd.get());
+    if (connect(fd.get(), address.data(), address.size()) != 0 && errno != EINPROGRESS &&
+        errno != EINTR) {
+        return ErrnoFailure(LLDD_LINK_FAILED, errno, "cannot connect to %s",
+                            address.ToString().c_str());
+    }
+    *out = std::move(fd);
+    return Status::Ok();
+}
+
+Status ConnectResult(int fd, const SocketAddress &address) {
+    int error = 0;
+    socklen_t size = sizeof error;
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0) error = errno;
+    if (error == 0) return Status::Ok();
+    return ErrnoFailure(error == ETIMEDOUT ? LLDD_TIMEOUT : LLDD_LINK_FAILED, error,
+                        "cannot connect to %s", address.ToString().c_str());
+}
+
+Status Connect(const SocketAddress &address, const Deadline &deadline, Fd *out) {
+    Fd fd;
+    LLDD_RETURN_IF_ERROR(StartConnect(address, &fd));
+    if (!WaitFor(fd.get(), POLLOUT, deadline).ok()) {
+        return Failure(LLDD_TIMEOUT, "cannot connect to %s: no answer in time",
+                       address.ToString().c_str());
+    }
+    LLDD_RETURN_IF_ERROR(ConnectResult(fd.get(), address));
+    *out = std::move(fd);
+    return Status::Ok();
+}
+
+void SetNoDelay(int fd) {
+    const int one = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+}
+
+Status WaitFor(int fd, short events, const Deadline &deadline) {
+    for (;;) {
+        pollfd waited{fd, events, 0};
+        const int count = poll(&waited, 1, deadline.RemainingMs());
+        if (count > 0) return Status::Ok();
+        if (count == 0 && deadline.passed()) return Failure(LLDD_TIMEOUT, "not done in time");
+        if (count < 0 && errno != EINTR)
+            return ErrnoFailure(LLDD_FAILED, errno, "cannot poll a socket");
+    }
+}
+
+Status SendAll(int fd, const void *data, size_t size, const Deadline &deadline) {
+    const char *next = static_cast<const char *>(data);
+    while (size > 0) {
+        const ssize_t sent = send(fd, next, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent > 0) {
+            next += sent;
+            size -= static_cast<size_t>(sent);
+        } else if (errno == EAGAIN) {
+            LLDD_RETURN_IF_ERROR(WaitFor(fd, POLLOUT, deadline));
+        } else if (errno != EINTR) {
+            return ErrnoFailure(LLDD_FAILED, errno, "connection closed");
+        }
+    }
+    return Status::Ok();
+}
+
+Status ReceiveAll(int fd, void *data, size_t size, const Deadline &deadline) {
+    char *next = static_cast<char *>(data);
+    while (size > 0) {
+        const ssize_t received = recv(fd, next, size, MSG_DONTWAIT);
+        if (received > 0) {
+            next += received;
+            size -= static_cast<size_t>(received);
+        } else if (received == 0) {
+            return Failure(LLDD_FAILED, "connection closed");
+        } else if (errno == EAGAIN) {
+            LLDD_RETURN_IF_ERROR(WaitFor(fd, POLLIN, deadline));
+        } else if (errno != EINTR) {
+            return ErrnoFailure(LLDD_FAILED, errno, "connection closed");
+        }
+    }
+    return Status::Ok();
+}
+
+}  // namespace lldd

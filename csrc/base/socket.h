@@ -1,0 +1,66 @@
+// TCP sockets, IPv4 and IPv6, with deadlines.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <cstdint>
+#include <string>
+
+#include "base/deadline.h"
+#include "base/fd.h"
+#include "base/status.h"
+
+namespace lldd {
+
+// An IP address and a port.
+class SocketAddress {
+public:
+    SocketAddress() = default;
+
+    // `ip` is IPv4 or IPv6 text without brackets and zone. LLDD_PARAM_INVALID if it is neither.
+    static Status Parse(const std::string &ip, uint32_t port, SocketAddress *address);
+    // The own or the other end of a socket.
+    static SocketAddress OfSocket(int fd);
+    static SocketAddress OfPeer(int fd);
+
+    std::string ip() const;
+    uint16_t port() const;
+    // "127.0.0.1:26000", "[::1]:26000".
+    std::string ToString() const;
+
+    const sockaddr *data() const { return reinterpret_cast<const sockaddr *>(&storage_); }
+    socklen_t size() const { return size_; }
+    int family() const { return storage_.ss_family; }
+
+private:
+    sockaddr_storage storage_{};
+    socklen_t size_ = 0;
+};
+
+// A listening, non-blocking socket. LLDD_FAILED if the address cannot be had.
+Status Listen(const SocketAddress &address, Fd *listener);
+
+// Begins to connect; the non-blocking socket becomes writable when it is decided, see
+// ConnectResult.
+Status StartConnect(const SocketAddress &address, Fd *socket);
+// LLDD_LINK_FAILED if a connect that was begun did not succeed.
+Status ConnectResult(int fd, const SocketAddress &address);
+// Connects within the deadline; the socket is non-blocking, without Nagle's delay. LLDD_LINK_FAILED
+// or LLDD_TIMEOUT.
+Status Connect(const SocketAddress &address, const Deadline &deadline, Fd *socket);
+
+// Switches off Nagle's delay, so that a small request leaves at once.
+void SetNoDelay(int fd);
+
+// Sends or receives exactly `size` bytes over a non-blocking socket. LLDD_TIMEOUT; LLDD_FAILED when
+// the connection is closed or broken.
+Status SendAll(int fd, const void *data, size_t size, const Deadline &deadline);
+Status ReceiveAll(int fd, void *data, size_t size, const Deadline &deadline);
+
+// Waits until one of `events` (POLLIN, POLLOUT) is there. LLDD_TIMEOUT.
+Status WaitFor(int fd, short events, const Deadline &deadline);
+
+}  // namespace lldd

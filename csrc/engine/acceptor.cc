@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/acceptor.h"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+
+#include "base/log.h"
+
+namespace lldd {
+namespace {
+
+// Whoever connects has this long to say who he is; the oldest goes first when too many say nothing.
+constexpr uint64_t kGreetingMs = 10000;
+constexpr size_t kMaxNewcomers = 256;
+
+}  // namespace
+
+Status Acceptor::Start(const SocketAddress &address) {
+    LLDD_RETURN_IF_ERROR(Listen(address, &listener_));
+    address_ = SocketAddress::OfSocket(listener_.get());
+    token_ = loop_->Watch(listener_.get(), EPOLLIN, [this](uint32_t) { OnConnections(); });
+    return Status::Ok();
+}
+
+void Acceptor::Stop() {
+    if (!listener_) return;
+    loop_->RunAndWait([this] {
+        loop_->Remove(token_);
+        while (!newcomers_.empty()) Drop(newcomers_.begin());
+    });
+    listener_.Close();
+    address_ = SocketAddress();
+}
+
+void Acceptor::OnConnections() {
+    Fd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (!socket) {
+        if (errno == EMFILE || errno == ENFILE) {
+            // Make room rather than spin on a connection that cannot be taken.
+            LLDD_LOG(LLDD_LOG_WARNING, "no descriptor left for a new connection");
+            if (!newcomers_.empty()) Drop(newcomers_.begin());
+        }
+        return;
+    }
+    if (newcomers_.size() >= kMaxNewcomers) Drop(newcomers_.begin());
+    SetNoDelay(socket.get());
+    const auto newcomer = newcomers_.emplace(newcomers_.end());
+    newcomer->socket = std::move(socket);
+    newcomer->timer =
+        loop_->PostAt(Deadline::InMs(kGreetingMs), [this, newcomer] { Drop(newcomer); });
+    newcomer->token = loop_->Watch(newcomer->socket.get(), EPOLLIN,
+                                   [this, newcomer](uint32_t) { OnBytes(newcomer); });
+}
+
+void Acceptor::OnBytes(Newcomers::iterator newcomer) {
+    // Not a byte more than the greeting: what follows is for whoever gets the connection.
+    const ssize_t received = recv(newcomer->socket.get(), newcomer->greeting + newcomer->received,
+                                  sizeof newcomer->greeting - newcomer->received, MSG_DONTWAIT);
+    if (received < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (received <= 0) {
+        Drop(newcomer);
+        return;
+    }
+    newcomer->received += static_cast<size_t>(received);
+    if (newcomer->received < sizeof newcomer->greeting) return;
+    wire::Hello hello;
+    const Status status = hello.Decode({newcomer->greeting, sizeof newcomer->greeting});
+    if (!status.ok()) {
+        LLDD_LOG(LLDD_LOG_WARNING, "connection from %s refused: %s",
+                 SocketAddress::OfPeer(newcomer->socket.get()).ToString().c_str(),
+                 status.text().c_str());
+        // A peer of another version learns which one is spoken here.
+        const auto answer = wire::Hello().Encode();
+        if (send(newcomer->socket.get(), answer.data(), answer.size(),
+                 MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+            LLDD_LOG(LLDD_LOG_DEBUG, "the refused connection is gone already");
+        }
+        Drop(newcomer);
+        return;
+    }
+    loop_->Remove(newcomer->token);
+    loop_->Cancel(newcomer->timer);
+    Fd socket = std::move(newcomer->socket);
+    newcomers_.erase(newcomer);
+    on_greeted_(std::move(socket), hello);
+}
+
+void Acceptor::Drop(Newcomers::iterator newcomer) {
+    loop_->Remove(newcomer->token);
+    loop_->Cancel(newcomer->timer);
+    newcomers_.erase(newcomer);
+}
+
+}  // namespace lldd

@@ -1,0 +1,63 @@
+// The listener of an engine: takes connections and reads who they are for.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+#include <list>
+#include <memory>
+#include <string>
+
+#include "base/event_loop.h"
+#include "base/fd.h"
+#include "base/socket.h"
+#include "base/status.h"
+#include "engine/wire.h"
+
+namespace lldd {
+
+class Acceptor {
+public:
+    // A connection whose Hello is complete and valid; nothing after it has been read. Runs on the
+    // I/O thread.
+    using GreetedHandler = std::function<void(Fd socket, const wire::Hello &hello)>;
+
+    Acceptor(EventLoop *loop, GreetedHandler on_greeted)
+        : loop_(loop), on_greeted_(std::move(on_greeted)) {}
+    ~Acceptor() { Stop(); }
+    Acceptor(const Acceptor &) = delete;
+    Acceptor &operator=(const Acceptor &) = delete;
+
+    // LLDD_FAILED if the address cannot be had.
+    Status Start(const SocketAddress &address);
+    // No handler runs afterwards; connections that have not greeted are dropped.
+    void Stop();
+
+    bool listening() const { return static_cast<bool>(listener_); }
+    // With the real port; "" and 0 when not listening.
+    const SocketAddress &address() const { return address_; }
+
+private:
+    // A connection that has not said what it is for.
+    struct Newcomer {
+        Fd socket;
+        EventLoop::Token token = 0;
+        EventLoop::Token timer = 0;
+        char greeting[wire::Hello::kSize] = {};
+        size_t received = 0;
+    };
+    using Newcomers = std::list<Newcomer>;
+
+    void OnConnections();
+    void OnBytes(Newcomers::iterator newcomer);
+    void Drop(Newcomers::iterator newcomer);
+
+    EventLoop *const loop_;
+    const GreetedHandler on_greeted_;
+    Fd listener_;
+    SocketAddress address_;
+    EventLoop::Token token_ = 0;
+    Newcomers newcomers_;  // I/O thread only, oldest first
+};
+
+}  // namespace lldd

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/cache_store.h"
+
+#include <cinttypes>
+#include <set>
+#include <utility>
+
+namespace lldd {
+namespace {
+
+using Lock = std::lock_guard<std::mutex>;
+
+}  // namespace
+
+CacheName CacheName::Of(const lldd_cache_key &key) {
+    if (key.kind == LLDD_KEY_BLOCKS) return OfBlocks(key.model_id);
+    if (key.prefix_id != LLDD_ID_UNSET) return {true, key.prefix_id, key.model_id};
+    return {false, key.req_id, key.model_id};
+}
+
+std::string CacheName::ToString() const {
+    if (names_blocks()) return Format("BlocksCacheKey with model_id %" PRIu64, model_id);
+    return Format("%s %" PRIu64 ", model_id %" PRIu64, prefix ? "prefix_id" : "req_id", id,
+                  model_id);
+}
+
+int64_t CacheStore::NextId() {
+    const Lock lock(mutex_);
+    return ++last_id_;
+}
+
+// Names by batch index, placeholders included: they keep the place that names_blocks() tells.
+Status CacheStore::ReadKeys(const Cache &cache, const lldd_cache_key *keys, uint64_t num_keys,
+                            std::vector<Wanted> *wanted) {
+    const bool blocks = cache.shape.blocks;
+    if (blocks && num_keys > 1) {
+        return Failure(LLDD_PARAM_INVALID, "%" PRIu64 " keys for a blocks cache, allowed is one",
+                       num_keys);
+    }
+    const uint32_t kind = blocks ? LLDD_KEY_BLOCKS : LLDD_KEY_REQUEST;
+    wanted->reserve(num_keys);
+    for (uint64_t i = 0; i < num_keys; ++i) {
+        if (keys[i].kind != kind) {
+            return Failure(LLDD_PARAM_INVALID,
+                           "the kind of keys[%" PRIu64 "] is %" PRIu32
+                           ", a %s cache takes %" PRIu32,
+                           i, keys[i].kind, blocks ? "blocks" : "contiguous", kind);
+        }
+        wanted->push_back({CacheName::Of(keys[i]), i});
+    }
+    return Status::Ok();
+}
+
+Status CacheStore::AddAllocated(CacheRef cache, const lldd_cache_key *keys, uint64_t num_keys,
+                                std::vector<std::string> *notices) {
+    const bool blocks = cache->shape.blocks;
+    if (!blocks && num_keys > cache->shape.count) {
+        return Failure(LLDD_PARAM_INVALID, "%" PRIu64 " keys for %" PRIu64 " batch entries",
+                       num_keys, cache->shape.count);
+    }
+    std::vector<Wanted> wanted;
+    LLDD_RETURN_IF_ERROR(ReadKeys(*cache, keys, num_keys, &wanted));
+
+    const Lock lock(mutex_);
+    std::set<CacheName> seen;
+    std::set<uint64_t> told;
+    for (const Wanted &want : wanted) {
+        const bool placeholder = !blocks && want.name.names_blocks();
+        const auto bound = names_.find(want.name);
+        if (bound != names_.end()) {
+            if (placeholder) {
+                return Failure(LLDD_PARAM_INVALID,
+                               "keys[%" PRIu64 "] is a placeholder with model_id %" PRIu64
+                               ", under which the blocks cache %" PRId64 " is bound",
+                               want.batch_index, want.name.model_id, bound->second.cache_id);
+            }
+            return Failure(LLDD_PARAM_INVALID,
+                           "keys[%" PRIu64 "] (%s) is bound to cache %" PRId64 " already",
+                           want.batch_index, want.name.ToString().c_str(), bound->second.cache_id);
+        }
+        if (seen.insert(want.name).second) continue;
+        if (!placeholder) {
+            return Failure(LLDD_PARAM_INVALID,
+                           "keys[%" PRIu64 "] (%s) repeats an earlier key of the call",
+                           want.batch_index, want.name.ToString().c_str());
+        }
+        if (told.insert(want.name.model_id).second) {
+            notices->push_back(Format("several placeholder keys with model_id %" PRIu64
+                                      " in one call: the device's own engine accepts one",
+                                      want.name.model_id));
+        }
+    }
+    Publish(cache, wanted);
+    return Status::Ok();
+}
+
+Status CacheStore::AddRegistered(CacheRef cache, const lldd_cache_key *keys, uint64_t num_keys,
+                                 std::vector<std::string> *notices) {
+    std::vector<Wanted> wanted;
+    LLDD_RETURN_IF_ERROR(ReadKeys(*cache, keys, num_keys, &wanted));
+    const bool blocks = cache->shape.blocks;
+
+    const Lock lock(mutex_);
+    std::vector<Wanted> free;
+    std::set<CacheName> seen;
+    for (const Wanted &want : wanted) {
+        if (!blocks && want.name.names_blocks()) continue;
+        const auto bound = names_.find(want.name);
+        if (bound != names_.end() && blocks) {
+            notices->push_back(
+                Format("%s now names cache %" PRId64 "; it was bound to cache %" PRId64,
+                       want.name.ToString().c_str(), cache->id, bound->second.cache_id));
+        } else if (bound != names_.end() || !seen.insert(want.name).second) {
+            notices->push_back(Format("keys[%" PRIu64 "] (%s) of cache %" PRId64
+                                      " was not bound: it names cache %" PRId64 " already",
+                                      want.batch_index, want.name.ToString().c_str(), cache->id,
+                                      bound != names_.end() ? bound->second.cache_id : cache->id));
+            continue;
+        }
+        free.push_back(want);
+    }
+    Publish(cache, free);
+    return Status::Ok();
+}
+
+// Takes names over from whatever has them. Placeholders are left out. The caller keeps a reference
+// until it has let go of the lock: see the class.
+void CacheStore::Publish(const CacheRef &cache, const std::vector<Wanted> &wanted) {
+    const int64_t id = cache->id;
+    const bool blocks = cache->shape.blocks;
+    const auto place = caches_.emplace(id, Entry{cache, true, {}}).first;
+    try {
+        for (const Wanted &want : wanted) {
+            if (!blocks && want.name.names_blocks()) continue;
+            const auto bound = names_.find(want.name);
+            if (bound != names_.end()) Unbind(bound);
+            place->second.names.emplace(want.batch_index, want.name);
+            names_.emplace(want.name, Binding{id, want.batch_index});
+        }
+    } catch (...) {
+        Remove(place);
+        throw;
+    }
+    ++version_;
+}
+
+CacheRef CacheStore::Find(int64_t id) const {
+    const Lock lock(mutex_);
+    const auto found = caches_.find(id);
+    return found == caches_.end() ? nullptr : found->second.cache;
+}
+
+std::optional<NamedEntry> CacheStore::Find(const CacheName &name) const {
+    const Lock lock(mutex_);
+    return FindLocked(name);
+}
+
+std::optional<NamedEntry> CacheStore::Find(int64_t id, uint64_t batch_index) const {
+    const Lock lock(mutex_);
+    const auto found = caches_.find(id);
+    if (found == caches_.end()) return std::nullopt;
+    const Entry &entry = found->second;
+    const auto name = entry.names.find(batch_index);
+    if (name != entry.names.end() && name->second.prefix) return std::nullopt;
+    if (name != entry.names.end()) return FindLocked(name->second);
+    if (batch_index >= entry.cache->shape.batch_size()) return std::nullopt;
+    return NamedEntry{entry.cache, batch_index, std::nullopt};
+}
+
+std::optional<NamedEntry> CacheStore::FindLocked(const CacheName &name) const {
+    const auto bound = names_.find(name);
+    if (bound == names_.end()) return std::nullopt;
+    const CacheRef &cache = caches_.at(bound->second.cache_id).cache;
+    NamedEntry entry{cache, bound->second.batch_index, std::nullopt};
+    if (!name.prefix && !cache->registered && !cache->shape.blocks) entry.consumable = name;
+    return entry;
+}
+
+CacheRef CacheStore::Deallocate(int64_t id) {
+    const Lock lock(mutex_);
+    const auto found = caches_.find(id);
+    if (found == caches_.end() || found->second.cache->registered) return nullptr;
+    Entry &entry = found->second;
+    entry.client_holds = false;
+    if (!entry.cache->shape.blocks && !entry.names.empty()) return nullptr;
+    return Remove(found);
+}
+
+CacheRef CacheStore::RemoveKey(const CacheName &name) {
+    const Lock lock(mutex_);
+    const auto bound = names_.find(name);
+    if (bound == names_.end()) return nullptr;
+    const auto place = caches_.find(bound->second.cache_id);
+    const Entry &entry = place->second;
+    if (entry.cache->registered) return nullptr;
+    Unbind(bound);
+    ++version_;
+    if (entry.client_holds || entry.cache->shape.blocks || !entry.names.empty()) return nullptr;
+    return Remove(place);
+}
+
+CacheRef CacheStore::Unregister(int64_t id) {
+    const Lock lock(mutex_);
+    const auto found = caches_.find(id);
+    return found == caches_.end() ? nullptr : Remove(found);
+}
+
+std::vector<CacheRef> CacheStore::Clear() {
+    std::vector<CacheRef> removed;
+    const Lock lock(mutex_);
+    removed.reserve(caches_.size());
+    for (auto &place : caches_) removed.push_back(std::move(place.second.cache));
+    if (!caches_.empty()) ++version_;
+    caches_.clear();
+    names_.clear();
+    return removed;
+}
+
+void CacheStore::Unbind(std::map<CacheName, Binding>::iterator binding) {
+    caches_.at(binding->second.cache_id).names.erase(binding->second.batch_index);
+    names_.erase(binding);
+}
+
+CacheRef CacheStore::Remove(std::map<int64_t, Entry>::iterator place) {
+    Entry &entry = place->second;
+    for (const auto &name : entry.names) {
+        const auto bound = names_.find(name.second);
+        // Publish may have failed between its two maps.
+        if (bound != names_.end() && bound->second.cache_id == place->first) names_.erase(bound);
+    }
+    CacheRef cache = std::move(entry.cache);
+    caches_.erase(place);
+    ++version_;
+    return cache;
+}
+
+CacheTable CacheStore::Table() const {
+    const Lock lock(mutex_);
+    CacheTable table;
+    table.version = version_;
+    table.caches.reserve(caches_.size());
+    for (const auto &place : caches_) table.caches.push_back(place.second.cache);
+    for (const auto &bound : names_) {
+        const CacheName &name = bound.first;
+        if (!name.prefix) {
+            table.names.push_back(
+                {name.id, name.model_id, bound.second.cache_id, bound.second.batch_index});
+        }
+    }
+    return table;
+}
+
+uint64_t CacheStore::version() const {
+    const Lock lock(mutex_);
+    return version_;
+}
+
+uint64_t CacheStore::size() const {
+    const Lock lock(mutex_);
+    return caches_.size();
+}
+
+std::string CacheStore::DescribeBlocks() const {
+    std::vector<uint64_t> model_ids;
+    const Lock lock(mutex_);
+    for (const auto &bound : names_) {
+        if (bound.first.names_blocks()) model_ids.push_back(bound.first.model_id);
+    }
+    return lldd::DescribeBlocks(model_ids);
+}
+
+std::string DescribeBlocks(const std::vector<uint64_t> &model_ids) {
+    // As many as a person reads.
+    constexpr size_t kShown = 16;
+    if (model_ids.empty()) return "no blocks caches with a key";
+    std::string text = "blocks caches for model_id ";
+    for (size_t i = 0; i < model_ids.size() && i < kShown; ++i) {
+        text += Format("%s%" PRIu64, i == 0 ? "" : ", ", model_ids[i]);
+    }
+    if (model_ids.size() > kShown) text += Format(" and %zu more", model_ids.size() - kShown);
+    return text;
+}
+
+}  // namespace lldd

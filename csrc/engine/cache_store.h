@@ -1,0 +1,169 @@
+// The caches of one engine, the keys that name them, and who still refers to them.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "base/status.h"
+#include "engine/tensor.h"
+
+namespace lldd {
+
+// Immutable once it is in a store. Whoever holds a reference may use the memory: a release runs
+// when the last one goes.
+struct Cache {
+    Cache() = default;
+    Cache(const Cache &) = delete;
+    Cache &operator=(const Cache &) = delete;
+    ~Cache() {
+        if (release) release(*this);
+    }
+
+    int64_t id = 0;
+    CacheShape shape;
+    std::vector<uint64_t> addrs;  // one a tensor
+    bool registered = false;      // the client's memory; else allocated from a pool
+    bool remote_accessible = false;
+    // Gives the memory back. Runs without any lock of the store, on whatever thread lets go last;
+    // must not throw.
+    std::function<void(const Cache &)> release;
+};
+
+using CacheRef = std::shared_ptr<const Cache>;
+
+// The name of a cache, or of one of its batch entries, without the cluster. Request ids and prefix
+// ids are different names; a blocks cache of model m has the request id LLDD_ID_UNSET.
+struct CacheName {
+    bool prefix = false;
+    uint64_t id = 0;
+    uint64_t model_id = 0;
+
+    // `key` is LLDD_KEY_REQUEST or LLDD_KEY_BLOCKS.
+    static CacheName Of(const lldd_cache_key &key);
+    static CacheName OfBlocks(uint64_t model_id) { return {false, LLDD_ID_UNSET, model_id}; }
+
+    // Only blocks caches are bound under it; in a list of request keys it is a placeholder.
+    bool names_blocks() const { return !prefix && id == LLDD_ID_UNSET; }
+    // "BlocksCacheKey with model_id 3", "req_id 7, model_id 0", "prefix_id 7, model_id 0".
+    std::string ToString() const;
+
+    friend bool operator<(const CacheName &a, const CacheName &b) {
+        return std::tie(a.prefix, a.id, a.model_id) < std::tie(b.prefix, b.id, b.model_id);
+    }
+    friend bool operator==(const CacheName &a, const CacheName &b) {
+        return std::tie(a.prefix, a.id, a.model_id) == std::tie(b.prefix, b.id, b.model_id);
+    }
+};
+
+// What a name leads to.
+struct NamedEntry {
+    CacheRef cache;
+    uint64_t batch_index = 0;
+    // The request key that a successful pull in request mode uses up: see CacheStore::RemoveKey.
+    std::optional<CacheName> consumable;
+};
+
+// What a peer may know in one-sided mode. Names with a prefix are no part of it.
+struct CacheTable {
+    struct Name {
+        uint64_t req_id;
+        uint64_t model_id;
+        int64_t cache_id;
+        uint64_t batch_index;
+    };
+    uint64_t version = 0;          // counts changes; 0: nothing was ever written
+    std::vector<CacheRef> caches;  // by id
+    std::vector<Name> names;       // by req_id, then model_id
+};
+
+// Thread-safe. References are let go after the lock is, so a release may call the store.
+class CacheStore {
+public:
+    // From 1 on, never twice.
+    int64_t NextId();
+
+    // Makes an allocated cache and its keys known. Contiguous: key i (LLDD_KEY_REQUEST) names batch
+    // entry i, and one without req_id and prefix_id is a placeholder. Blocks: at most one key
+    // (LLDD_KEY_BLOCKS). LLDD_PARAM_INVALID, and nothing changes: more keys than that, a key of
+    // another kind, a name that is bound already or repeated, a placeholder while a blocks cache
+    // has its model_id. Notices for the client are appended.
+    Status AddAllocated(CacheRef cache, const lldd_cache_key *keys, uint64_t num_keys,
+                        std::vector<std::string> *notices);
+    // The same for registered memory, whose keys are not checked for repetition: a blocks cache
+    // takes its name over from an older one, a contiguous one leaves a name where it is bound
+    // already. Either leaves a notice.
+    Status AddRegistered(CacheRef cache, const lldd_cache_key *keys, uint64_t num_keys,
+                         std::vector<std::string> *notices);
+
+    // Null: no such cache.
+    CacheRef Find(int64_t id) const;
+    std::optional<NamedEntry> Find(const CacheName &name) const;
+    // A peer's request for a batch entry by cache id. If a request key names the entry, it is as if
+    // the peer had used that key; where a prefix key names it, nothing is found. Without a key the
+    // index must be below the batch size.
+    std::optional<NamedEntry> Find(int64_t id, uint64_t batch_index) const;
+
+    // Drops the client's hold on an allocated cache. A blocks cache goes with its key. A contiguous
+    // one goes when no key is bound to it any more; until then it is found as before. No effect on
+    // others. These three return the cache if it went, null otherwise; its memory is released with
+    // the last reference.
+    CacheRef Deallocate(int64_t id);
+    // Unbinds a name of an allocated cache. A contiguous one goes if that was the last reference, a
+    // blocks cache stays. No effect on registered caches and unknown names.
+    CacheRef RemoveKey(const CacheName &name);
+    // Removes a cache of any kind with all its keys.
+    CacheRef Unregister(int64_t id);
+    // Removes everything; ids go on.
+    std::vector<CacheRef> Clear();
+
+    CacheTable Table() const;
+    uint64_t version() const;
+    uint64_t size() const;
+    // For error texts: "blocks caches for model_id 0, 1".
+    std::string DescribeBlocks() const;
+
+private:
+    struct Entry {
+        CacheRef cache;
+        bool client_holds = true;
+        // The names bound to this cache, by batch index. Once pulls consume keys, what is left to
+        // pull belongs here, beside each name.
+        std::map<uint64_t, CacheName> names;
+    };
+    struct Binding {
+        int64_t cache_id;
+        uint64_t batch_index;
+    };
+    struct Wanted {
+        CacheName name;
+        uint64_t batch_index;
+    };
+
+    static Status ReadKeys(const Cache &cache, const lldd_cache_key *keys, uint64_t num_keys,
+                           std::vector<Wanted> *wanted);
+    void Publish(const CacheRef &cache, const std::vector<Wanted> &wanted);
+    void Unbind(std::map<CacheName, Binding>::iterator binding);
+    CacheRef Remove(std::map<int64_t, Entry>::iterator entry);
+    std::optional<NamedEntry> FindLocked(const CacheName &name) const;
+
+    mutable std::mutex mutex_;
+    int64_t last_id_ = 0;
+    uint64_t version_ = 0;
+    std::map<int64_t, Entry> caches_;
+    std::map<CacheName, Binding> names_;
+};
+
+// The text of a list of model ids of blocks caches, as DescribeBlocks has it, for a table that came
+// from a peer.
+std::string DescribeBlocks(const std::vector<uint64_t> &model_ids);
+
+}  // namespace lldd

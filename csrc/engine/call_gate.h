@@ -1,0 +1,116 @@
+// Who is inside an engine, and who is using a cache: what closing and unregistering wait for.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "base/deadline.h"
+
+namespace lldd {
+
+// Lets calls in until it is closed. Entering and leaving cost one atomic operation each.
+class CallGate {
+public:
+    class Pass {
+    public:
+        explicit Pass(CallGate *gate) : gate_(gate->Enter() ? gate : nullptr) {}
+        ~Pass() {
+            if (gate_ != nullptr) gate_->Leave();
+        }
+        Pass(const Pass &) = delete;
+        Pass &operator=(const Pass &) = delete;
+        explicit operator bool() const { return gate_ != nullptr; }
+
+    private:
+        CallGate *const gate_;
+    };
+
+    // Waits until everybody has left. True for the one call that closed it.
+    bool Close() {
+        const bool first = (state_.fetch_or(kClosed) & kClosed) == 0;
+        std::unique_lock<std::mutex> lock(mutex_);
+        emptied_.wait(lock, [this] { return state_.load() == kClosed; });
+        return first;
+    }
+
+private:
+    static constexpr uint64_t kClosed = uint64_t{1} << 63;
+
+    bool Enter() {
+        if ((state_.fetch_add(1) & kClosed) == 0) return true;
+        Leave();
+        return false;
+    }
+    void Leave() {
+        if (state_.fetch_sub(1) != kClosed + 1) return;
+        std::lock_guard<std::mutex> lock(mutex_);
+        emptied_.notify_all();
+    }
+
+    std::atomic<uint64_t> state_{0};
+    std::mutex mutex_;
+    std::condition_variable emptied_;
+};
+
+// Own transfers that are using a cache, so that its memory is not given up under them. Few at a
+// time: a list will do.
+class CachesInUse {
+public:
+    // To be made before the cache is looked up.
+    class Use {
+    public:
+        Use(CachesInUse *caches, int64_t id) : caches_(caches), id_(id) { caches_->Begin(id); }
+        ~Use() { caches_->End(id_); }
+        Use(const Use &) = delete;
+        Use &operator=(const Use &) = delete;
+
+    private:
+        CachesInUse *const caches_;
+        const int64_t id_;
+    };
+
+    // False if the cache is still in use at the deadline.
+    bool WaitUntilUnused(int64_t id, const Deadline &deadline) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        return ended_.wait_until(lock, deadline.when(), [&] { return Count(id) == nullptr; });
+    }
+
+private:
+    using Entry = std::pair<int64_t, uint32_t>;
+
+    Entry *Count(int64_t id) {
+        for (Entry &entry : entries_) {
+            if (entry.first == id) return &entry;
+        }
+        return nullptr;
+    }
+    void Begin(int64_t id) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        Entry *entry = Count(id);
+        if (entry == nullptr) {
+            entries_.emplace_back(id, 1);
+        } else {
+            ++entry->second;
+        }
+    }
+    void End(int64_t id) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        Entry *entry = Count(id);
+        if (--entry->second != 0) return;
+        *entry = entries_.back();
+        entries_.pop_back();
+        ended_.notify_all();
+    }
+
+    std::mutex mutex_;
+    std::condition_variable ended_;
+    std::vector<Entry> entries_;
+};
+
+}  // namespace lldd

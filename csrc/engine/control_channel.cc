@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/control_channel.h"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "base/log.h"
+
+namespace lldd {
+
+const char kConnectionClosed[] = "connection closed (peer exited, finalized or unlinked)";
+
+namespace {
+
+constexpr size_t kReceiveBytes = 64 << 10;
+// A peer that asks and never reads the answers is not served for ever.
+constexpr size_t kMaxOutgoing = size_t{4} * wire::kMaxBody;
+
+}  // namespace
+
+bool FrameParser::Next(wire::FrameHeader *header, std::string_view *body) {
+    // The frame handed out last is not needed any more.
+    if (taken_ > 0) {
+        bytes_.erase(0, taken_);
+        taken_ = 0;
+    }
+    if (broken_ || bytes_.size() < wire::FrameHeader::kSize) return false;
+    *header = wire::FrameHeader::Decode(bytes_);
+    if (header->body_size > max_body_ || header->reserved != 0) {
+        broken_ = true;
+        return false;
+    }
+    const size_t size = wire::FrameHeader::kSize + header->body_size;
+    if (bytes_.size() < size) return false;
+    *body = std::string_view(bytes_).substr(wire::FrameHeader::kSize, header->body_size);
+    taken_ = size;
+    return true;
+}
+
+void ControlChannel::Start(RequestHandler on_request, ClosedHandler on_closed) {
+    on_request_ = std::move(on_request);
+    on_closed_ = std::move(on_closed);
+    // The handler must not run before token_ is known.
+    std::lock_guard<std::mutex> lock(mutex_);
+    token_ = loop_->Watch(socket_.get(), EPOLLIN, [this](uint32_t events) { OnEvents(events); });
+}
+
+Status ControlChannel::Call(wire::Kind kind, std::string_view body, const Deadline &deadline,
+                            std::string *answer) {
+    Waiting waiting{answer};
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (closed_) return Failure(LLDD_FAILED, "%s", kConnectionClosed);
+    const uint32_t request_id = next_request_id_++;
+    waiting_.emplace(request_id, &waiting);
+    lock.unlock();
+    Send(kind, request_id, body);
+    lock.lock();
+    answered_.wait_until(lock, deadline.when(), [&] { return waiting.done || closed_; });
+    waiting_.erase(request_id);
+    if (waiting.done) return Status::Ok();
+    if (closed_) return Failure(LLDD_FAILED, "%s", kConnectionClosed);
+    return Failure(LLDD_TIMEOUT, "no answer in time");
+}
+
+void ControlChannel::Tell(wire::Kind kind, std::string_view body) {
+    uint32_t request_id;
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        request_id = next_request_id_++;
+    }
+    Send(kind, request_id, body);
+}
+
+void ControlChannel::Answer(uint16_t kind, uint32_t request_id, std::string_view body) {
+    Send(static_cast<uint16_t>(kind | wire::kAnswer), request_id, body);
+}
+
+void ControlChannel::Send(uint16_t kind, uint32_t request_id, std::string_view body) {
+    wire::FrameHeader header;
+    header.body_size = static_cast<uint32_t>(body.size());
+    header.kind = kind;
+    header.request_id = request_id;
+    const auto head = header.Encode();
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (closed_) return;
+    outgoing_.append(head.data(), head.size());
+    outgoing_.append(body);
+    // A broken connection is noticed by the I/O thread, too, which tells everybody.
+    if (FlushLocked() && !outgoing_.empty()) loop_->Change(token_, EPOLLIN | EPOLLOUT);
+}
+
+bool ControlChannel::FlushLocked() {
+    size_t sent_bytes = 0;
+    while (sent_bytes < outgoing_.size()) {
+        const ssize_t sent = send(socket_.get(), outgoing_.data() + sent_bytes,
+                                  outgoing_.size() - sent_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent > 0) {
+            sent_bytes += static_cast<size_t>(sent);
+        } else if (errno == EAGAIN) {
+            break;
+        } else if (errno != EINTR) {
+            outgoing_.clear();
+            return false;
+        }
+    }
+    outgoing_.erase(0, sent_bytes);
+    return outgoing_.size() <= kMaxOutgoing;
+}
+
+void ControlChannel::OnEvents(uint32_t events) {
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (closed_) return;
+    }
+    if ((events & EPOLLOUT) != 0) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        const bool usable = FlushLocked();
+        if (usable && outgoing_.empty()) loop_->Change(token_, EPOLLIN);
+        const bool finished = close_after_flush_ && outgoing_.empty();
+        lock.unlock();
+        if (!usable || finished) {
+            Lost();
+            return;
+        }
+    }
+    if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) == 0) return;
+    char buffer[kReceiveBytes];
+    const ssize_t received = recv(socket_.get(), buffer, sizeof buffer, MSG_DONTWAIT);
+    if (received < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (received <= 0) {
+        Lost();
+        return;
+    }
+    parser_.Append(buffer, static_cast<size_t>(received));
+    Dispatch();
+}
+
+void ControlChannel::Dispatch() {
+    wire::FrameHeader header;
+    std::string_view body;
+    while (parser_.Next(&header, &body)) {
+        if ((header.kind & wire::kAnswer) != 0) {
+            std::lock_guard<std::mutex> lock(mutex_);
+            const auto found = waiting_.find(header.request_id);
+            // Nobody waits for an answer that came after its deadline.
+            if (found != waiting_.end()) {
+                found->second->answer->assign(body);
+                found->second->done = true;
+                answered_.notify_all();
+            }
+            continue;
+        }
+        on_request_(header.kind, header.request_id, body);
+        if (closed()) return;
+    }
+    if (parser_.broken()) {
+        LLDD_LOG(LLDD_LOG_WARNING, "a peer broke the control protocol; its connection is closed");
+        Lost();
+    }
+}
+
+void ControlChannel::Lost() {
+    if (!Close()) return;
+    const ClosedHandler on_closed = on_closed_;
+    on_closed();
+}
+
+void ControlChannel::CloseAfterFlush() {
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (closed_) return;
+        close_after_flush_ = true;
+        if (!outgoing_.empty()) return;
+    }
+    Lost();
+}
+
+bool ControlChannel::Close() {
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (closed_) return false;
+        closed_ = true;
+        answered_.notify_all();
+    }
+    if (token_ != 0) loop_->Remove(token_);
+    socket_.Close();
+    return true;
+}
+
+bool ControlChannel::closed() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return closed_;
+}
+
+}  // namespace lldd

@@ -1,0 +1,105 @@
+// The control connection of one link after its handshake: requests and answers in both directions.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+
+#include "base/deadline.h"
+#include "base/event_loop.h"
+#include "base/fd.h"
+#include "base/status.h"
+#include "engine/wire.h"
+
+namespace lldd {
+
+// What every failure that comes from a closed connection says.
+extern const char kConnectionClosed[];
+
+// Collects the bytes of a connection into frames. Memory grows with what has arrived, not with what
+// a header announces.
+class FrameParser {
+public:
+    explicit FrameParser(uint32_t max_body) : max_body_(max_body) {}
+
+    void Append(const char *data, size_t size) { bytes_.append(data, size); }
+    // True and a frame, whose body lives until the next call; false if more bytes are needed, or
+    // broken() is true.
+    bool Next(wire::FrameHeader *header, std::string_view *body);
+    bool broken() const { return broken_; }
+
+private:
+    const uint32_t max_body_;
+    std::string bytes_;
+    size_t taken_ = 0;
+    bool broken_ = false;
+};
+
+class ControlChannel {
+public:
+    // Both run on the I/O thread. After on_closed neither is called again.
+    using RequestHandler =
+        std::function<void(uint16_t kind, uint32_t request_id, std::string_view body)>;
+    using ClosedHandler = std::function<void()>;
+
+    ControlChannel(EventLoop *loop, Fd socket)
+        : loop_(loop), socket_(std::move(socket)), parser_(wire::kMaxBody) {}
+    ~ControlChannel() { Close(); }
+    ControlChannel(const ControlChannel &) = delete;
+    ControlChannel &operator=(const ControlChannel &) = delete;
+
+    // Begins to listen. The handlers must keep alive what they use.
+    void Start(RequestHandler on_request, ClosedHandler on_closed);
+
+    // Sends a request and waits for its answer. LLDD_TIMEOUT; LLDD_FAILED with kConnectionClosed.
+    // Not on the I/O thread.
+    Status Call(wire::Kind kind, std::string_view body, const Deadline &deadline,
+                std::string *answer);
+    // Sends a request whose answer nobody waits for. Any thread; never blocks.
+    void Tell(wire::Kind kind, std::string_view body);
+    // Any thread; never blocks.
+    void Answer(uint16_t kind, uint32_t request_id, std::string_view body);
+
+    // Closes as soon as everything queued has left. On the I/O thread.
+    void CloseAfterFlush();
+    // Closes now: waiting calls fail, no handler runs afterwards (but the one that calls).
+    // on_closed is not called. False if it was closed before.
+    bool Close();
+
+    bool closed() const;
+
+private:
+    struct Waiting {
+        std::string *answer;
+        bool done = false;
+    };
+
+    void OnEvents(uint32_t events);
+    void Send(uint16_t kind, uint32_t request_id, std::string_view body);
+    bool FlushLocked();  // false: the connection is broken
+    void Dispatch();
+    void Lost();
+
+    EventLoop *const loop_;
+    Fd socket_;
+    EventLoop::Token token_ = 0;
+    RequestHandler on_request_;
+    ClosedHandler on_closed_;
+    FrameParser parser_;  // I/O thread only
+
+    mutable std::mutex mutex_;
+    std::condition_variable answered_;
+    std::unordered_map<uint32_t, Waiting *> waiting_;
+    std::string outgoing_;
+    uint32_t next_request_id_ = 1;
+    bool closed_ = false;
+    bool close_after_flush_ = false;
+};
+
+}  // namespace lldd

@@ -1,0 +1,494 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <utility>
+
+#include "base/log.h"
+#include "engine/peer_table.h"
+
+namespace lldd {
+namespace {
+
+constexpr uint32_t kDefaultSyncTimeoutMs = 1000;
+constexpr size_t kMaxNotices = 64;
+
+unsigned long long Printable(uint64_t number) {
+    return number;
+}
+
+template <typename T>
+T Default(T given, T instead) {
+    return given == 0 ? instead : given;
+}
+
+Status CheckConfig(const lldd_config &config) {
+    const auto out_of = [](const char *member, uint64_t value, const char *allowed) {
+        return Failure(LLDD_PARAM_INVALID, "%s is %llu, allowed is %s", member, Printable(value),
+                       allowed);
+    };
+    if (config.role < LLDD_ROLE_PROMPT || config.role > LLDD_ROLE_MIX) {
+        return out_of("role", config.role, "1 (prompt), 2 (decoder), 3 (mix)");
+    }
+    if (config.mode > LLDD_MODE_ONE_SIDED)
+        return out_of("mode", config.mode, "0 (request), 1 (one-sided)");
+    if (config.link_style > LLDD_LINK_STYLE_ONE_WAY) {
+        return out_of("link_style", config.link_style, "0 (mutual), 1 (one way)");
+    }
+    if (config.link_retry_count > 100)
+        return out_of("link_retry_count", config.link_retry_count, "1..100");
+    const bool listen = (config.flags & LLDD_CONFIG_LISTEN) != 0;
+    if (listen && config.listen_ip == nullptr) {
+        return Failure(LLDD_PARAM_INVALID, "listen_ip is missing, LLDD_CONFIG_LISTEN asks for it");
+    }
+    if (config.link_style == LLDD_LINK_STYLE_ONE_WAY &&
+        (!listen || config.mode != LLDD_MODE_ONE_SIDED)) {
+        return Failure(LLDD_PARAM_INVALID,
+                       "one-way links need a listen address and one-sided mode");
+    }
+    return Status::Ok();
+}
+
+}  // namespace
+
+Engine::Engine(const lldd_config &config)
+    : role_(config.role),
+      cluster_id_(config.cluster_id),
+      mode_(config.mode),
+      link_style_(config.link_style),
+      device_id_(config.device_id),
+      sync_timeout_ms_(Default(config.sync_timeout_ms, kDefaultSyncTimeoutMs)) {}
+
+Engine::~Engine() {
+    Close();
+}
+
+// --------------------------------------------------------------------------------------------
+// opening, closing ----
+
+Status Engine::Open(const lldd_config &config, std::unique_ptr<Engine> *engine) {
+    LLDD_RETURN_IF_ERROR(CheckConfig(config));
+    std::unique_ptr<Engine> opened(new Engine(config));
+    LLDD_RETURN_IF_ERROR(opened->Start(config));
+    *engine = std::move(opened);
+    return Status::Ok();
+}
+
+Status Engine::Start(const lldd_config &config) {
+    SocketAddress listen_address;
+    const bool listen = (config.flags & LLDD_CONFIG_LISTEN) != 0;
+    if (listen)
+        LLDD_RETURN_IF_ERROR(
+            SocketAddress::Parse(config.listen_ip, config.listen_port, &listen_address));
+    loop_ = EventLoop::Acquire();
+    DeviceOptions options;
+    options.device_id = config.device_id;
+    options.local_comm_res = config.local_comm_res == nullptr ? "" : config.local_comm_res;
+    options.global_resource_config =
+        config.global_resource_config == nullptr ? "" : config.global_resource_config;
+    options.rdma_traffic_class = config.rdma_traffic_class;
+    options.rdma_service_level = config.rdma_service_level;
+    LLDD_RETURN_IF_ERROR(ThisRuntime().OpenDevice(options, &device_));
+    // Before the listener, so that no peer can connect to a device that lacks its pools.
+    LLDD_RETURN_IF_ERROR(OpenPool("device", Placement::kDevice, config.device_pool_size,
+                                  config.device_page_shift, &device_pool_));
+    Status host = OpenPool("host", Placement::kHost, config.host_pool_size, config.host_page_shift,
+                           &host_pool_);
+    if (host.code() == LLDD_OUT_OF_MEMORY) return Status(LLDD_FAILED, host.text(), host.raw());
+    LLDD_RETURN_IF_ERROR(std::move(host));
+    pins_ = std::make_unique<OwnerPins>(&store_, device_pool_.pages != nullptr);
+    Links::Options link_options;
+    link_options.cluster_id = cluster_id_;
+    link_options.mode = mode_;
+    link_options.link_style = link_style_;
+    if (config.auth_token != nullptr) link_options.secret = config.auth_token;
+    links_ = std::make_unique<Links>(loop_.get(), device_.get(), this, link_options);
+    Groups::Options group_options;
+    group_options.cluster_id = cluster_id_;
+    group_options.total_time_s = config.link_total_time_s;
+    group_options.sync_timeout_ms = sync_timeout_ms_;
+    groups_ = std::make_unique<Groups>(loop_.get(), links_.get(), this, group_options);
+    links_->SetGroupHost(groups_.get());
+    Transfers::Options transfer_options;
+    transfer_options.cluster_id = cluster_id_;
+    transfer_options.mode = mode_;
+    transfer_options.sync_timeout_ms = sync_timeout_ms_;
+    transfer_options.has_device_pool = device_pool_.pages != nullptr;
+    transfers_ = std::make_unique<Transfers>(&store_, &in_use_, links_.get(), device_.get(),
+                                             transfer_options);
+    if (listen) {
+        LLDD_RETURN_IF_ERROR(links_->StartListening(listen_address));
+        listen_port_asked_ = config.listen_port;
+    }
+    LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu opened on device %d", Printable(cluster_id_),
+             device_id_);
+    return Status::Ok();
+}
+
+Status Engine::OpenPool(const char *name, Placement placement, uint64_t size, uint32_t page_shift,
+                        Pool *pool) {
+    if (size == 0) return Status::Ok();
+    page_shift = Default(page_shift, kDefaultPageShift);
+    LLDD_RETURN_IF_ERROR(CheckPoolConfig(name, size, page_shift));
+    LLDD_RETURN_IF_ERROR(device_->AllocatePool(placement, size, &pool->base));
+    pool->size = size;
+    pool->pages = std::make_unique<PagePool>(pool->base, size, page_shift);
+    return Status::Ok();
+}
+
+void Engine::Close() {
+    if (!gate_.Close()) return;
+    if (groups_ != nullptr) groups_->Close();
+    if (links_ != nullptr) links_->CloseAll(SyncDeadline());
+    // The memory of the caches goes with the pools; registrations of the client's memory with the
+    // device.
+    transfers_.reset();
+    groups_.reset();
+    links_.reset();
+    pins_.reset();
+    store_.Clear();
+    if (device_ != nullptr) {
+        if (device_pool_.pages != nullptr) device_->FreePool(device_pool_.base);
+        if (host_pool_.pages != nullptr) device_->FreePool(host_pool_.base);
+        device_.reset();
+    }
+    loop_.reset();
+    LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu closed", Printable(cluster_id_));
+}
+
+Deadline Engine::SyncDeadline() const {
+    return Deadline::InMs(sync_timeout_ms_);
+}
+
+Status Engine::SwitchListener(const char *ip, uint32_t port) {
+    if (link_style_ == LLDD_LINK_STYLE_ONE_WAY) return CheckSameListener(ip, port);
+    if (links_->count() != 0) {
+        return Failure(LLDD_EXIST_LINK, "there are %llu links; unlink before the role is switched",
+                       Printable(links_->count()));
+    }
+    SocketAddress address;
+    if (ip != nullptr) LLDD_RETURN_IF_ERROR(SocketAddress::Parse(ip, port, &address));
+    std::lock_guard<std::mutex> lock(listener_mutex_);
+    if (ip != nullptr && links_->acceptor().listening() && port == listen_port_asked_)
+        return Status::Ok();
+    links_->StopListening();
+    if (ip == nullptr) return Status::Ok();
+    LLDD_RETURN_IF_ERROR(links_->StartListening(address));
+    listen_port_asked_ = port;
+    return Status::Ok();
+}
+
+// With one-way links the listener stays what it was at the opening.
+Status Engine::CheckSameListener(const char *ip, uint32_t port) const {
+    if (ip == nullptr) return Status::Ok();
+    SocketAddress address;
+    LLDD_RETURN_IF_ERROR(SocketAddress::Parse(ip, port, &address));
+    std::lock_guard<std::mutex> lock(listener_mutex_);
+    const SocketAddress &now = links_->acceptor().address();
+    if (address.ip() == now.ip() && (port == listen_port_asked_ || port == now.port()))
+        return Status::Ok();
+    return Failure(LLDD_FEATURE_NOT_ENABLED,
+                   "the listener is at %s and cannot be moved with one-way links",
+                   now.ToString().c_str());
+}
+
+// ------------------------------------------------------------------------------------------------
+// introspection ----
+
+void Engine::Describe(lldd_engine_info *info) {
+    info->role = role_;
+    info->cluster_id = cluster_id_;
+    info->mode = mode_;
+    info->device_id = device_id_;
+    info->num_links = static_cast<uint32_t>(links_->count());
+    info->num_caches = store_.size();
+    const auto describe_pool = [](const Pool &pool, uint64_t *size, uint64_t *free) {
+        *size = pool.size;
+        *free = pool.pages == nullptr ? 0 : pool.pages->free_bytes();
+    };
+    describe_pool(device_pool_, &info->device_pool_size, &info->device_pool_free);
+    describe_pool(host_pool_, &info->host_pool_size, &info->host_pool_free);
+    std::lock_guard<std::mutex> lock(listener_mutex_);
+    const Acceptor &acceptor = links_->acceptor();
+    if (!acceptor.listening()) return;
+    info->listen_port = acceptor.address().port();
+    std::snprintf(info->listen_ip, sizeof info->listen_ip, "%s", acceptor.address().ip().c_str());
+}
+
+void Engine::ReadCounters(lldd_counters *counters) const {
+    const Transfers::Counters &counted = transfers_->counters();
+    const auto read = [](const std::atomic<uint64_t> &counter) {
+        return counter.load(std::memory_order_relaxed);
+    };
+    counters->pulls = read(counted.pulls);
+    counters->pushes = read(counted.pushes);
+    counters->copies = read(counted.copies);
+    counters->failures = read(counted.failures);
+    counters->timeouts = read(counted.timeouts);
+    counters->bytes_in = read(counted.bytes_in);
+    counters->bytes_out = read(counted.bytes_out);
+    counters->links_made = links_->links_made();
+    counters->links_lost = links_->links_lost();
+    counters->table_reads = read(counted.table_reads);
+}
+
+void Engine::AddNotice(std::string text) {
+    LLDD_LOG(LLDD_LOG_WARNING, "%s", text.c_str());
+    std::lock_guard<std::mutex> lock(notices_mutex_);
+    if (notices_.size() == kMaxNotices) notices_.pop_front();
+    notices_.push_back(std::move(text));
+}
+
+void Engine::AddNotices(std::vector<std::string> notices) {
+    for (std::string &notice : notices) AddNotice(std::move(notice));
+}
+
+bool Engine::NextNotice(std::string *text) {
+    std::lock_guard<std::mutex> lock(notices_mutex_);
+    if (notices_.empty()) return false;
+    *text = std::move(notices_.front());
+    notices_.pop_front();
+    return true;
+}
+
+// ------------------------------------------------------------------------------------------------
+// communicators ----
+
+Status Engine::CheckHasGroups() const {
+    if (link_style_ != LLDD_LINK_STYLE_ONE_WAY) return Status::Ok();
+    return Failure(LLDD_FEATURE_NOT_ENABLED, "there are no communicators with one-way links");
+}
+
+Status Engine::JoinGroup(const GroupSpec &spec, uint64_t *comm_id) {
+    LLDD_RETURN_IF_ERROR(CheckHasGroups());
+    return groups_->Join(spec, comm_id);
+}
+
+Status Engine::LeaveGroup(uint64_t comm_id) {
+    LLDD_RETURN_IF_ERROR(CheckHasGroups());
+    return groups_->Leave(comm_id);
+}
+
+Status Engine::GroupState(uint64_t comm_id, uint32_t *state) {
+    LLDD_RETURN_IF_ERROR(CheckHasGroups());
+    return groups_->State(comm_id, state);
+}
+
+// -------------------------------------------------------------------------------------------
+// requests of peers ----
+
+bool Engine::OnPeerRequest(const std::shared_ptr<Link> &link, uint16_t kind, uint32_t request_id,
+                           std::string_view body) {
+    switch (kind) {
+        case wire::kTable:
+            link->channel().Answer(kind, request_id, PeerTable::Encode(store_.Table()));
+            return true;
+        case wire::kResolve: {
+            wire::Resolve resolve;
+            if (!resolve.Decode(body)) return false;
+            OnResolve(link, request_id, resolve);
+            return true;
+        }
+        case wire::kRelease: {
+            wire::Release release;
+            if (!release.Decode(body)) return false;
+            pins_->Release(link.get(), release);
+            link->channel().Answer(kind, request_id, {});
+            return true;
+        }
+        case wire::kLocate: {
+            wire::Locate locate;
+            if (!locate.Decode(body)) return false;
+            link->channel().Answer(kind, request_id, Locate(locate).Encode());
+            return true;
+        }
+        default: return false;
+    }
+}
+
+void Engine::OnLinkDown(const Link &link) {
+    pins_->Drop(&link);
+}
+
+void Engine::OnResolve(const std::shared_ptr<Link> &link, uint32_t request_id,
+                       const wire::Resolve &resolve) {
+    pins_->Resolve(link.get(), resolve.key,
+                   [weak = std::weak_ptr<Link>(link), request_id](const auto &reply) {
+                       const std::shared_ptr<Link> asking = weak.lock();
+                       if (asking != nullptr)
+                           asking->channel().Answer(wire::kResolve, request_id, reply.Encode());
+                   });
+}
+
+wire::LocateReply Engine::Locate(const wire::Locate &locate) const {
+    wire::LocateReply reply;
+    const CacheTable table = store_.Table();
+    for (const uint64_t addr : locate.addrs) {
+        uint64_t end = 0;
+        for (const CacheRef &cache : table.caches) {
+            for (const uint64_t start : cache->addrs) {
+                if (addr >= start && addr - start < cache->shape.tensor_bytes) {
+                    end = std::max(end, start + cache->shape.tensor_bytes);
+                }
+            }
+        }
+        if (end == 0) {
+            reply.ends.clear();
+            reply.status = wire::StatusBody::Of(
+                Failure(LLDD_PARAM_INVALID, "address 0x%llx lies in no cache of the peer",
+                        Printable(addr)));
+            return reply;
+        }
+        reply.ends.push_back(end);
+    }
+    return reply;
+}
+
+// -------------------------------------------------------------------------------------------------------
+// caches ----
+
+Status Engine::CheckHasPool(const char *what) const {
+    if (device_pool_.pages != nullptr || host_pool_.pages != nullptr) return Status::Ok();
+    return Failure(LLDD_FEATURE_NOT_ENABLED,
+                   "%s needs a memory pool; the engine was opened without one", what);
+}
+
+Status Engine::Allocate(const lldd_cache_desc &desc, const std::vector<lldd_cache_key> &keys,
+                        int64_t *cache_id, std::vector<uint64_t> *addrs) {
+    LLDD_RETURN_IF_ERROR(CheckHasPool("allocating"));
+    LLDD_RETURN_IF_ERROR(CheckDesc(desc));
+    Pool &pool = PoolOf(static_cast<Placement>(desc.placement));
+    if (pool.pages == nullptr) {
+        return Failure(LLDD_PARAM_INVALID, "the engine was opened without a %s pool",
+                       desc.placement == LLDD_PLACEMENT_DEVICE ? "device" : "host");
+    }
+    const auto cache = std::make_shared<Cache>();
+    cache->id = store_.NextId();
+    LLDD_RETURN_IF_ERROR(ShapeOf(desc, &cache->shape));
+    cache->remote_accessible = true;
+    if (!pool.pages->AllocateAll(cache->shape.tensor_bytes, cache->shape.num_tensors,
+                                 &cache->addrs)) {
+        return Failure(LLDD_OUT_OF_MEMORY,
+                       "%u tensors of %llu bytes (%llu with whole pages) do not fit the pool: %llu "
+                       "of %llu bytes are free",
+                       cache->shape.num_tensors, Printable(cache->shape.tensor_bytes),
+                       Printable(pool.pages->RoundUp(cache->shape.tensor_bytes)),
+                       Printable(pool.pages->free_bytes()), Printable(pool.pages->size()));
+    }
+    cache->release = [pages = pool.pages.get()](const Cache &released) {
+        for (const uint64_t addr : released.addrs) pages->Free(addr);
+    };
+    for (const uint64_t addr : cache->addrs)
+        LLDD_RETURN_IF_ERROR(device_->Commit(addr, cache->shape.tensor_bytes));
+    std::vector<std::string> notices;
+    LLDD_RETURN_IF_ERROR(store_.AddAllocated(cache, keys.data(), keys.size(), &notices));
+    AddNotices(std::move(notices));
+    *cache_id = cache->id;
+    *addrs = cache->addrs;
+    return Status::Ok();
+}
+
+Status Engine::Register(const lldd_cache_desc &desc, std::vector<uint64_t> addrs,
+                        const std::vector<lldd_cache_key> &keys, bool remote_accessible,
+                        int64_t *cache_id) {
+    LLDD_RETURN_IF_ERROR(CheckDesc(desc));
+    if (addrs.empty() || addrs.size() != desc.num_tensors) {
+        return Failure(LLDD_PARAM_INVALID, "%zu addresses are given for %u tensors", addrs.size(),
+                       desc.num_tensors);
+    }
+    const auto cache = std::make_shared<Cache>();
+    cache->id = store_.NextId();
+    LLDD_RETURN_IF_ERROR(ShapeOf(desc, &cache->shape));
+    cache->registered = true;
+    cache->remote_accessible = remote_accessible;
+    cache->addrs = std::move(addrs);
+    const uint64_t size = cache->shape.tensor_bytes;
+    // In request mode a peer may be sent to any cache, whatever its flag.
+    const bool for_transport = remote_accessible || mode_ == LLDD_MODE_REQUEST;
+    size_t done = 0;
+    Status status;
+    for (; for_transport && status.ok() && done < cache->addrs.size(); ++done) {
+        const uint64_t addr = cache->addrs[done];
+        if (addr == 0 || addr > UINT64_MAX - size) {
+            status = Failure(LLDD_PARAM_INVALID, "addrs[%zu] is 0x%llx: %s", done, Printable(addr),
+                             addr == 0 ? "a tensor cannot start there"
+                                       : "the tensor would end past the address space");
+        } else {
+            status = device_->Register(addr, size, cache->shape.placement);
+        }
+        if (!status.ok()) break;
+    }
+    std::vector<std::string> notices;
+    if (status.ok()) status = store_.AddRegistered(cache, keys.data(), keys.size(), &notices);
+    if (!status.ok()) {
+        for (size_t i = 0; i < done; ++i) {
+            const Status undone = device_->Unregister(cache->addrs[i], size, SyncDeadline());
+            if (!undone.ok())
+                LLDD_LOG(LLDD_LOG_WARNING, "registration taken back: %s", undone.text().c_str());
+        }
+        return status;
+    }
+    AddNotices(std::move(notices));
+    *cache_id = cache->id;
+    return status;
+}
+
+Status Engine::Deallocate(int64_t cache_id) {
+    LLDD_RETURN_IF_ERROR(CheckHasPool("deallocating"));
+    store_.Deallocate(cache_id);
+    return Status::Ok();
+}
+
+Status Engine::Unregister(int64_t cache_id) {
+    const CacheRef cache = store_.Unregister(cache_id);
+    if (cache == nullptr || !cache->registered) return Status::Ok();
+    const Deadline deadline = SyncDeadline();
+    Status status;
+    if (!in_use_.WaitUntilUnused(cache_id, deadline)) {
+        status = Failure(
+            LLDD_TIMEOUT,
+            "cache %lld is unregistered, but a transfer of this engine still uses its memory",
+            static_cast<long long>(cache_id));
+    }
+    if (!cache->remote_accessible && mode_ != LLDD_MODE_REQUEST) return status;
+    for (const uint64_t addr : cache->addrs) {
+        const Status withdrawn = device_->Unregister(addr, cache->shape.tensor_bytes, deadline);
+        if (!withdrawn.ok() && status.ok()) {
+            status = Failure(withdrawn.code(), "cache %lld is unregistered, but: %s",
+                             static_cast<long long>(cache_id), withdrawn.text().c_str());
+        }
+    }
+    return status;
+}
+
+Status Engine::RemoveKey(const lldd_cache_key &key) {
+    LLDD_RETURN_IF_ERROR(CheckHasPool("removing a key"));
+    if (key.kind != LLDD_KEY_REQUEST && key.kind != LLDD_KEY_BLOCKS) {
+        return Failure(LLDD_PARAM_INVALID, "key kind %u names no key that can be removed",
+                       key.kind);
+    }
+    store_.RemoveKey(CacheName::Of(key));
+    return Status::Ok();
+}
+
+Status Engine::Remap(const std::vector<lldd_memory> &memory) {
+    if (memory.empty()) return Failure(LLDD_PARAM_INVALID, "no memory is given");
+    for (size_t i = 0; i < memory.size(); ++i) {
+        if (memory[i].placement != LLDD_PLACEMENT_DEVICE || memory[i].addr == 0 ||
+            memory[i].size == 0) {
+            return Failure(LLDD_PARAM_INVALID,
+                           "memory[%zu] has placement %u, addr 0x%llx, size %llu; it must be "
+                           "device memory, neither 0",
+                           i, memory[i].placement, Printable(memory[i].addr),
+                           Printable(memory[i].size));
+        }
+    }
+    for (const auto &link : links_->All()) {
+        // Mapped anew, host memory is what it was: there is nothing to tell a peer.
+        if (!link->peer_gone()) return Status::Ok();
+    }
+    return Failure(LLDD_NOT_YET_LINK, "there is no live link");
+}
+
+}  // namespace lldd

@@ -1,0 +1,120 @@
+// An engine: its device, pools, caches and links, and the order in which they come and go.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "base/fork.h"
+#include "base/status.h"
+#include "engine/cache_store.h"
+#include "engine/call_gate.h"
+#include "engine/groups.h"
+#include "engine/links.h"
+#include "engine/owner_pins.h"
+#include "engine/page_pool.h"
+#include "engine/runtime.h"
+#include "engine/transfers.h"
+
+namespace lldd {
+
+// Every public function but Open and Close is for callers that hold a pass of gate(). Structs have
+// their full size.
+class Engine final : public LinkHost {
+public:
+    static Status Open(const lldd_config &config, std::unique_ptr<Engine> *engine);
+    ~Engine() override;
+    Engine(const Engine &) = delete;
+    Engine &operator=(const Engine &) = delete;
+
+    CallGate &gate() { return gate_; }
+    // This process is a child of the one that opened the engine: nothing in it may be touched.
+    bool in_forked_child() const { return fork_guard_.in_child(); }
+    // Waits for running calls, then takes everything down. A second call waits for the first.
+    void Close();
+
+    void Describe(lldd_engine_info *info);
+    void ReadCounters(lldd_counters *counters) const;
+    // False if there is none.
+    bool NextNotice(std::string *text);
+    Status SwitchListener(const char *ip, uint32_t port);
+
+    Status Allocate(const lldd_cache_desc &desc, const std::vector<lldd_cache_key> &keys,
+                    int64_t *cache_id, std::vector<uint64_t> *addrs);
+    Status Register(const lldd_cache_desc &desc, std::vector<uint64_t> addrs,
+                    const std::vector<lldd_cache_key> &keys, bool remote_accessible,
+                    int64_t *cache_id);
+    Status Deallocate(int64_t cache_id);
+    Status Unregister(int64_t cache_id);
+    Status RemoveKey(const lldd_cache_key &key);
+    Status Remap(const std::vector<lldd_memory> &memory);
+    Status JoinGroup(const GroupSpec &spec, uint64_t *comm_id);
+    Status LeaveGroup(uint64_t comm_id);
+    Status GroupState(uint64_t comm_id, uint32_t *state);
+
+    Links &links() { return *links_; }
+    Transfers &transfers() { return *transfers_; }
+
+private:
+    // A pool and what it was made with.
+    struct Pool {
+        uint64_t base = 0;
+        uint64_t size = 0;
+        std::unique_ptr<PagePool> pages;
+    };
+
+    explicit Engine(const lldd_config &config);
+    Status Start(const lldd_config &config);
+    Status OpenPool(const char *name, Placement placement, uint64_t size, uint32_t page_shift,
+                    Pool *pool);
+    Status CheckHasPool(const char *what) const;
+    Pool &PoolOf(Placement placement) {
+        return placement == Placement::kDevice ? device_pool_ : host_pool_;
+    }
+    Deadline SyncDeadline() const;
+    Status CheckHasGroups() const;
+    Status CheckSameListener(const char *ip, uint32_t port) const;
+
+    bool OnPeerRequest(const std::shared_ptr<Link> &link, uint16_t kind, uint32_t request_id,
+                       std::string_view body) override;
+    void OnLinkDown(const Link &link) override;
+    void OnResolve(const std::shared_ptr<Link> &link, uint32_t request_id,
+                   const wire::Resolve &resolve);
+    wire::LocateReply Locate(const wire::Locate &locate) const;
+    void AddNotice(std::string text) override;
+    void AddNotices(std::vector<std::string> notices);
+
+    const uint32_t role_;
+    const uint64_t cluster_id_;
+    const uint32_t mode_;
+    const uint32_t link_style_;
+    const int32_t device_id_;
+    const uint32_t sync_timeout_ms_;
+
+    ForkGuard fork_guard_;
+    CallGate gate_;
+    std::mutex notices_mutex_;
+    std::deque<std::string> notices_;
+    mutable std::mutex listener_mutex_;
+    uint32_t listen_port_asked_ = 0;
+
+    // In the order in which they are made; taken down in the reverse one.
+    std::shared_ptr<EventLoop> loop_;
+    std::unique_ptr<Device> device_;
+    Pool device_pool_;
+    Pool host_pool_;
+    CacheStore store_;
+    CachesInUse in_use_;
+    std::unique_ptr<OwnerPins> pins_;  // I/O thread only
+    std::unique_ptr<Links> links_;
+    std::unique_ptr<Groups> groups_;
+    std::unique_ptr<Transfers> transfers_;
+};
+
+}  // namespace lldd

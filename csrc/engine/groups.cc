@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/groups.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+#include "base/log.h"
+
+namespace lldd {
+namespace {
+
+constexpr size_t kMaxGroups = 512;
+constexpr size_t kMaxName = 127;
+constexpr size_t kMaxMembers = 4;
+constexpr uint32_t kDefaultTotalS = 120;
+// The other member is known to be there: it need not be waited for longer.
+constexpr uint64_t kDialMs = 5000;
+
+unsigned long long Printable(uint64_t number) {
+    return number;
+}
+
+// The members by rank, so that the order in which a client lists them makes no difference.
+std::string Describe(const GroupSpec &spec) {
+    std::vector<GroupSpec::Member> members = spec.members;
+    std::sort(members.begin(), members.end(), [](const auto &a, const auto &b) {
+        return a.rank != b.rank ? a.rank < b.rank : a.cluster_id < b.cluster_id;
+    });
+    std::string text = Format("\"%s\":", spec.name.c_str());
+    for (const auto &member : members) {
+        text += Format(" cluster %llu has rank %u;", Printable(member.cluster_id), member.rank);
+    }
+    return text;
+}
+
+// The first place where two texts differ, with what is around it.
+std::string Difference(const std::string &own, const std::string &other) {
+    const auto places = std::mismatch(own.begin(), own.end(), other.begin(), other.end());
+    const auto place = static_cast<size_t>(places.first - own.begin());
+    const size_t from = place < 20 ? 0 : place - 20;
+    return Format("from byte %zu on here \"%s\", there \"%s\"", place, own.substr(from, 60).c_str(),
+                  other.substr(std::min(from, other.size()), 60).c_str());
+}
+
+}  // namespace
+
+Groups::~Groups() {
+    Close();
+}
+
+Status Groups::Check(const GroupSpec &spec) const {
+    if (spec.name.empty() || spec.name.size() > kMaxName) {
+        return Failure(LLDD_PARAM_INVALID, "the name has %zu bytes, allowed is 1..%zu",
+                       spec.name.size(), kMaxName);
+    }
+    if (spec.members.size() < 2 || spec.members.size() > kMaxMembers) {
+        return Failure(LLDD_PARAM_INVALID, "%zu members are given, allowed is 2..%zu",
+                       spec.members.size(), kMaxMembers);
+    }
+    std::set<uint64_t> ids;
+    for (size_t i = 0; i < spec.members.size(); ++i) {
+        if (!ids.insert(spec.members[i].cluster_id).second) {
+            return Failure(LLDD_PARAM_INVALID, "cluster %llu is a member twice",
+                           Printable(spec.members[i].cluster_id));
+        }
+        if (i > 0 && spec.members[i].rank < spec.members[i - 1].rank) {
+            return Failure(LLDD_PARAM_INVALID, "the ranks are not ascending: %u follows %u",
+                           spec.members[i].rank, spec.members[i - 1].rank);
+        }
+    }
+    if (ids.count(options_.cluster_id) == 0) {
+        return Failure(LLDD_PARAM_INVALID, "the own cluster %llu is no member",
+                       Printable(options_.cluster_id));
+    }
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (groups_.size() >= kMaxGroups) {
+        return Failure(LLDD_PARAM_INVALID, "%zu communicators exist, allowed is %zu",
+                       groups_.size(), kMaxGroups);
+    }
+    return Status::Ok();
+}
+
+Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
+    std::lock_guard<std::mutex> one_at_a_time(join_mutex_);
+    LLDD_RETURN_IF_ERROR(Check(spec));
+    SocketAddress accepting;
+    LLDD_RETURN_IF_ERROR(links_->StartAcceptingForGroups(&accepting));
+    const auto group = std::make_shared<Group>();
+    group->spec = spec;
+    group->description = Describe(spec);
+    const uint64_t total_s = options_.total_time_s == 0 ? kDefaultTotalS : options_.total_time_s;
+    std::vector<uint64_t> others;
+    for (const auto &member : spec.members) {
+        if (member.cluster_id != options_.cluster_id) others.push_back(member.cluster_id);
+    }
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        group->comm_id = ++last_id_;
+        groups_.emplace(group->comm_id, group);
+    }
+    MeetingCard card;
+    card.cluster_id = options_.cluster_id;
+    card.group = group->description;
+    card.rank_table = spec.rank_table;
+    card.ip = accepting.ip();
+    card.port = accepting.port();
+    Status status;
+    loop_->RunAndWait([&] {
+        const std::weak_ptr<Group> weak = group;
+        group->meeting =
+            std::make_unique<Meeting>(loop_, card, [this, weak](const MeetingCard &other) {
+                const GroupPtr alive = weak.lock();
+                if (alive != nullptr) OnCard(alive, other);
+            });
+        status = group->meeting->Start(spec.name, others);
+        if (!status.ok()) {
+            group->meeting.reset();
+            return;
+        }
+        group->timer = loop_->PostAt(Deadline::InMs(total_s * 1000), [this, weak] {
+            const GroupPtr late = weak.lock();
+            if (late != nullptr) Fail(late, "not all members came in time");
+        });
+    });
+    if (!status.ok()) {
+        // The id was never told: it is the next one's.
+        std::lock_guard<std::mutex> lock(mutex_);
+        groups_.erase(group->comm_id);
+        --last_id_;
+        return status;
+    }
+    *comm_id = group->comm_id;
+    return Status::Ok();
+}
+
+Status Groups::Leave(uint64_t comm_id) {
+    GroupPtr group;
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        const auto found = groups_.find(comm_id);
+        if (found == groups_.end()) {
+            return Failure(LLDD_NOT_YET_LINK, "there is no communicator %llu", Printable(comm_id));
+        }
+        group = found->second;
+        groups_.erase(found);
+    }
+    loop_->RunAndWait([&] { EndMeeting(group); });
+    std::map<uint64_t, std::shared_ptr<Link>> links;
+    {
+        // A link that is being made finds the group left, and is taken down by whoever makes it.
+        std::lock_guard<std::mutex> lock(mutex_);
+        group->state = LLDD_GROUP_FAILED;
+        links.swap(group->links);
+    }
+    Status status;
+    for (const auto &entry : links) {
+        const Status ended =
+            links_->EndGroupLink(entry.second, Deadline::InMs(options_.sync_timeout_ms));
+        if (!ended.ok()) status = Failure(LLDD_UNLINK_FAILED, "%s", ended.text().c_str());
+    }
+    return status;
+}
+
+Status Groups::State(uint64_t comm_id, uint32_t *state) const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = groups_.find(comm_id);
+    if (found == groups_.end()) {
+        return Failure(LLDD_NOT_YET_LINK, "there is no communicator %llu", Printable(comm_id));
+    }
+    *state = found->second->state;
+    return Status::Ok();
+}
+
+void Groups::Close() {
+    {
+        std::lock_guard<std::mutex> lock(tasks_mutex_);
+        stopping_ = true;
+        tasks_changed_.notify_all();
+    }
+    std::vector<uint64_t> ids;
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        for (const auto &entry : groups_) ids.push_back(entry.first);
+    }
+    for (const uint64_t id : ids) {
+        const Status status = Leave(id);
+        if (!status.ok())
+            LLDD_LOG(LLDD_LOG_WARNING, "communicator left: %s", status.text().c_str());
+    }
+    if (worker_.joinable()) worker_.join();
+    // What was posted still refers to this object.
+    loop_->RunAndWait([] {});
+}
+
+// -------------------------------------------------------------------------------------------------
+// preparation ----
+
+Groups::GroupPtr Groups::FindPreparing(const std::string &name) const {
+    for (const auto &entry : groups_) {
+        if (entry.second->spec.name == name && entry.second->state == LLDD_GROUP_PREPARING)
+            return entry.second;
+    }
+    return nullptr;
+}
+
+void Groups::OnCard(const GroupPtr &group, const MeetingCard &card) {
+    const auto &members = group->spec.members;
+    const bool is_member = std::any_of(members.begin(), members.end(), [&](const auto &member) {
+        return member.cluster_id == card.cluster_id;
+    });
+    if (card.group != group->description || !is_member) {
+        Fail(group,
+             Format("cluster %llu describes it differently: here %s there %s",
+                    Printable(card.cluster_id), group->description.c_str(), card.group.c_str()));
+        return;
+    }
+    if (card.rank_table != group->spec.rank_table) {
+        Fail(group, Format("cluster %llu has another rank table: %s", Printable(card.cluster_id),
+                           Difference(group->spec.rank_table, card.rank_table).c_str()));
+        return;
+    }
+    if (options_.cluster_id > card.cluster_id) return;
+    SocketAddress address;
+    const Status status = SocketAddress::Parse(card.ip, card.port, &address);
+    if (!status.ok()) {
+        Fail(group, Format("cluster %llu: %s", Printable(card.cluster_id), status.text().c_str()));
+        return;
+    }
+    Dial(group, card.cluster_id, address);
+}
+
+void Groups::Dial(const GroupPtr &group, uint64_t peer, const SocketAddress &address) {
+    {
+        // Both may have called on each other: one link will do.
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (!group->dialled.insert(peer).second) return;
+    }
+    Post([this, group, peer, address] {
+        std::shared_ptr<Link> link;
+        Status status = links_->LinkForGroup(address, peer, group->spec.name, group->comm_id,
+                                             Deadline::InMs(kDialMs), &link);
+        if (status.ok() && AddLink(group, link)) return;
+        if (!status.ok()) {
+            Fail(group, status.text());
+            return;
+        }
+        status = links_->EndGroupLink(link, Deadline::Passed());
+        if (!status.ok())
+            LLDD_LOG(LLDD_LOG_WARNING, "link of a left communicator: %s", status.text().c_str());
+    });
+}
+
+bool Groups::Expects(const std::string &name, uint64_t cluster_id) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const GroupPtr group = FindPreparing(name);
+    if (group == nullptr || group->links.count(cluster_id) != 0) return false;
+    return std::any_of(group->spec.members.begin(), group->spec.members.end(),
+                       [&](const auto &member) { return member.cluster_id == cluster_id; });
+}
+
+bool Groups::OnAccepted(const std::shared_ptr<Link> &link) {
+    GroupPtr group;
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        group = FindPreparing(link->identity().group);
+    }
+    if (group == nullptr) return false;
+    link->SetCommId(group->comm_id);
+    return AddLink(group, link);
+}
+
+// False if the group does not want it any more.
+bool Groups::AddLink(const GroupPtr &group, const std::shared_ptr<Link> &link) {
+    std::vector<std::shared_ptr<Link>> complete;
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (group->state != LLDD_GROUP_PREPARING ||
+            !group->links.emplace(link->peer(), link).second)
+            return false;
+        if (group->links.size() + 1 < group->spec.members.size()) return true;
+        for (const auto &entry : group->links) complete.push_back(entry.second);
+        links_->PublishGroupLinks(complete);
+        group->state = LLDD_GROUP_OK;
+    }
+    loop_->Post([this, group] { EndMeeting(group); });
+    return true;
+}
+
+void Groups::Fail(const GroupPtr &group, const std::string &why) {
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (group->state != LLDD_GROUP_PREPARING) return;
+        group->state = LLDD_GROUP_FAILED;
+    }
+    host_->AddNotice(Format("communicator %llu (\"%s\") failed: %s", Printable(group->comm_id),
+                            group->spec.name.c_str(), why.c_str()));
+    // Not at once: this may be the meeting's own handler.
+    loop_->Post([this, group] { EndMeeting(group); });
+}
+
+void Groups::EndMeeting(const GroupPtr &group) {
+    if (group->timer != 0) loop_->Cancel(group->timer);
+    group->timer = 0;
+    group->meeting.reset();
+}
+
+void Groups::Post(std::function<void()> task) {
+    std::lock_guard<std::mutex> lock(tasks_mutex_);
+    if (stopping_) return;
+    tasks_.push_back(std::move(task));
+    if (!worker_.joinable()) {
+        sigset_t all;
+        sigset_t before;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        worker_ = std::thread([this] { Work(); });
+        pthread_sigmask(SIG_SETMASK, &before, nullptr);
+        pthread_setname_np(worker_.native_handle(), "lldd-groups");
+    }
+    tasks_changed_.notify_all();
+}
+
+void Groups::Work() {
+    std::unique_lock<std::mutex> lock(tasks_mutex_);
+    for (;;) {
+        tasks_changed_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
+        if (stopping_) return;
+        const std::function<void()> task = std::move(tasks_.front());
+        tasks_.pop_front();
+        lock.unlock();
+        try {
+            task();
+        } catch (const std::exception &error) {
+            Log(LLDD_LOG_ERROR, "linking a communicator: %s", error.what());
+        }
+        lock.lock();
+    }
+}
+
+}  // namespace lldd

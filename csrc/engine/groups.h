@@ -1,0 +1,104 @@
+// Communicators: engines that link to each other by all calling lldd_link() with the same
+// description.
+//
+// A group is PREPARING until this engine is linked to every other member, then its links can be
+// used; after the total time, or when the members' descriptions differ, it has FAILED. Of each pair
+// the member with the smaller cluster id makes the link.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "base/status.h"
+#include "engine/links.h"
+#include "engine/meeting.h"
+
+namespace lldd {
+
+struct GroupSpec {
+    struct Member {
+        uint64_t cluster_id = 0;
+        uint32_t rank = 0;
+    };
+    std::string name;
+    std::vector<Member> members;  // in the order given
+    std::string rank_table;
+};
+
+class Groups final : public GroupHost {
+public:
+    struct Options {
+        uint64_t cluster_id = 0;
+        uint32_t total_time_s = 0;
+        uint32_t sync_timeout_ms = 0;
+    };
+
+    Groups(EventLoop *loop, Links *links, LinkHost *host, Options options)
+        : loop_(loop), links_(links), host_(host), options_(options) {}
+    ~Groups() override;
+    Groups(const Groups &) = delete;
+    Groups &operator=(const Groups &) = delete;
+
+    Status Join(const GroupSpec &spec, uint64_t *comm_id);
+    Status Leave(uint64_t comm_id);
+    Status State(uint64_t comm_id, uint32_t *state) const;
+    // Leaves all groups and ends the thread. No call may be under way.
+    void Close();
+
+    bool Expects(const std::string &group, uint64_t cluster_id) override;
+    bool OnAccepted(const std::shared_ptr<Link> &link) override;
+
+private:
+    struct Group {
+        uint64_t comm_id = 0;
+        GroupSpec spec;
+        std::string description;
+        uint32_t state = LLDD_GROUP_PREPARING;
+        std::unique_ptr<Meeting> meeting;  // I/O thread only
+        EventLoop::Token timer = 0;
+        std::set<uint64_t> dialled;
+        std::map<uint64_t, std::shared_ptr<Link>> links;  // by peer
+    };
+    using GroupPtr = std::shared_ptr<Group>;
+
+    Status Check(const GroupSpec &spec) const;
+    GroupPtr FindPreparing(const std::string &name) const;
+    void OnCard(const GroupPtr &group, const MeetingCard &card);
+    void Dial(const GroupPtr &group, uint64_t peer, const SocketAddress &address);
+    bool AddLink(const GroupPtr &group, const std::shared_ptr<Link> &link);
+    void Fail(const GroupPtr &group, const std::string &why);
+    void EndMeeting(const GroupPtr &group);
+    void Post(std::function<void()> task);
+    void Work();
+
+    EventLoop *const loop_;
+    Links *const links_;
+    LinkHost *const host_;
+    const Options options_;
+
+    std::mutex join_mutex_;  // calls of one engine are serialised
+    mutable std::mutex mutex_;
+    std::map<uint64_t, GroupPtr> groups_;
+    uint64_t last_id_ = 0;
+
+    // Making a link blocks, so neither the I/O thread nor the caller of Join does it.
+    std::mutex tasks_mutex_;
+    std::condition_variable tasks_changed_;
+    std::deque<std::function<void()>> tasks_;
+    bool stopping_ = false;
+    std::thread worker_;
+};
+
+}  // namespace lldd

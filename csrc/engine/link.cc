@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/link.h"
+
+#include <sys/epoll.h>
+
+#include <utility>
+
+#include "base/log.h"
+
+namespace lldd {
+
+Link::Turn::~Turn() {
+    if (link_ == nullptr) return;
+    lock_.unlock();
+    link_->RunPendingShutdown();
+}
+
+Link::Link(EventLoop *loop, Identity identity, Fd control)
+    : loop_(loop), identity_(std::move(identity)), channel_(loop, std::move(control)) {
+    SetPeer(identity_.peer_cluster_id);
+}
+
+void Link::SetPeer(uint64_t cluster_id) {
+    identity_.peer_cluster_id = cluster_id;
+    peer_name_ =
+        Format("cluster %llu (%s)", static_cast<unsigned long long>(identity_.peer_cluster_id),
+               identity_.peer_address.ToString().c_str());
+}
+
+Link::~Link() {
+    loop_->RunAndWait([this] { StopDial(); });
+    channel_.Close();
+}
+
+Status Link::CheckUsable() const {
+    if (unlinked()) {
+        return Failure(LLDD_NOT_YET_LINK, "the link to %s was taken down meanwhile",
+                       peer_name_.c_str());
+    }
+    if (peer_gone()) return Failure(LLDD_TIMEOUT, "%s", kConnectionClosed);
+    return Status::Ok();
+}
+
+Status Link::Table(const Deadline &deadline, const PeerTable **table, bool *was_read) {
+    *was_read = false;
+    // As long as the peer never had a cache there is nothing to keep.
+    if (!table_.has_value()) {
+        std::string answer;
+        const Status status = channel_.Call(wire::kTable, {}, deadline, &answer);
+        if (!status.ok())
+            return Failure(LLDD_TIMEOUT, "cache table of the peer: %s", status.text().c_str());
+        PeerTable read;
+        bool written = false;
+        if (!PeerTable::Decode(answer, &read, &written)) {
+            return Failure(LLDD_FAILED, "the peer sent a cache table that cannot be read");
+        }
+        *was_read = true;
+        if (!written) {
+            static const PeerTable kEmpty;
+            *table = &kEmpty;
+            return Status::Ok();
+        }
+        table_ = std::move(read);
+    }
+    *table = &*table_;
+    return Status::Ok();
+}
+
+void Link::PeerGone() {
+    peer_gone_.store(true, std::memory_order_release);
+    if (connection_ != nullptr) connection_->PeerGone();
+    std::lock_guard<std::mutex> lock(stream_mutex_);
+    stream_delivered_.notify_all();
+}
+
+Status Link::Shutdown(const Deadline &deadline) {
+    if (shut_down_) return Status::Ok();
+    shut_down_ = true;
+    return connection_ == nullptr ? Status::Ok() : connection_->Close(deadline);
+}
+
+void Link::ShutdownWhenIdle(std::function<void()> then) {
+    {
+        std::lock_guard<std::mutex> lock(stream_mutex_);
+        after_shutdown_ = std::move(then);
+    }
+    shutdown_wanted_.store(true);
+    RunPendingShutdown();
+}
+
+void Link::RunPendingShutdown() {
+    if (!shutdown_wanted_.load()) return;
+    std::unique_lock<std::mutex> turn(turn_mutex_, std::try_to_lock);
+    // Whoever has the turn comes here after giving it back.
+    if (!turn.owns_lock() || !shutdown_wanted_.exchange(false)) return;
+    const Status status = Shutdown(Deadline::Passed());
+    if (!status.ok()) {
+        LLDD_LOG(LLDD_LOG_WARNING, "link to %s dropped: %s", peer_name_.c_str(),
+                 status.text().c_str());
+    }
+    turn.unlock();
+    std::function<void()> then;
+    {
+        std::lock_guard<std::mutex> lock(stream_mutex_);
+        then = std::move(after_shutdown_);
+        after_shutdown_ = nullptr;
+    }
+    if (then) loop_->Post([self = shared_from_this(), then = std::move(then)] { then(); });
+}
+
+Status Link::OpenStream(const Deadline &deadline, Fd *stream) {
+    if (identity_.end == LinkEnd::kInitiator) {
+        LLDD_RETURN_IF_ERROR(Connect(identity_.peer_address, deadline, stream));
+        wire::Hello hello;
+        hello.purpose = wire::Purpose::kStreamInitiatorAsks;
+        hello.cluster_id = identity_.own_cluster_id;
+        hello.nonce = identity_.nonce;
+        const auto bytes = hello.Encode();
+        return SendAll(stream->get(), bytes.data(), bytes.size(), deadline);
+    }
+    std::unique_lock<std::mutex> lock(stream_mutex_);
+    delivered_stream_.Close();
+    stream_wanted_ = true;
+    lock.unlock();
+    std::string answer;
+    Status status = channel_.Call(wire::kDialStream, {}, deadline, &answer);
+    if (status.ok()) {
+        wire::StatusBody body;
+        status = body.Decode(answer) ? body.ToStatus()
+                                     : Failure(LLDD_FAILED, "the peer's answer cannot be read");
+    }
+    lock.lock();
+    if (status.ok()) {
+        stream_delivered_.wait_until(lock, deadline.when(),
+                                     [&] { return delivered_stream_ || peer_gone(); });
+        if (!delivered_stream_) {
+            status = peer_gone() ? Failure(LLDD_TIMEOUT, "%s", kConnectionClosed)
+                                 : Failure(LLDD_TIMEOUT, "the peer opened no data stream in time");
+        }
+    }
+    stream_wanted_ = false;
+    if (status.ok()) *stream = std::move(delivered_stream_);
+    return status;
+}
+
+void Link::DeliverStream(Fd stream) {
+    std::lock_guard<std::mutex> lock(stream_mutex_);
+    // One that comes after the deadline of who wanted it is closed here.
+    if (!stream_wanted_) return;
+    delivered_stream_ = std::move(stream);
+    stream_delivered_.notify_all();
+}
+
+void Link::DialFor(uint32_t request_id) {
+    StopDial();
+    dial_.request_id = request_id;
+    const Status status = StartConnect(identity_.peer_address, &dial_.socket);
+    if (!status.ok()) {
+        channel_.Answer(wire::kDialStream, request_id, wire::StatusBody::Of(status).Encode());
+        return;
+    }
+    dial_.token = loop_->Watch(dial_.socket.get(), EPOLLOUT, [this](uint32_t) {
+        const std::shared_ptr<Link> self = shared_from_this();
+        FinishDial();
+    });
+}
+
+void Link::FinishDial() {
+    Status status = ConnectResult(dial_.socket.get(), identity_.peer_address);
+    Fd stream = std::move(dial_.socket);
+    loop_->Remove(dial_.token);
+    dial_.token = 0;
+    if (status.ok()) {
+        wire::Hello hello;
+        hello.purpose = wire::Purpose::kStreamAcceptorAsks;
+        hello.cluster_id = identity_.own_cluster_id;
+        hello.nonce = identity_.nonce;
+        const auto bytes = hello.Encode();
+        // A new connection has room for a few bytes: this does not wait.
+        status = SendAll(stream.get(), bytes.data(), bytes.size(), Deadline::Passed());
+    }
+    if (status.ok()) connection_->ServeStream(std::move(stream));
+    channel_.Answer(wire::kDialStream, dial_.request_id, wire::StatusBody::Of(status).Encode());
+}
+
+void Link::StopDial() {
+    if (dial_.token != 0) loop_->Remove(dial_.token);
+    dial_ = Dial();
+}
+
+}  // namespace lldd

@@ -1,0 +1,154 @@
+// One end of a link: its control connection, the peer's memory, and whose turn it is.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/deadline.h"
+#include "base/event_loop.h"
+#include "base/socket.h"
+#include "base/status.h"
+#include "engine/control_channel.h"
+#include "engine/peer_table.h"
+#include "engine/runtime.h"
+
+namespace lldd {
+
+class Link final : public StreamProvider, public std::enable_shared_from_this<Link> {
+public:
+    struct Identity {
+        uint64_t own_cluster_id = 0;
+        uint64_t peer_cluster_id = 0;
+        LinkEnd end = LinkEnd::kInitiator;
+        SocketAddress peer_address;  // the initiator: where the acceptor listens
+        LinkNonce nonce{};
+        // Of the greetings of both ends, in which nothing is secret.
+        LinkNonce initiator_greeting{};
+        LinkNonce acceptor_greeting{};
+        std::string group;     // of a communicator: its name
+        uint64_t comm_id = 0;  // and its id on this end
+    };
+
+    // Holds the link for one transfer or for its end; others wait.
+    class Turn {
+    public:
+        explicit Turn(std::shared_ptr<Link> link)
+            : link_(std::move(link)), lock_(link_->turn_mutex_) {}
+        ~Turn();
+        Turn(Turn &&) = default;
+        Turn &operator=(Turn &&) = delete;
+        Turn(const Turn &) = delete;
+        Turn &operator=(const Turn &) = delete;
+
+    private:
+        std::shared_ptr<Link> link_;
+        std::unique_lock<std::mutex> lock_;
+    };
+
+    Link(EventLoop *loop, Identity identity, Fd control);
+    ~Link() override;
+
+    const Identity &identity() const { return identity_; }
+    ControlChannel &channel() { return channel_; }
+    uint64_t peer() const { return identity_.peer_cluster_id; }
+    // "cluster 7 (127.0.0.1:26000)".
+    const std::string &peer_name() const { return peer_name_; }
+
+    // Under which id this end knows the peer.
+    void SetPeer(uint64_t cluster_id);
+    // The acceptor learns these while the link is made.
+    void SetNonce(const LinkNonce &nonce) { identity_.nonce = nonce; }
+    void SetGroup(const std::string &group) { identity_.group = group; }
+    void SetCommId(uint64_t comm_id) { identity_.comm_id = comm_id; }
+    void SetConnection(std::unique_ptr<Connection> connection) {
+        connection_ = std::move(connection);
+    }
+    Connection *connection() const { return connection_.get(); }
+
+    // ---- For whoever has the turn.
+
+    // LLDD_NOT_YET_LINK if the link was taken down while its turn was waited for, LLDD_TIMEOUT if
+    // the peer is gone.
+    Status CheckUsable() const;
+    // The peer's caches as they were at the first transfer over this link.
+    Status Table(const Deadline &deadline, const PeerTable **table, bool *was_read);
+    // Reused by every transfer of this link.
+    std::vector<Run> &runs() { return runs_; }
+
+    // ---- Ending it.
+
+    // The connection broke or was closed by the peer. The link stays, its transfers fail.
+    void PeerGone();
+    bool peer_gone() const { return peer_gone_.load(std::memory_order_acquire); }
+    // From now on nobody gets a usable turn.
+    void MarkUnlinked() { unlinked_.store(true, std::memory_order_release); }
+    bool unlinked() const { return unlinked_.load(std::memory_order_acquire); }
+    // An unlink that asks the peer is under way on this end; it has the turn.
+    std::atomic<bool> unlink_under_way{false};
+
+    // Takes everything down. With the turn held, after MarkUnlinked; not on the I/O thread if the
+    // deadline is not over.
+    Status Shutdown(const Deadline &deadline);
+    // The same from the I/O thread, which cannot wait for a running transfer: whoever has the turn
+    // does it at its end. `then` runs on the I/O thread when it is done.
+    void ShutdownWhenIdle(std::function<void()> then);
+
+    // ---- Streams of the runtime.
+
+    Status OpenStream(const Deadline &deadline, Fd *stream) override;
+    // The acceptor's stream, which the initiator dialled. I/O thread.
+    void DeliverStream(Fd stream);
+    // The acceptor asks for a stream: dial it and hand it to the connection, then answer. I/O
+    // thread.
+    void DialFor(uint32_t request_id);
+
+    struct Counters {
+        std::atomic<uint64_t> pulls{0};
+        std::atomic<uint64_t> pushes{0};
+        std::atomic<uint64_t> bytes_in{0};
+        std::atomic<uint64_t> bytes_out{0};
+    } counters;
+
+private:
+    struct Dial {
+        Fd socket;
+        EventLoop::Token token = 0;
+        uint32_t request_id = 0;
+    };
+
+    void FinishDial();
+    void StopDial();
+    void RunPendingShutdown();
+
+    EventLoop *const loop_;
+    Identity identity_;
+    std::string peer_name_;
+    ControlChannel channel_;
+    std::unique_ptr<Connection> connection_;
+
+    std::mutex turn_mutex_;
+    std::optional<PeerTable> table_;  // guarded by the turn
+    std::vector<Run> runs_;           // guarded by the turn
+    bool shut_down_ = false;          // guarded by the turn
+    std::atomic<bool> peer_gone_{false};
+    std::atomic<bool> unlinked_{false};
+    std::atomic<bool> shutdown_wanted_{false};
+    std::function<void()> after_shutdown_;  // guarded by stream_mutex_
+
+    std::mutex stream_mutex_;
+    std::condition_variable stream_delivered_;
+    Fd delivered_stream_;
+    bool stream_wanted_ = false;
+
+    Dial dial_;  // I/O thread only
+};
+
+}  // namespace lldd

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/meeting.h"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
+
+#include "base/log.h"
+#include "engine/wire.h"
+
+namespace lldd {
+namespace {
+
+// A rank table of 64 KiB and the rest of a card.
+constexpr size_t kMaxCard = 160 << 10;
+constexpr int kBacklog = 64;
+
+// A name of any length as 16 hexadecimal digits: FNV-1a.
+uint64_t Hash(std::string_view text) {
+    uint64_t hash = 14695981039346656037ULL;
+    for (const char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 1099511628211ULL;
+    return hash;
+}
+
+sockaddr_un AddressOf(const std::string &name, uint64_t cluster_id, socklen_t *size) {
+    const char *scope = std::getenv("LLM_DATADIST_SCOPE");
+    const std::string text = Format(
+        "lldd-meet-%u-%016llx-%016llx-%llu", getuid(),
+        static_cast<unsigned long long>(Hash(scope == nullptr ? "" : scope)),
+        static_cast<unsigned long long>(Hash(name)), static_cast<unsigned long long>(cluster_id));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    // A zero byte first: the name is in no file system, and gone with its socket.
+    std::memcpy(address.sun_path + 1, text.data(), text.size());
+    *size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + text.size());
+    return address;
+}
+
+Fd NewSocket() {
+    return Fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+}
+
+// An abstract name is anybody's: only the own user's processes are members.
+bool SameUser(int fd) {
+    ucred peer{};
+    socklen_t size = sizeof peer;
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == getuid();
+}
+
+}  // namespace
+
+std::string MeetingCard::Encode() const {
+    wire::Writer writer;
+    writer.Number(wire::kMagic);
+    writer.Number(wire::kVersion);
+    writer.Number(cluster_id);
+    writer.Bytes(group);
+    writer.Bytes(rank_table);
+    writer.Bytes(ip);
+    writer.Number(port);
+    return writer.Take();
+}
+
+bool MeetingCard::Decode(std::string_view bytes) {
+    wire::Reader reader(bytes);
+    if (reader.Number<uint32_t>() != wire::kMagic || reader.Number<uint16_t>() != wire::kVersion)
+        return false;
+    cluster_id = reader.Number<uint64_t>();
+    group = reader.Bytes();
+    rank_table = reader.Bytes();
+    ip = reader.Bytes();
+    port = reader.Number<uint32_t>();
+    return reader.Done();
+}
+
+Status Meeting::Start(const std::string &name, const std::vector<uint64_t> &others) {
+    if (own_.Encode().size() > kMaxCard) {
+        return Failure(LLDD_PARAM_INVALID, "rank_table is larger than 64 KiB");
+    }
+    socklen_t size = 0;
+    const sockaddr_un own_address = AddressOf(name, own_.cluster_id, &size);
+    Fd listener = NewSocket();
+    if (!listener ||
+        bind(listener.get(), reinterpret_cast<const sockaddr *>(&own_address), size) != 0 ||
+        listen(listener.get(), kBacklog) != 0) {
+        return ErrnoFailure(LLDD_LINK_FAILED, errno, "cannot wait for the other members of \"%s\"",
+                            name.c_str());
+    }
+    listener_ = std::move(listener);
+    token_ = loop_->Watch(listener_.get(), EPOLLIN, [this](uint32_t) { OnVisitor(); });
+    for (const uint64_t other : others) {
+        const sockaddr_un address = AddressOf(name, other, &size);
+        Fd visit = NewSocket();
+        // Refused: not there yet, and it will call here when it comes.
+        if (visit &&
+            connect(visit.get(), reinterpret_cast<const sockaddr *>(&address), size) == 0) {
+            Exchange(std::move(visit));
+        }
+    }
+    return Status::Ok();
+}
+
+void Meeting::Stop() {
+    if (!listener_) return;
+    loop_->Remove(token_);
+    listener_.Close();
+    for (Visit &visit : visits_) loop_->Remove(visit.token);
+    visits_.clear();
+}
+
+void Meeting::OnVisitor() {
+    Fd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (socket) Exchange(std::move(socket));
+}
+
+void Meeting::Exchange(Fd socket) {
+    if (!SameUser(socket.get())) return;
+    const std::string card = own_.Encode();
+    if (send(socket.get(), card.data(), card.size(), MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+        LLDD_LOG(LLDD_LOG_WARNING, "cannot introduce this member to another: errno %d", errno);
+        return;
+    }
+    const auto visit = visits_.emplace(visits_.end());
+    visit->socket = std::move(socket);
+    visit->token =
+        loop_->Watch(visit->socket.get(), EPOLLIN, [this, visit](uint32_t) { OnCard(visit); });
+}
+
+void Meeting::OnCard(Visits::iterator visit) {
+    std::vector<char> bytes(kMaxCard);
+    const ssize_t received = recv(visit->socket.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);
+    if (received < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    loop_->Remove(visit->token);
+    visits_.erase(visit);
+    MeetingCard card;
+    if (received <= 0 || !card.Decode({bytes.data(), static_cast<size_t>(received)})) return;
+    on_card_(card);
+}
+
+}  // namespace lldd

@@ -1,0 +1,69 @@
+// Where the members of a communicator meet on one host: an abstract socket a member, named after
+// user, scope, communicator and cluster id.
+//
+// Whoever comes listens first and then calls on all the others. Those that are there answer; those
+// that come later call on him. So each pair meets, in whatever order its members come, and nobody
+// polls. Either end of a call sends one card. Everything runs on the I/O thread.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "base/fd.h"
+#include "base/status.h"
+
+namespace lldd {
+
+// What a member tells the others.
+struct MeetingCard {
+    uint64_t cluster_id = 0;
+    std::string group;  // all that must be equal, for people and for comparison
+    std::string rank_table;
+    std::string ip;  // where its links are accepted
+    uint32_t port = 0;
+
+    std::string Encode() const;
+    bool Decode(std::string_view bytes);
+};
+
+class Meeting {
+public:
+    using CardHandler = std::function<void(const MeetingCard &card)>;
+
+    Meeting(EventLoop *loop, MeetingCard own, CardHandler on_card)
+        : loop_(loop), own_(std::move(own)), on_card_(std::move(on_card)) {}
+    ~Meeting() { Stop(); }
+    Meeting(const Meeting &) = delete;
+    Meeting &operator=(const Meeting &) = delete;
+
+    // `others`: cluster ids. LLDD_LINK_FAILED if this member is in a meeting of that name already.
+    Status Start(const std::string &name, const std::vector<uint64_t> &others);
+    void Stop();
+
+private:
+    struct Visit {
+        Fd socket;
+        EventLoop::Token token = 0;
+    };
+    using Visits = std::list<Visit>;
+
+    void OnVisitor();
+    void Exchange(Fd socket);
+    void OnCard(Visits::iterator visit);
+
+    EventLoop *const loop_;
+    const MeetingCard own_;
+    const CardHandler on_card_;
+    Fd listener_;
+    EventLoop::Token token_ = 0;
+    Visits visits_;
+};
+
+}  // namespace lldd

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/owner_pins.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/peer_table.h"
+
+namespace lldd {
+
+Status OwnerPins::Find(const lldd_cache_key &key, NamedEntry *entry) const {
+    std::optional<NamedEntry> found;
+    if (key.kind == LLDD_KEY_ID) {
+        // A batch index that is out of range is not found either.
+        if (key.cache_id > 0) found = store_->Find(key.cache_id, key.batch_index);
+        if (found.has_value() && found->batch_index >= found->cache->shape.batch_size())
+            found.reset();
+    } else {
+        const CacheName name = CacheName::Of(key);
+        // Only a blocks key may lead to a blocks cache.
+        if (name.names_blocks() == (key.kind == LLDD_KEY_BLOCKS)) found = store_->Find(name);
+    }
+    if (found.has_value()) {
+        *entry = *std::move(found);
+        return Status::Ok();
+    }
+    return Failure(LLDD_KV_CACHE_NOT_EXIST, "the peer has no cache under %s; it has %s",
+                   KeyText(key).c_str(), store_->DescribeBlocks().c_str());
+}
+
+bool OwnerPins::IsTaken(const CacheName &name) const {
+    return std::any_of(pins_.begin(), pins_.end(), [&](const auto &pin) {
+        return pin.second.entry.consumable.has_value() && *pin.second.entry.consumable == name;
+    });
+}
+
+void OwnerPins::Resolve(const void *holder, const lldd_cache_key &key, Answer answer) {
+    NamedEntry entry;
+    const Status status = Find(key, &entry);
+    wire::ResolveReply reply;
+    if (!status.ok()) {
+        reply.status = wire::StatusBody::Of(status);
+        answer(reply);
+        return;
+    }
+    if (entry.consumable.has_value() && IsTaken(*entry.consumable)) {
+        waiting_.push_back({holder, key, std::move(answer)});
+        return;
+    }
+    reply.pin = next_pin_++;
+    reply.batch_index = entry.batch_index;
+    reply.owner_has_device_pool = has_device_pool_;
+    wire::Writer writer;
+    EncodeCache(*entry.cache, &writer);
+    reply.cache = writer.Take();
+    pins_.emplace(reply.pin, Pin{holder, std::move(entry)});
+    answer(reply);
+}
+
+void OwnerPins::Release(const void *holder, const wire::Release &release) {
+    const auto found = pins_.find(release.pin);
+    if (found == pins_.end() || found->second.holder != holder) return;
+    const Pin pin = std::move(found->second);
+    pins_.erase(found);
+    if (release.done && pin.entry.consumable.has_value()) UseUp(pin.entry, release);
+    ServeWaiting();
+}
+
+void OwnerPins::UseUp(const NamedEntry &entry, const wire::Release &release) {
+    const CacheName &name = *entry.consumable;
+    const uint64_t num_tensors = entry.cache->shape.num_tensors;
+    if (release.num_tensors != 0) {
+        const auto fresh =
+            Remaining{entry.cache->id, std::vector<bool>(num_tensors, true), num_tensors};
+        Remaining &remaining = remaining_.emplace(name, fresh).first->second;
+        if (remaining.cache_id != entry.cache->id) remaining = fresh;
+        const uint64_t end =
+            std::min<uint64_t>(uint64_t{release.first_tensor} + release.num_tensors, num_tensors);
+        for (uint64_t tensor = release.first_tensor; tensor < end; ++tensor) {
+            if (!remaining.tensors[tensor]) continue;
+            remaining.tensors[tensor] = false;
+            --remaining.count;
+        }
+        if (remaining.count != 0) return;
+    }
+    remaining_.erase(name);
+    // The client may have given the name to another cache meanwhile.
+    const std::optional<NamedEntry> now = store_->Find(name);
+    if (now.has_value() && now->cache == entry.cache) store_->RemoveKey(name);
+}
+
+void OwnerPins::Drop(const void *holder) {
+    for (auto pin = pins_.begin(); pin != pins_.end();) {
+        pin = pin->second.holder == holder ? pins_.erase(pin) : std::next(pin);
+    }
+    waiting_.remove_if([&](const Waiting &waiting) { return waiting.holder == holder; });
+    ServeWaiting();
+}
+
+void OwnerPins::ServeWaiting() {
+    // Those that have to go on waiting queue up again, in the old order.
+    std::list<Waiting> queued;
+    queued.swap(waiting_);
+    for (Waiting &waiting : queued) Resolve(waiting.holder, waiting.key, std::move(waiting.answer));
+}
+
+}  // namespace lldd

@@ -1,0 +1,62 @@
+// What one end of a link knows of the caches of the other: the table of one-sided mode.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "engine/cache_store.h"
+#include "engine/tensor.h"
+#include "engine/wire.h"
+
+namespace lldd {
+
+struct PeerCache {
+    int64_t id = 0;
+    CacheShape shape;
+    bool remote_accessible = false;
+    std::vector<uint64_t> addrs;
+};
+
+// One cache on the wire.
+void EncodeCache(const Cache &cache, wire::Writer *writer);
+// False if the bytes are no cache.
+bool DecodeCache(wire::Reader *reader, PeerCache *cache);
+
+// How a key is named in texts: "BlocksCacheKey with model_id 3", "cache id 2, batch index 0".
+std::string KeyText(const lldd_cache_key &key);
+
+class PeerTable {
+public:
+    struct Found {
+        const PeerCache *cache = nullptr;  // null: there is none
+        uint64_t batch_index = 0;
+    };
+
+    static std::string Encode(const CacheTable &table);
+    // False if the bytes are no table. `written`: the peer ever had a cache.
+    static bool Decode(std::string_view bytes, PeerTable *table, bool *written);
+
+    Found ById(int64_t cache_id) const;
+    Found ByName(uint64_t req_id, uint64_t model_id) const;
+
+    // For error texts: "blocks caches for model_id 0, 1", "caches 1, 2, 5".
+    std::string DescribeBlocksNames() const;
+    std::string DescribeIds() const;
+
+private:
+    struct Place {
+        size_t cache;
+        uint64_t batch_index;
+    };
+    std::vector<PeerCache> caches_;
+    std::map<int64_t, size_t> by_id_;
+    std::map<std::pair<uint64_t, uint64_t>, Place> by_name_;
+};
+
+}  // namespace lldd

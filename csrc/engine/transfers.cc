@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/transfers.h"
+
+#include <utility>
+
+namespace lldd {
+namespace {
+
+// Local copies have no deadline of their own in the contract; this one only keeps them from lasting
+// for ever.
+constexpr uint64_t kLocalCopyMs = 600'000;
+
+unsigned long long Printable(uint64_t number) {
+    return number;
+}
+
+// Reused by the calls of one thread, which have at most one transfer each.
+BlockPairs *ScratchPairs() {
+    static thread_local BlockPairs pairs;
+    pairs.clear();
+    return &pairs;
+}
+
+std::vector<LocalRun> *ScratchRuns() {
+    static thread_local std::vector<LocalRun> runs;
+    runs.clear();
+    return &runs;
+}
+
+PlanCache PlanOf(const Cache &cache) {
+    return {cache.id, cache.shape, cache.addrs.data()};
+}
+PlanCache PlanOf(const PeerCache &cache) {
+    return {cache.id, cache.shape, cache.addrs.data()};
+}
+
+uint64_t BytesOf(const std::vector<Run> &runs) {
+    uint64_t bytes = 0;
+    for (const Run &run : runs) bytes += run.length;
+    return bytes;
+}
+
+Status NotThere(const PeerTable &table, const lldd_cache_key &key) {
+    return Failure(
+        LLDD_KV_CACHE_NOT_EXIST,
+        "the peer has no cache under %s; when this link first used its table it had %s",
+        KeyText(key).c_str(),
+        (key.kind == LLDD_KEY_BLOCKS ? table.DescribeBlocksNames() : table.DescribeIds()).c_str());
+}
+
+Status CheckAccessible(const char *whose, int64_t cache_id, bool accessible) {
+    if (accessible) return Status::Ok();
+    return Failure(LLDD_PARAM_INVALID, "cache %lld of %s is not remote accessible",
+                   static_cast<long long>(cache_id), whose);
+}
+
+// What a pull may read. In one-sided mode prefix keys are in no table, and an id is a positive
+// number.
+Status FindForPull(const PeerTable &table, const lldd_cache_key &key, PeerTable::Found *found) {
+    if (key.kind == LLDD_KEY_ID) {
+        if (key.cache_id > 0) *found = table.ById(key.cache_id);
+        found->batch_index = key.batch_index;
+    } else {
+        const CacheName name = CacheName::Of(key);
+        const bool asks_for_blocks = key.kind == LLDD_KEY_BLOCKS;
+        if (!name.prefix && name.names_blocks() == asks_for_blocks)
+            *found = table.ByName(name.id, name.model_id);
+    }
+    return found->cache != nullptr ? Status::Ok() : NotThere(table, key);
+}
+
+// What a push may write. Id 0 is the name (request 0, model 0).
+Status FindForPush(const PeerTable &table, const lldd_cache_key &key, PeerTable::Found *found) {
+    if (key.kind == LLDD_KEY_BLOCKS) {
+        *found = table.ByName(LLDD_ID_UNSET, key.model_id);
+    } else {
+        *found = key.cache_id == 0 ? table.ByName(0, 0) : table.ById(key.cache_id);
+        found->batch_index = key.batch_index;
+    }
+    return found->cache != nullptr ? Status::Ok() : NotThere(table, key);
+}
+
+// A request to the owner of a cache; it counts as part of the transfer.
+Status AskOwner(Link *link, wire::Kind kind, const std::string &body, const Deadline &deadline,
+                std::string *answer) {
+    const Status status = link->channel().Call(kind, body, deadline, answer);
+    if (status.ok()) return status;
+    return Status(LLDD_TIMEOUT, status.text(), status.raw());
+}
+
+Status CheckPushKey(const lldd_cache_key &key) {
+    if (key.kind == LLDD_KEY_BLOCKS || (key.kind == LLDD_KEY_ID && key.cache_id >= 0))
+        return Status::Ok();
+    if (key.kind == LLDD_KEY_ID) {
+        return Failure(LLDD_PARAM_INVALID,
+                       "the destination's cache id is %lld, it must not be negative",
+                       static_cast<long long>(key.cache_id));
+    }
+    return Failure(LLDD_PARAM_INVALID,
+                   "the destination's key kind is %u, allowed are blocks (%d) and id (%d)",
+                   key.kind, LLDD_KEY_BLOCKS, LLDD_KEY_ID);
+}
+
+}  // namespace
+
+Status Transfers::Count(Status status) {
+    if (status.ok()) return status;
+    counters_.failures.fetch_add(1, std::memory_order_relaxed);
+    if (status.code() == LLDD_TIMEOUT) counters_.timeouts.fetch_add(1, std::memory_order_relaxed);
+    return status;
+}
+
+Status Transfers::FindOwn(int64_t cache_id, CacheRef *cache) const {
+    *cache = store_->Find(cache_id);
+    if (*cache != nullptr) return Status::Ok();
+    return Failure(LLDD_KV_CACHE_NOT_EXIST, "this engine has no cache with id %lld",
+                   static_cast<long long>(cache_id));
+}
+
+Status Transfers::FindLink(uint64_t cluster_id, std::shared_ptr<Link> *link) const {
+    *link = links_->Find(cluster_id);
+    if (*link != nullptr) return Status::Ok();
+    std::string linked;
+    for (const auto &other : links_->All()) {
+        linked += Format("%s %llu", linked.empty() ? "" : ",", Printable(other->peer()));
+    }
+    return Failure(LLDD_NOT_YET_LINK, "cluster %llu has no link to cluster %llu; %s%s",
+                   Printable(options_.cluster_id), Printable(cluster_id),
+                   linked.empty() ? "it has no links" : "it has links to", linked.c_str());
+}
+
+Status Transfers::ReadTable(Link *link, const Deadline &deadline, const PeerTable **table) {
+    bool was_read = false;
+    Status status = link->Table(deadline, table, &was_read);
+    if (was_read) counters_.table_reads.fetch_add(1, std::memory_order_relaxed);
+    return status;
+}
+
+// ----------------------------------------------------------------------------------------------------
+// pulls ----
+
+Status Transfers::Pull(const lldd_pull_args &args, const lldd_cache_key &key) {
+    return Count([&]() -> Status {
+        LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(args.tensors_per_layer));
+        if (key.cluster_id == options_.cluster_id) {
+            return Failure(LLDD_PARAM_INVALID,
+                           "the key names the own cluster %llu; a pull needs another one",
+                           Printable(key.cluster_id));
+        }
+        const CachesInUse::Use use(in_use_, args.cache_id);
+        CacheRef local;
+        LLDD_RETURN_IF_ERROR(FindOwn(args.cache_id, &local));
+        PullRequest request;
+        request.local = PlanOf(*local);
+        request.tensors_per_layer = args.tensors_per_layer;
+        request.batch_index = args.batch_index;
+        request.size = args.size;
+        request.src_blocks = args.src_blocks;
+        request.num_src_blocks = args.num_src_blocks;
+        request.dst_blocks = args.dst_blocks;
+        request.num_dst_blocks = args.num_dst_blocks;
+        request.src_layers = {args.src_layer_start, args.src_layer_count};
+        request.dst_layers = {args.dst_layer_start, args.dst_layer_count};
+        BlockPairs *const pairs = ScratchPairs();
+        LLDD_RETURN_IF_ERROR(CheckPull(request, pairs));
+        std::shared_ptr<Link> link;
+        LLDD_RETURN_IF_ERROR(FindLink(key.cluster_id, &link));
+        const Link::Turn turn(link);
+        Status status = PullInTurn({key, request, *pairs, *local}, link.get());
+        if (status.ok()) return status;
+        return std::move(status).WithPrefix("pull of " + KeyText(key) + " from " +
+                                            link->peer_name() + ": ");
+    }());
+}
+
+Status Transfers::PullInTurn(const PullCall &call, Link *link) {
+    LLDD_RETURN_IF_ERROR(link->CheckUsable());
+    const Deadline deadline = Deadline::InMs(options_.sync_timeout_ms);
+    LLDD_RETURN_IF_ERROR(options_.mode == LLDD_MODE_ONE_SIDED
+                             ? PullOneSided(call, link, deadline)
+                             : PullByRequest(call, link, deadline));
+    const uint64_t bytes = BytesOf(link->runs());
+    counters_.pulls.fetch_add(1, std::memory_order_relaxed);
+    counters_.bytes_in.fetch_add(bytes, std::memory_order_relaxed);
+    link->counters.pulls.fetch_add(1, std::memory_order_relaxed);
+    link->counters.bytes_in.fetch_add(bytes, std::memory_order_relaxed);
+    return Status::Ok();
+}
+
+Status Transfers::PullOneSided(const PullCall &call, Link *link, const Deadline &deadline) {
+    const PeerTable *table = nullptr;
+    LLDD_RETURN_IF_ERROR(ReadTable(link, deadline, &table));
+    PeerTable::Found found;
+    LLDD_RETURN_IF_ERROR(FindForPull(*table, call.key, &found));
+    LLDD_RETURN_IF_ERROR(
+        CheckAccessible("this engine", call.local.id, call.local.remote_accessible));
+    LLDD_RETURN_IF_ERROR(
+        CheckAccessible("the peer", found.cache->id, found.cache->remote_accessible));
+    std::vector<Run> &runs = link->runs();
+    LLDD_RETURN_IF_ERROR(
+        PlanPull(call.request, call.pairs, PlanOf(*found.cache), found.batch_index, &runs));
+    return link->connection()->Read(runs.data(), runs.size(), deadline);
+}
+
+// The owner resolves the key and pins the cache; this end reads, and then says how it went.
+Status Transfers::PullByRequest(const PullCall &call, Link *link, const Deadline &deadline) {
+    wire::Resolve resolve;
+    resolve.key = call.key;
+    std::string answer;
+    LLDD_RETURN_IF_ERROR(AskOwner(link, wire::kResolve, resolve.Encode(), deadline, &answer));
+    wire::ResolveReply reply;
+    if (!reply.Decode(answer)) return Failure(LLDD_FAILED, "the peer's answer cannot be read");
+    LLDD_RETURN_IF_ERROR(reply.status.ToStatus());
+
+    PeerCache remote;
+    wire::Reader reader(reply.cache);
+    std::vector<Run> &runs = link->runs();
+    Status status;
+    if (!DecodeCache(&reader, &remote)) {
+        status = Failure(LLDD_FAILED, "the peer sent a cache that cannot be read");
+    }
+    if (status.ok())
+        status = PlanPull(call.request, call.pairs, PlanOf(remote), reply.batch_index, &runs);
+    if (status.ok()) status = CheckDirection(call, remote.shape, reply.owner_has_device_pool);
+    if (status.ok()) status = link->connection()->Read(runs.data(), runs.size(), deadline);
+
+    wire::Release release;
+    release.pin = reply.pin;
+    release.done = status.ok();
+    const uint64_t first_tensor =
+        uint64_t{call.request.src_layers.start} * call.request.tensors_per_layer;
+    const uint64_t num_tensors =
+        uint64_t{call.request.src_layers.count} * call.request.tensors_per_layer;
+    if (num_tensors != 0 && first_tensor + num_tensors <= remote.shape.num_tensors) {
+        release.first_tensor = static_cast<uint32_t>(first_tensor);
+        release.num_tensors = static_cast<uint32_t>(num_tensors);
+    }
+    if (!release.done) {
+        link->channel().Tell(wire::kRelease, release.Encode());
+        return status;
+    }
+    // Whoever asks after this pull has returned finds the key used up.
+    return AskOwner(link, wire::kRelease, release.Encode(), deadline, &answer);
+}
+
+// Which placements request mode serves. The pools are what a device stages through; here only their
+// being there counts.
+Status Transfers::CheckDirection(const PullCall &call, const CacheShape &source,
+                                 bool owner_has_device_pool) const {
+    const bool from_device = source.placement == Placement::kDevice;
+    const bool to_device = call.local.shape.placement == Placement::kDevice;
+    if (from_device && to_device) return Status::Ok();
+    if (!to_device && !options_.has_device_pool) {
+        return Failure(LLDD_PARAM_INVALID,
+                       "a pull into host memory needs a device pool in this engine");
+    }
+    if (!from_device && !owner_has_device_pool) {
+        return Failure(LLDD_PARAM_INVALID,
+                       "a pull from host memory needs a device pool in the peer's engine");
+    }
+    if (!from_device && !to_device) {
+        return Failure(LLDD_FEATURE_NOT_ENABLED,
+                       "request mode does not pull from host memory into host memory");
+    }
+    if (!from_device && !source.blocks && call.local.shape.blocks) {
+        return Failure(
+            LLDD_PARAM_INVALID,
+            "request mode does not pull from a contiguous cache in host memory into blocks");
+    }
+    return Status::Ok();
+}
+
+// ---------------------------------------------------------------------------------------------------
+// pushes ----
+
+Status Transfers::Push(const lldd_push_args &args, const lldd_cache_key &key,
+                       uint32_t *layers_done) {
+    *layers_done = 0;
+    return Count([&]() -> Status {
+        if (options_.mode != LLDD_MODE_ONE_SIDED) {
+            return Failure(LLDD_PARAM_INVALID,
+                           "a push needs one-sided mode (remote cache accessible) on both ends");
+        }
+        LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(args.tensors_per_layer));
+        LLDD_RETURN_IF_ERROR(CheckPushKey(key));
+        const CachesInUse::Use use(in_use_, args.cache_id);
+        PushSource source;
+        LLDD_RETURN_IF_ERROR(FindOwn(args.cache_id, &source.cache));
+        source.pairs = ScratchPairs();
+        source.request.local = PlanOf(*source.cache);
+        source.request.tensors_per_layer = args.tensors_per_layer;
+        source.request.src_batch_index = args.src_batch_index;
+        source.request.src_blocks = args.src_blocks;
+        source.request.num_src_blocks = args.num_src_blocks;
+        source.request.dst_blocks = args.dst_blocks;
+        source.request.num_dst_blocks = args.num_dst_blocks;
+        source.request.layers_given = args.num_layers != LLDD_ALL_LAYERS;
+        const uint32_t num_layers = source.request.layers_given
+                                        ? args.num_layers
+                                        : source.cache->shape.num_tensors / args.tensors_per_layer;
+        for (uint32_t layer = 0; layer < num_layers; ++layer) {
+            if (args.src_layer_start > UINT32_MAX - layer ||
+                args.dst_layer_start > UINT32_MAX - layer) {
+                return Failure(LLDD_PARAM_INVALID, "the layer range ends past 2^32");
+            }
+            LLDD_RETURN_IF_ERROR(PushLayer(&source, key, args.src_layer_start + layer,
+                                           args.dst_layer_start + layer));
+            *layers_done = layer + 1;
+        }
+        return Status::Ok();
+    }());
+}
+
+Status Transfers::TransferLayer(const lldd_transfer_args &args, const lldd_cache_key &key) {
+    return Count([&]() -> Status {
+        LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(args.tensors_per_layer));
+        const bool to_addresses = options_.mode == LLDD_MODE_REQUEST;
+        if (to_addresses && args.num_dst_addrs != args.tensors_per_layer) {
+            return Failure(LLDD_PARAM_INVALID,
+                           "%llu destination addresses are given for %u tensors a layer",
+                           Printable(args.num_dst_addrs), args.tensors_per_layer);
+        }
+        if (!to_addresses) LLDD_RETURN_IF_ERROR(CheckPushKey(key));
+        const CachesInUse::Use use(in_use_, args.cache_id);
+        PushSource source;
+        LLDD_RETURN_IF_ERROR(FindOwn(args.cache_id, &source.cache));
+        source.pairs = ScratchPairs();
+        source.request.local = PlanOf(*source.cache);
+        source.request.tensors_per_layer = args.tensors_per_layer;
+        source.request.src_batch_index = args.src_batch_index;
+        source.request.src_blocks = args.src_blocks;
+        source.request.num_src_blocks = args.num_src_blocks;
+        source.request.dst_blocks = args.dst_blocks;
+        source.request.num_dst_blocks = args.num_dst_blocks;
+        source.request.dst_block_size = args.dst_block_size;
+        source.request.layers_given = true;
+        if (to_addresses) return SendToAddresses(args, &source);
+        return PushLayer(&source, key, args.src_layer, args.dst_layer);
+    }());
+}
+
+Status Transfers::PushLayer(PushSource *source, const lldd_cache_key &key, uint32_t src_layer,
+                            uint32_t dst_layer) {
+    std::lock_guard<std::mutex> one_at_a_time(push_mutex_);
+    std::shared_ptr<Link> link;
+    LLDD_RETURN_IF_ERROR(FindLink(key.cluster_id, &link));
+    const Link::Turn turn(link);
+    uint64_t bytes = 0;
+    Status status = PushLayerInTurn(source, key, src_layer, dst_layer, link.get(), &bytes);
+    if (!status.ok()) {
+        return std::move(status).WithPrefix(Format("push of layer %u to %s of %s: ", src_layer,
+                                                   KeyText(key).c_str(),
+                                                   link->peer_name().c_str()));
+    }
+    CountPush(link.get(), bytes);
+    return status;
+}
+
+void Transfers::CountPush(Link *link, uint64_t bytes) {
+    counters_.pushes.fetch_add(1, std::memory_order_relaxed);
+    counters_.bytes_out.fetch_add(bytes, std::memory_order_relaxed);
+    link->counters.pushes.fetch_add(1, std::memory_order_relaxed);
+    link->counters.bytes_out.fetch_add(bytes, std::memory_order_relaxed);
+}
+
+Status Transfers::PushLayerInTurn(PushSource *source, const lldd_cache_key &key, uint32_t src_layer,
+                                  uint32_t dst_layer, Link *link, uint64_t *bytes) {
+    LLDD_RETURN_IF_ERROR(link->CheckUsable());
+    const Deadline deadline = Deadline::InMs(options_.sync_timeout_ms);
+    LLDD_RETURN_IF_ERROR(
+        CheckAccessible("this engine", source->cache->id, source->cache->remote_accessible));
+    const PeerTable *table = nullptr;
+    LLDD_RETURN_IF_ERROR(ReadTable(link, deadline, &table));
+    PeerTable::Found found;
+    LLDD_RETURN_IF_ERROR(FindForPush(*table, key, &found));
+    LLDD_RETURN_IF_ERROR(
+        CheckAccessible("the peer", found.cache->id, found.cache->remote_accessible));
+    if (!source->pairs_read) {
+        // Once for all layers: the lists belong to the caller, who may be writing to them.
+        LLDD_RETURN_IF_ERROR(CheckPush(source->request, source->pairs));
+        source->pairs_read = true;
+    }
+    std::vector<Run> &runs = link->runs();
+    LLDD_RETURN_IF_ERROR(PlanPushLayer(source->request, *source->pairs, PlanOf(*found.cache),
+                                       found.batch_index, src_layer, dst_layer, &runs));
+    LLDD_RETURN_IF_ERROR(link->connection()->Write(runs.data(), runs.size(), deadline));
+    *bytes = BytesOf(runs);
+    return Status::Ok();
+}
+
+// Request mode names the destination by raw addresses; the peer says how far each of them reaches.
+Status Transfers::SendToAddresses(const lldd_transfer_args &args, PushSource *source) {
+    std::lock_guard<std::mutex> one_at_a_time(push_mutex_);
+    std::shared_ptr<Link> link;
+    LLDD_RETURN_IF_ERROR(FindLink(args.dst_cluster_id, &link));
+    const Link::Turn turn(link);
+    uint64_t bytes = 0;
+    Status status = SendToAddressesInTurn(args, source, link.get(), &bytes);
+    if (!status.ok()) {
+        return std::move(status).WithPrefix(
+            Format("transfer of layer %u to %s: ", args.src_layer, link->peer_name().c_str()));
+    }
+    CountPush(link.get(), bytes);
+    return status;
+}
+
+Status Transfers::SendToAddressesInTurn(const lldd_transfer_args &args, PushSource *source,
+                                        Link *link, uint64_t *bytes) {
+    LLDD_RETURN_IF_ERROR(link->CheckUsable());
+    const Deadline deadline = Deadline::InMs(options_.sync_timeout_ms);
+    LLDD_RETURN_IF_ERROR(CheckPush(source->request, source->pairs));
+    wire::Locate locate;
+    locate.addrs.assign(args.dst_addrs, args.dst_addrs + args.num_dst_addrs);
+    std::string answer;
+    LLDD_RETURN_IF_ERROR(AskOwner(link, wire::kLocate, locate.Encode(), deadline, &answer));
+    wire::LocateReply reply;
+    if (!reply.Decode(answer)) return Failure(LLDD_FAILED, "the peer's answer cannot be read");
+    LLDD_RETURN_IF_ERROR(reply.status.ToStatus());
+    if (reply.ends.size() != locate.addrs.size())
+        return Failure(LLDD_FAILED, "the peer's answer cannot be read");
+    std::vector<Run> &runs = link->runs();
+    LLDD_RETURN_IF_ERROR(PlanLayerToAddresses(source->request, *source->pairs, locate.addrs,
+                                              reply.ends, args.src_layer, &runs));
+    LLDD_RETURN_IF_ERROR(link->connection()->Write(runs.data(), runs.size(), deadline));
+    *bytes = BytesOf(runs);
+    return Status::Ok();
+}
+
+// ---------------------------------------------------------------------------------------------
+// local copies ----
+
+Status Transfers::RunCopies(const std::vector<LocalRun> &runs) {
+    if (!runs.empty()) {
+        LLDD_RETURN_IF_ERROR(device_->Copy(runs.data(), runs.size(), Deadline::InMs(kLocalCopyMs)));
+    }
+    counters_.copies.fetch_add(1, std::memory_order_relaxed);
+    return Status::Ok();
+}
+
+Status Transfers::Copy(const lldd_copy_args &args) {
+    const CachesInUse::Use use_src(in_use_, args.src_cache_id);
+    const CachesInUse::Use use_dst(in_use_, args.dst_cache_id);
+    CacheRef src;
+    CacheRef dst;
+    LLDD_RETURN_IF_ERROR(FindOwn(args.src_cache_id, &src));
+    LLDD_RETURN_IF_ERROR(FindOwn(args.dst_cache_id, &dst));
+    CopyRequest request;
+    request.dst = PlanOf(*dst);
+    request.src = PlanOf(*src);
+    request.dst_batch_index = args.dst_batch_index;
+    request.src_batch_index = args.src_batch_index;
+    request.offset = args.offset;
+    request.size = args.size;
+    std::vector<LocalRun> *const runs = ScratchRuns();
+    LLDD_RETURN_IF_ERROR(PlanCopy(request, runs));
+    return RunCopies(*runs);
+}
+
+Status Transfers::CopyBlocks(int64_t cache_id, const uint64_t *src_blocks,
+                             const uint64_t *dst_blocks, uint64_t num_pairs) {
+    const CachesInUse::Use use(in_use_, cache_id);
+    CacheRef cache;
+    LLDD_RETURN_IF_ERROR(FindOwn(cache_id, &cache));
+    std::vector<LocalRun> *const runs = ScratchRuns();
+    LLDD_RETURN_IF_ERROR(
+        PlanBlocksCopy(PlanOf(*cache), src_blocks, dst_blocks, num_pairs, ScratchPairs(), runs));
+    return RunCopies(*runs);
+}
+
+Status Transfers::SwapBlocks(const lldd_swap_args &args) {
+    std::vector<LocalRun> *const runs = ScratchRuns();
+    LLDD_RETURN_IF_ERROR(PlanSwap(args, ScratchPairs(), runs));
+    return RunCopies(*runs);
+}
+
+}  // namespace lldd

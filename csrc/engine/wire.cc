@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/wire.h"
+
+#include "base/hmac.h"
+
+namespace lldd::wire {
+namespace {
+
+template <size_t kSize>
+std::array<char, kSize> ToArray(const std::string &bytes) {
+    std::array<char, kSize> array{};
+    std::memcpy(array.data(), bytes.data(), kSize);
+    return array;
+}
+
+}  // namespace
+
+std::array<char, Hello::kSize> Hello::Encode() const {
+    Writer writer;
+    writer.Number(kMagic);
+    writer.Number(kVersion);
+    writer.Number(static_cast<uint8_t>(purpose));
+    writer.Number(static_cast<uint8_t>(auth));
+    writer.Number(uint32_t{0});
+    writer.Number(cluster_id);
+    writer.Raw(nonce.data(), nonce.size());
+    return ToArray<kSize>(writer.Take());
+}
+
+Status Hello::Decode(std::string_view bytes) {
+    Reader reader(bytes);
+    if (reader.Number<uint32_t>() != kMagic) {
+        return Failure(LLDD_LINK_FAILED, "the other end does not speak this protocol");
+    }
+    const auto version = reader.Number<uint16_t>();
+    if (version != kVersion) {
+        return Failure(LLDD_LINK_FAILED,
+                       "the other end speaks version %u of the control protocol, this end %u",
+                       version, kVersion);
+    }
+    const auto purpose_number = reader.Number<uint8_t>();
+    const auto auth_number = reader.Number<uint8_t>();
+    reader.Number<uint32_t>();
+    cluster_id = reader.Number<uint64_t>();
+    reader.Raw(nonce.data(), nonce.size());
+    if (purpose_number < static_cast<uint8_t>(Purpose::kLink) ||
+        purpose_number > static_cast<uint8_t>(Purpose::kStreamAcceptorAsks)) {
+        return Failure(LLDD_LINK_FAILED, "the other end asks for an unknown purpose %u",
+                       purpose_number);
+    }
+    if (auth_number > static_cast<uint8_t>(Auth::kHmacSha256)) {
+        return Failure(LLDD_LINK_FAILED,
+                       "the other end asks for an unknown authentication method %u", auth_number);
+    }
+    if (!reader.Done()) return Failure(LLDD_LINK_FAILED, "the other end sent a short greeting");
+    purpose = static_cast<Purpose>(purpose_number);
+    auth = static_cast<Auth>(auth_number);
+    return Status::Ok();
+}
+
+std::array<char, FrameHeader::kSize> FrameHeader::Encode() const {
+    Writer writer;
+    writer.Number(body_size);
+    writer.Number(kind);
+    writer.Number(reserved);
+    writer.Number(request_id);
+    return ToArray<kSize>(writer.Take());
+}
+
+FrameHeader FrameHeader::Decode(std::string_view bytes) {
+    Reader reader(bytes);
+    FrameHeader header;
+    header.body_size = reader.Number<uint32_t>();
+    header.kind = reader.Number<uint16_t>();
+    header.reserved = reader.Number<uint16_t>();
+    header.request_id = reader.Number<uint32_t>();
+    return header;
+}
+
+std::string LinkRequest::Encode() const {
+    Writer writer;
+    writer.Number(cluster_id);
+    writer.Number(mode);
+    writer.Number(link_style);
+    writer.Number(static_cast<uint8_t>(replace));
+    writer.Raw(nonce.data(), nonce.size());
+    writer.Bytes(group);
+    writer.Bytes(endpoint);
+    if (!proof.empty()) writer.Bytes(proof);
+    return writer.Take();
+}
+
+bool LinkRequest::Decode(std::string_view body) {
+    Reader reader(body);
+    cluster_id = reader.Number<uint64_t>();
+    mode = reader.Number<uint32_t>();
+    link_style = reader.Number<uint32_t>();
+    replace = reader.Number<uint8_t>() != 0;
+    reader.Raw(nonce.data(), nonce.size());
+    group = reader.Bytes();
+    endpoint = reader.Bytes();
+    proof = reader.left() == 0 ? std::string_view() : reader.Bytes();
+    return reader.Done();
+}
+
+std::string LinkReply::Encode() const {
+    Writer writer;
+    writer.Number(status);
+    writer.Bytes(text);
+    writer.Bytes(endpoint);
+    if (!proof.empty()) writer.Bytes(proof);
+    return writer.Take();
+}
+
+bool LinkReply::Decode(std::string_view body) {
+    Reader reader(body);
+    status = reader.Number<uint32_t>();
+    text = reader.Bytes();
+    endpoint = reader.Bytes();
+    proof = reader.left() == 0 ? std::string_view() : reader.Bytes();
+    return reader.Done();
+}
+
+std::string Proof(const std::string &secret, LinkEnd sender, const LinkNonce &initiator,
+                  const LinkNonce &acceptor, const std::string &message) {
+    if (secret.empty()) return "";
+    Writer writer;
+    writer.Number(static_cast<uint8_t>(sender == LinkEnd::kInitiator ? 1 : 2));
+    writer.Raw(initiator.data(), initiator.size());
+    writer.Raw(acceptor.data(), acceptor.size());
+    writer.Raw(message.data(), message.size());
+    const Digest digest = HmacSha256(secret, writer.Take());
+    return std::string(digest.begin(), digest.end());
+}
+
+std::string StatusBody::Encode() const {
+    Writer writer;
+    writer.Number(status);
+    writer.Bytes(text);
+    return writer.Take();
+}
+
+bool StatusBody::Decode(std::string_view body) {
+    Reader reader(body);
+    status = reader.Number<uint32_t>();
+    text = reader.Bytes();
+    return reader.Done();
+}
+
+std::string Resolve::Encode() const {
+    Writer writer;
+    writer.Number(key.kind);
+    writer.Number(key.model_id);
+    writer.Number(key.req_id);
+    writer.Number(key.prefix_id);
+    writer.Number(key.cache_id);
+    writer.Number(key.batch_index);
+    return writer.Take();
+}
+
+bool Resolve::Decode(std::string_view body) {
+    Reader reader(body);
+    key.struct_size = sizeof key;
+    key.kind = reader.Number<uint32_t>();
+    key.model_id = reader.Number<uint64_t>();
+    key.req_id = reader.Number<uint64_t>();
+    key.prefix_id = reader.Number<uint64_t>();
+    key.cache_id = reader.Number<int64_t>();
+    key.batch_index = reader.Number<uint32_t>();
+    return reader.Done() && key.kind >= LLDD_KEY_REQUEST && key.kind <= LLDD_KEY_BLOCKS;
+}
+
+std::string ResolveReply::Encode() const {
+    Writer writer;
+    writer.Bytes(status.Encode());
+    writer.Number(pin);
+    writer.Number(batch_index);
+    writer.Number(static_cast<uint8_t>(owner_has_device_pool));
+    writer.Bytes(cache);
+    return writer.Take();
+}
+
+bool ResolveReply::Decode(std::string_view body) {
+    Reader reader(body);
+    const bool readable = status.Decode(reader.Bytes());
+    pin = reader.Number<uint64_t>();
+    batch_index = reader.Number<uint64_t>();
+    owner_has_device_pool = reader.Number<uint8_t>() != 0;
+    cache = reader.Bytes();
+    return readable && reader.Done();
+}
+
+std::string Release::Encode() const {
+    Writer writer;
+    writer.Number(pin);
+    writer.Number(static_cast<uint8_t>(done));
+    writer.Number(first_tensor);
+    writer.Number(num_tensors);
+    return writer.Take();
+}
+
+bool Release::Decode(std::string_view body) {
+    Reader reader(body);
+    pin = reader.Number<uint64_t>();
+    done = reader.Number<uint8_t>() != 0;
+    first_tensor = reader.Number<uint32_t>();
+    num_tensors = reader.Number<uint32_t>();
+    return reader.Done();
+}
+
+namespace {
+
+void WriteNumbers(const std::vector<uint64_t> &numbers, Writer *writer) {
+    writer->Number(static_cast<uint32_t>(numbers.size()));
+    for (const uint64_t number : numbers) writer->Number(number);
+}
+
+bool ReadNumbers(Reader *reader, std::vector<uint64_t> *numbers) {
+    const auto count = reader->Number<uint32_t>();
+    if (count > reader->left() / sizeof(uint64_t)) return false;
+    numbers->resize(count);
+    for (uint64_t &number : *numbers) number = reader->Number<uint64_t>();
+    return reader->Done();
+}
+
+}  // namespace
+
+std::string Locate::Encode() const {
+    Writer writer;
+    WriteNumbers(addrs, &writer);
+    return writer.Take();
+}
+
+bool Locate::Decode(std::string_view body) {
+    Reader reader(body);
+    return ReadNumbers(&reader, &addrs);
+}
+
+std::string LocateReply::Encode() const {
+    Writer writer;
+    writer.Bytes(status.Encode());
+    WriteNumbers(ends, &writer);
+    return writer.Take();
+}
+
+bool LocateReply::Decode(std::string_view body) {
+    Reader reader(body);
+    return status.Decode(reader.Bytes()) && ReadNumbers(&reader, &ends);
+}
+
+}  // namespace lldd::wire

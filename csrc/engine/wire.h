@@ -1,0 +1,245 @@
+// The control protocol between two engines: what is on the TCP connection of a link.
+//
+// Every connection to a listener begins with a Hello of fixed size, which says what the connection
+// is for; the acceptor of a link answers with its own. All numbers are little-endian. What follows
+// depends on the purpose:
+//
+//   kLink      frames, see Frame. The handshake is LinkRequest ->, <- LinkReply, LinkConfirm ->, <-
+//   LinkDone; afterwards
+//              both ends send requests and answer them in any order. Closing the connection ends
+//              the link at the peer.
+//   kStream*   the connection is a byte stream of the runtime; the nonce of the Hello is that of
+//   its link.
+//
+// A peer is not trusted: every length is checked against what is there and against a bound before
+// memory is taken for it.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "base/status.h"
+#include "engine/runtime.h"
+
+namespace lldd::wire {
+
+constexpr uint32_t kMagic = 0x4444'4C4C;  // "LLDD" in the order of the bytes
+constexpr uint16_t kVersion = 1;
+
+enum class Purpose : uint8_t {
+    kLink = 1,
+    kStreamInitiatorAsks = 2,
+    kStreamAcceptorAsks = 3,
+};
+
+// How the two ends prove that they know the shared secret.
+//   kHmacSha256  a LinkRequest and its successful LinkReply carry an HMAC, keyed with the secret,
+//   of the sender's end, both
+//                greetings' nonces, and the rest of the message: see Proof.
+enum class Auth : uint8_t { kNone = 0, kHmacSha256 = 1 };
+
+struct Hello {
+    Purpose purpose = Purpose::kLink;
+    Auth auth = Auth::kNone;
+    uint64_t cluster_id = 0;
+    LinkNonce nonce{};  // fresh random bytes; of a stream: the nonce of its link
+
+    static constexpr size_t kSize = 36;
+    std::array<char, kSize> Encode() const;
+    // LLDD_LINK_FAILED with what is wrong.
+    Status Decode(std::string_view bytes);
+};
+
+// What a frame is. An answer has the kind of its request with kAnswer added, and its request_id.
+enum Kind : uint16_t {
+    kLinkRequest = 1,  // LinkRequest; answered by a LinkReply
+    kLinkConfirm = 2,  // StatusBody; answered by a StatusBody (LinkDone)
+    kUnlink = 3,       // empty; answered by an empty frame, then the connection closes
+    kTable = 4,        // empty; answered by the cache table, see peer_table.h
+    kDialStream =
+        5,  // acceptor to initiator, empty; answered by a StatusBody when the stream is on its way
+    kResolve = 6,  // request mode: Resolve; answered by a ResolveReply, which may have to wait for
+                   // another pull
+    kRelease = 7,  // request mode: Release; answered by an empty frame
+    kLocate = 8,   // request mode: Locate; answered by a LocateReply
+    kAnswer = 0x8000,
+};
+
+struct FrameHeader {
+    uint32_t body_size = 0;
+    uint16_t kind = 0;
+    uint16_t reserved = 0;
+    uint32_t request_id = 0;
+
+    static constexpr size_t kSize = 12;
+    std::array<char, kSize> Encode() const;
+    static FrameHeader Decode(std::string_view bytes);  // at least kSize bytes
+};
+
+// The largest frame body accepted: a cache table of a million tensors fits.
+constexpr uint32_t kMaxBody = 64u << 20;
+
+// Appends numbers and texts to a frame body.
+class Writer {
+public:
+    template <typename T>
+    void Number(T value) {
+        static_assert(std::is_integral_v<T>);
+        for (size_t i = 0; i < sizeof(T); ++i) {
+            bytes_.push_back(static_cast<char>(static_cast<uint64_t>(value) >> (8 * i)));
+        }
+    }
+    void Bytes(std::string_view bytes) {
+        Number(static_cast<uint32_t>(bytes.size()));
+        bytes_.append(bytes);
+    }
+    void Raw(const void *data, size_t size) {
+        bytes_.append(static_cast<const char *>(data), size);
+    }
+
+    std::string Take() { return std::move(bytes_); }
+
+private:
+    std::string bytes_;
+};
+
+// Reads them back. After any read past the end ok() is false and every value is zero.
+class Reader {
+public:
+    explicit Reader(std::string_view bytes) : rest_(bytes) {}
+
+    template <typename T>
+    T Number() {
+        static_assert(std::is_integral_v<T>);
+        if (!Has(sizeof(T))) return 0;
+        uint64_t value = 0;
+        for (size_t i = 0; i < sizeof(T); ++i) {
+            value |= static_cast<uint64_t>(static_cast<uint8_t>(rest_[i])) << (8 * i);
+        }
+        rest_.remove_prefix(sizeof(T));
+        return static_cast<T>(value);
+    }
+    std::string_view Bytes() {
+        const auto size = Number<uint32_t>();
+        if (!Has(size)) return {};
+        const std::string_view bytes = rest_.substr(0, size);
+        rest_.remove_prefix(size);
+        return bytes;
+    }
+    void Raw(void *data, size_t size) {
+        if (!Has(size)) return;
+        std::memcpy(data, rest_.data(), size);
+        rest_.remove_prefix(size);
+    }
+
+    bool ok() const { return ok_; }
+    // Everything was read, and nothing was missing.
+    bool Done() const { return ok_ && rest_.empty(); }
+    size_t left() const { return rest_.size(); }
+
+private:
+    bool Has(size_t size) {
+        if (rest_.size() < size) {
+            ok_ = false;
+            rest_ = {};
+        }
+        return ok_;
+    }
+
+    std::string_view rest_;
+    bool ok_ = true;
+};
+
+struct LinkRequest {
+    uint64_t cluster_id = 0;
+    uint32_t mode = 0;        // LLDD_MODE_*
+    uint32_t link_style = 0;  // LLDD_LINK_STYLE_*
+    bool replace = false;     // the initiator has no link to the acceptor: an old one is dropped
+    LinkNonce nonce{};
+    std::string group;     // the name of a communicator; "": made by link_clusters
+    std::string endpoint;  // of the initiator's runtime
+    std::string proof;     // last; Encode leaves it out when it is empty, for what is proved
+
+    std::string Encode() const;
+    bool Decode(std::string_view body);
+};
+
+struct LinkReply {
+    lldd_status status = LLDD_SUCCESS;
+    std::string text;      // what is wrong, for people
+    std::string endpoint;  // of the acceptor's runtime
+    std::string proof;     // as in LinkRequest
+
+    std::string Encode() const;
+    bool Decode(std::string_view body);
+};
+
+// What proves to the other end that the sender of `message` (its Encode without a proof) knows the
+// secret. The nonces are those of the initiator's and the acceptor's Hello. Empty without a secret.
+std::string Proof(const std::string &secret, LinkEnd sender, const LinkNonce &initiator,
+                  const LinkNonce &acceptor, const std::string &message);
+
+struct StatusBody {
+    lldd_status status = LLDD_SUCCESS;
+    std::string text;
+
+    static StatusBody Of(const Status &status) { return {status.code(), status.text()}; }
+    Status ToStatus() const { return status == LLDD_SUCCESS ? Status::Ok() : Status(status, text); }
+    std::string Encode() const;
+    bool Decode(std::string_view body);
+};
+
+// Which cache a key means: the members of lldd_cache_key that count.
+struct Resolve {
+    lldd_cache_key key{};
+
+    std::string Encode() const;
+    bool Decode(std::string_view body);
+};
+
+struct ResolveReply {
+    StatusBody status;
+    uint64_t pin = 0;  // to be released
+    uint64_t batch_index = 0;
+    bool owner_has_device_pool = false;
+    std::string cache;  // see DecodeCache in peer_table.h
+
+    std::string Encode() const;
+    bool Decode(std::string_view body);
+};
+
+struct Release {
+    uint64_t pin = 0;
+    bool done = false;  // the bytes have arrived
+    uint32_t first_tensor = 0;
+    uint32_t num_tensors = 0;  // 0: all of them
+
+    std::string Encode() const;
+    bool Decode(std::string_view body);
+};
+
+// Addresses that should lie in caches of the peer.
+struct Locate {
+    std::vector<uint64_t> addrs;
+
+    std::string Encode() const;
+    bool Decode(std::string_view body);
+};
+
+struct LocateReply {
+    StatusBody status;
+    std::vector<uint64_t> ends;  // for each address: where the tensor that it lies in ends
+
+    std::string Encode() const;
+    bool Decode(std::string_view body);
+};
+
+}  // namespace lldd::wire

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Argument checks with the exceptions of contract 1.2 and decision 30.
+
+A wrong type is a TypeError that names the argument, None included unless it means "not given". A
+number out of its range is a ValueError. What only this interface forbids is an LLMException with
+LLM_PARAM_INVALID, logged at error level first. bool passes wherever int is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn, Union
+
+from .status import LLMStatusCode, error
+from .utils.log import get_logger
+
+Types = Union[type[Any], tuple[type[Any], ...]]
+
+UINT16_MAX = 2**16 - 1
+UINT32_MAX = 2**32 - 1
+UINT64_MAX = 2**64 - 1
+INT32_MAX = 2**31 - 1
+INT64_MAX = 2**63 - 1
+
+
+def _names(types: Types) -> str:
+    return " or ".join(t.__name__ for t in (types if isinstance(types, tuple) else (types,)))
+
+
+def wrong_type(name: str, value: object, expected: str) -> TypeError:
+    """Make the TypeError of an argument."""
+    return TypeError(f"{name} only support {expected}, got {type(value).__name__}: {_short(value)}")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def check_type(name: str, value: object, types: Types) -> None:
+    """Refuse what is not an instance of types, None included."""
+    if not isinstance(value, types):
+        raise wrong_type(name, value, _names(types))
+
+
+def check_optional(name: str, value: object, types: Types) -> None:
+    """Refuse what is neither None nor an instance of types."""
+    if value is not None and not isinstance(value, types):
+        raise wrong_type(name, value, _names(types))
+
+
+def check_elements(name: str, value: Any, types: Types, container: Types = (list, tuple)) -> None:
+    """Refuse what is not a container of instances of types; for a dict its keys are looked at."""
+    check_type(name, value, container)
+    for index, element in enumerate(value):
+        if not isinstance(element, types):
+            raise wrong_type(f"{name}[{index}]", element, _names(types))
+
+
+def _check_int(name: str, value: Any, low: int, high: int) -> None:
+    if not isinstance(value, int):
+        raise wrong_type(name, value, "int")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be in [{low}, {high}], got {value}")
+
+
+def check_uint16(name: str, value: Any) -> None:
+    """Refuse what is not an int in [0, 2^16)."""
+    _check_int(name, value, 0, UINT16_MAX)
+
+
+def check_uint32(name: str, value: Any) -> None:
+    """Refuse what is not an int in [0, 2^32)."""
+    _check_int(name, value, 0, UINT32_MAX)
+
+
+def check_uint64(name: str, value: Any) -> None:
+    """Refuse what is not an int in [0, 2^64)."""
+    _check_int(name, value, 0, UINT64_MAX)
+
+
+def check_int32(name: str, value: Any) -> None:
+    """Refuse what is not an int in [-2^31, 2^31)."""
+    _check_int(name, value, -INT32_MAX - 1, INT32_MAX)
+
+
+def check_int64(name: str, value: Any) -> None:
+    """Refuse what is not an int in [-2^63, 2^63)."""
+    _check_int(name, value, -INT64_MAX - 1, INT64_MAX)
+
+
+def refuse(text: str, status: LLMStatusCode = LLMStatusCode.LLM_PARAM_INVALID) -> NoReturn:
+    """Log the text at error level and raise it with the status."""
+    get_logger().error(text)
+    raise error(text, status)
+
+
+def require(condition: object, text: str) -> None:
+    """Refuse with LLM_PARAM_INVALID unless the condition holds; for texts that cost nothing to
+    make.
+    """
+    if not condition:
+        refuse(text)
+
+
+def check_layer_range(name: str, value: Any) -> None:
+    """Refuse what is not a non-empty range with step 1 that starts at 0 or above (contract 1.9,
+    "range rule").
+    """
+    check_type(name, value, range)
+    if value.step != 1 or value.start < 0 or value.start >= value.stop:
+        refuse(f"{name} must be a non-empty range with step 1 and start >= 0, got {value}")
+
+
+def check_optional_layer_range(name: str, value: range | None) -> None:
+    """As check_layer_range, and None is accepted."""
+    if value is not None:
+        check_layer_range(name, value)
+
+
+def length(layers: range) -> int:
+    """Count the layers of a checked range; len() fails for what a ssize_t does not hold."""
+    return int(layers.stop - layers.start)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a layer range means in a pull, a push, an asynchronous transfer (contract 5.4, 6.1, 6.2).
+
+A layer is tensors_per_layer consecutive tensors. The three operations treat a missing or an empty
+range differently, which is why this is in one place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._checks import UINT32_MAX, check_layer_range, check_uint32, length, refuse, require
+from ._native.marshal import ALL_WHOLE_LAYERS, LayerRanges
+from .cache import Cache
+from .status import warn
+from .transfer import TENSORS_PER_LAYER, AnyTransferConfig, TransferConfig
+
+DEFAULT_TENSORS_PER_LAYER = 2
+
+
+def pull_tensors_per_layer(kwargs: dict[str, Any]) -> int:
+    """Check and return tensor_num_per_layer of a pull."""
+    value = kwargs.get("tensor_num_per_layer", DEFAULT_TENSORS_PER_LAYER)
+    check_uint32("tensor_num_per_layer", value)
+    require(value > 0, "tensor_num_per_layer must be positive")
+    return int(value)
+
+
+def pull_layers(kwargs: dict[str, Any]) -> LayerRanges:
+    """Check and return the layer ranges of a pull."""
+    return (
+        *_pull_range("src_layer_range", kwargs.get("src_layer_range")),
+        *_pull_range("dst_layer_range", kwargs.get("dst_layer_range")),
+    )
+
+
+def _pull_range(name: str, value: Any) -> tuple[int, int]:
+    """Check a layer range of a pull, where an empty one counts as not given (contract 5.4)."""
+    if value is None or (isinstance(value, (range, list, tuple)) and not value):
+        return 0, 0
+    check_layer_range(name, value)
+    check_uint32(f"the first layer of {name}", value.start)
+    check_uint32(f"the last layer of {name}", value[-1])
+    # A count of 2^32 is all that a last layer of 2^32-1 leaves over; the engine refuses anything
+    # that large.
+    return value.start, min(len(value), UINT32_MAX)
+
+
+def push_layers(
+    name: str,
+    cache: Cache,
+    src_range: range | None,
+    dst_range: range | None,
+    tensors_per_layer: int,
+) -> tuple[tuple[int, int], int]:
+    """Check the layer ranges of a push; returns the first layers here and there, and how many."""
+    check_uint32("tensor_num_per_layer", tensors_per_layer)
+    require(tensors_per_layer > 0, "tensor_num_per_layer must be positive")
+    num_tensors = cache.cache_desc.num_tensors
+    num_layers = num_tensors // tensors_per_layer
+    if src_range is None and dst_range is None:
+        if num_tensors % tensors_per_layer:
+            _warn_of_left_over(name, num_tensors, tensors_per_layer)
+        # Left-over tensors are refused where a client names layers, and left out where it does not.
+        return (0, 0), ALL_WHOLE_LAYERS if num_layers else 0
+    if src_range is not None:
+        check_layer_range("src_layer_range", src_range)
+    if dst_range is not None:
+        check_layer_range("dst_layer_range", dst_range)
+    src = range(num_layers) if src_range is None else src_range
+    dst = range(num_layers) if dst_range is None else dst_range
+    for layers in (src, dst):
+        # Before len(), which is limited to what a ssize_t holds.
+        check_uint32("the end of a layer range", layers.stop)
+    if len(src) != len(dst):
+        refuse(f"src_layer_range and dst_layer_range must have one length, got {src} and {dst}")
+    return (src.start, dst.start), len(src)
+
+
+def _warn_of_left_over(name: str, num_tensors: int, tensors_per_layer: int) -> None:
+    done = num_tensors - num_tensors % tensors_per_layer
+    what = f"only tensors 0 to {done - 1} are" if done else "nothing is"
+    warn(
+        f"{name}: {what} pushed, because {num_tensors} tensors are no whole number of layers of "
+        f"{tensors_per_layer}; set tensor_num_per_layer",
+        stacklevel=5,
+    )
+
+
+def config_layers(index: int, config: AnyTransferConfig, num_layers: int, by_blocks: bool) -> range:
+    """Check one config of a transfer_cache_async, fill in its range if need be, and return it."""
+    name = f"transfer_configs[{index}]"
+    if config.src_layer_range is None:
+        require(num_layers, f"{name}: the cache has no layer")
+        config.src_layer_range = range(num_layers)
+    layers = config.src_layer_range
+    if by_blocks and config.src_batch_index != 0:
+        refuse(
+            f"{name}: src_batch_index must be 0 with src_block_indices, "
+            f"got {config.src_batch_index}"
+        )
+    if layers.stop > num_layers:
+        refuse(f"{name}: src_layer_range must be in [0, {num_layers}), got {layers}")
+    if isinstance(config, TransferConfig):
+        if len(config.dst_addrs) != TENSORS_PER_LAYER * len(layers):
+            refuse(
+                f"{name}: {len(layers)} layers need {TENSORS_PER_LAYER * len(layers)} dst_addrs, "
+                f"got {len(config.dst_addrs)}"
+            )
+    elif config.dst_layer_range is None or length(config.dst_layer_range) != len(layers):
+        refuse(
+            f"{name}: dst_layer_range must have {len(layers)} layers, got {config.dst_layer_range}"
+        )
+    return layers

@@ -1,0 +1,496 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One open engine: marshals, calls the library, and raises what it answers.
+
+Each method is one function of the header. Objects that outlive the engine's finalize (a
+CacheManager, a running CacheTask) keep the Engine alive: the library then answers their calls with
+a status, and the handle ends with the last of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Callable
+
+from ..cache import CacheDesc, MemInfo, Memtype, Placement
+from ..config import LLMClusterInfo
+from ..introspection import Counters, LinkInfo, LinkState, MemoryKind, PathInfo
+from ..options import EngineOptions
+from ..status import LLMException, LLMStatusCode, code_of, native_error, warn
+from ..utils.log import get_logger
+from . import facade, marshal
+from .facade import Facade
+from .marshal import LayerRanges, PullFrame, PushFrame
+
+_NOTICE_BYTES = 1024
+_MAX_NOTICES = 64
+
+
+def _error(native: Facade, name: str, status: int) -> LLMException:
+    details = marshal.text(native.ffi, native.last_error())
+    return native_error(name, status, details, native.last_error_raw())
+
+
+def _free_in_this_process(free: Callable[[Any], Any]) -> Callable[[Any], None]:
+    pid, getpid = os.getpid(), os.getpid
+
+    def free_unless_forked(handle: Any) -> None:
+        # In a forked child the engine's threads do not exist, and its memory belongs to the parent.
+        if getpid() == pid:
+            free(handle)
+
+    return free_unless_forked
+
+
+class Engine:
+    """An engine of the loaded library.
+
+    Args:
+        options: what to open it with; kept as the attribute of that name.
+
+    Raises what backends.library() raises, LLMException as lldd_engine_open answers.
+    """
+
+    def __init__(self, options: EngineOptions) -> None:
+        native = facade.current()
+        self._native = native
+        self.options = options
+        struct, keep = marshal.config(native.ffi, options)
+        out = native.ffi.new("lldd_engine **")
+        status = native.engine_open(struct, out)
+        del keep
+        if status:
+            raise _error(native, "init", status)
+        self._handle = native.ffi.gc(out[0], _free_in_this_process(native.engine_free))
+        self._borrow = marshal.borrower(native.ffi)
+        convert = marshal.strict_block_ids if options.strict_hardware else marshal.block_ids
+        # block_ids(argument name, list or buffer): the array that pull_blocks and push_blocks below
+        # take.
+        self.block_ids: Callable[[str, Any], Any] = partial(convert, self._borrow)
+        # Each call takes a frame and gives it back, so there are as many as calls ever ran at one
+        # time. list.pop and list.append are atomic.
+        self._pull_frames: list[PullFrame] = []
+        self._push_frames: list[PushFrame] = []
+
+    def error(self, name: str, status: int) -> LLMException:
+        """Make the exception of this thread's last call, which answered a status that is not
+        success.
+        """
+        return _error(self._native, name, status)
+
+    def _check(self, name: str, status: int) -> None:
+        if status:
+            raise _error(self._native, name, status)
+
+    # ---- life ----
+
+    def close(self) -> None:
+        """Close the engine; waits for running calls."""
+        self._check("finalize", self._native.engine_close(self._handle))
+
+    def listen_address(self) -> tuple[str, int] | None:
+        """Return the ip and real port of the listener; None without one."""
+        info = marshal.new(self._native.ffi, "lldd_engine_info")
+        self._check("listen_address", self._native.engine_describe(self._handle, info))
+        ip = marshal.text(self._native.ffi, info.listen_ip)
+        return (ip, info.listen_port) if ip else None
+
+    def switch_listener(self, ip: str | None, port: int) -> None:
+        """Move the listener, or close it when ip is None."""
+        ffi = self._native.ffi
+        chars = ffi.NULL if ip is None else ffi.new("char[]", ip.encode())
+        status = self._native.engine_switch_listener(self._handle, chars, port)
+        self._check("switch_role", status)
+
+    def counters(self) -> Counters:
+        """Return the totals since the engine was opened."""
+        struct = marshal.new(self._native.ffi, "lldd_counters")
+        self._check("counters", self._native.engine_counters(self._handle, struct))
+        return Counters(**{name: getattr(struct, name) for name in Counters.__dataclass_fields__})
+
+    def take_notices(self) -> list[str]:
+        """Return what background events left for the client, oldest first."""
+        ffi = self._native.ffi
+        notices: list[str] = []
+        chars = ffi.new("char[]", _NOTICE_BYTES)
+        length = ffi.new("uint64_t *")
+        # Notices arrive meanwhile, so "until there is none" might not end.
+        while len(notices) < _MAX_NOTICES:
+            status = self._native.engine_next_notice(self._handle, chars, _NOTICE_BYTES, length)
+            if status or not length[0]:
+                break
+            notices.append(marshal.text(ffi, chars))
+        return notices
+
+    def warn_of_notices(self, stacklevel: int) -> None:
+        """Turn what background events left into warnings; stacklevel counts from the caller."""
+        for notice in self.take_notices():
+            get_logger().warning(notice)
+            warn(notice, stacklevel + 2)
+
+    # ---- caches ----
+
+    def allocate(
+        self, name: str, desc: CacheDesc, keys: Sequence[Any], is_blocks: bool
+    ) -> tuple[int, list[int]]:
+        """Allocate a cache; returns its id and addresses."""
+        native, ffi = self._native, self._native.ffi
+        struct, keep = marshal.cache_desc(ffi, desc, is_blocks)
+        cache_id = ffi.new("int64_t *")
+        # A tensor takes a page at least. With more tensors than pages the call fails and writes
+        # nothing, so an absurd num_tensors need not become an absurd array here.
+        device = desc.placement == Placement.DEVICE
+        pool = self.options.device_pool if device else self.options.host_pool
+        addrs = ffi.new("uint64_t[]", min(desc.num_tensors, pool.size >> pool.page_shift))
+        status = native.cache_allocate(
+            self._handle, struct, marshal.keys(ffi, keys), len(keys), cache_id, addrs
+        )
+        del keep
+        self._check(name, status)
+        return cache_id[0], ffi.unpack(addrs, desc.num_tensors)
+
+    def register(
+        self,
+        name: str,
+        desc: CacheDesc,
+        addrs: Sequence[int],
+        keys: Sequence[Any],
+        is_blocks: bool,
+        remote_accessible: bool,
+    ) -> int:
+        """Register a cache over the client's memory; returns its id."""
+        ffi = self._native.ffi
+        args = marshal.new(ffi, "lldd_register_args")
+        struct, keep = marshal.cache_desc(ffi, desc, is_blocks)
+        address_array = marshal.uint64s(self._borrow, "addrs", addrs)
+        key_array = marshal.keys(ffi, keys)
+        args.flags = marshal.REGISTER_REMOTE_ACCESSIBLE if remote_accessible else 0
+        args.desc = struct
+        args.addrs = address_array
+        args.num_addrs = len(addrs)
+        args.keys = key_array
+        args.num_keys = len(keys)
+        cache_id = ffi.new("int64_t *")
+        status = self._native.cache_register(self._handle, args, cache_id)
+        del keep, key_array
+        self._check(name, status)
+        return int(cache_id[0])
+
+    def deallocate(self, name: str, cache_id: int) -> None:
+        """Release an allocated cache."""
+        self._check(name, self._native.cache_deallocate(self._handle, cache_id))
+
+    def unregister(self, cache_id: int) -> None:
+        """Remove a cache with its keys and registration."""
+        self._check("unregister_cache", self._native.cache_unregister(self._handle, cache_id))
+
+    def remove_key(self, key: Any) -> None:
+        """Unbind a key."""
+        struct = marshal.key(self._native.ffi, key)
+        self._check("remove_cache_key", self._native.key_remove(self._handle, struct))
+
+    # ---- links ----
+
+    def link_clusters(
+        self, infos: Sequence[LLMClusterInfo], timeout_ms: int
+    ) -> tuple[LLMStatusCode, list[LLMStatusCode]]:
+        """Link to peers; raises nothing that the engine answers. Writes link_detail and learnt ids
+        into infos.
+        """
+        structs, keep = marshal.clusters(self._native.ffi, infos)
+        results = self._results(len(infos))
+        status = self._native.link_clusters(self._handle, structs, len(infos), timeout_ms, results)
+        del keep
+        for index, info in enumerate(infos):
+            if not results[index].status and info.remote_cluster_id is None:
+                info.remote_cluster_id = results[index].remote_cluster_id
+        return self._outcome(infos, status, results)
+
+    def unlink_clusters(
+        self, infos: Sequence[LLMClusterInfo], timeout_ms: int, force: bool
+    ) -> tuple[LLMStatusCode, list[LLMStatusCode]]:
+        """Unlink from peers; raises nothing that the engine answers. Writes link_detail into
+        infos.
+        """
+        structs, keep = marshal.clusters(self._native.ffi, infos)
+        results = self._results(len(infos))
+        status = self._native.unlink_clusters(
+            self._handle, structs, len(infos), timeout_ms, int(force), results
+        )
+        del keep
+        return self._outcome(infos, status, results)
+
+    def _results(self, count: int) -> Any:
+        results = marshal.new_array(self._native.ffi, "lldd_cluster_result", count)
+        for index in range(count):
+            # A call that is refused as a whole writes no results.
+            results[index].status = LLMStatusCode.LLM_FAILED
+        return results
+
+    def _outcome(
+        self, infos: Sequence[LLMClusterInfo], status: int, results: Any
+    ) -> tuple[LLMStatusCode, list[LLMStatusCode]]:
+        whole_call = marshal.text(self._native.ffi, self._native.last_error()) if status else ""
+        codes = []
+        for index, info in enumerate(infos):
+            code = code_of(results[index].status)
+            detail = marshal.text(self._native.ffi, results[index].detail)
+            info._link_detail = detail or (whole_call if code else "")
+            codes.append(code)
+        return code_of(status), codes
+
+    def link(self, name: str, ranks: dict[int, int], rank_table: str) -> int:
+        """Join a communicator; returns its id."""
+        struct, keep = marshal.group(self._native.ffi, name, ranks, rank_table)
+        comm_id = self._native.ffi.new("uint64_t *")
+        status = self._native.link(self._handle, struct, comm_id)
+        del keep
+        self._check("link", status)
+        return int(comm_id[0])
+
+    def unlink(self, comm_id: int) -> None:
+        """Leave a communicator."""
+        self._check("unlink", self._native.unlink(self._handle, comm_id))
+
+    def group_state(self, comm_id: int) -> int:
+        """Return the state of a communicator, LLDD_GROUP_*."""
+        state = self._native.ffi.new("uint32_t *")
+        status = self._native.group_state(self._handle, comm_id, state)
+        self._check("query_register_mem_status", status)
+        return int(state[0])
+
+    def links(self) -> list[LinkInfo]:
+        """Return the links of the engine."""
+        rows = self._rows("links", "lldd_link_info", partial(self._native.links, self._handle))
+        return [
+            LinkInfo(
+                peer_cluster_id=row.peer_cluster_id,
+                state=LinkState(row.state),
+                peer_address=marshal.text(self._native.ffi, row.peer_address),
+                is_initiator=bool(row.is_initiator),
+                comm_id=row.comm_id,
+                pulls=row.pulls,
+                pushes=row.pushes,
+                bytes_in=row.bytes_in,
+                bytes_out=row.bytes_out,
+            )
+            for row in rows
+        ]
+
+    def link_paths(self, cluster_id: int) -> list[PathInfo]:
+        """Return how the memory of one linked peer is reached."""
+        call = partial(self._native.link_paths, self._handle, cluster_id)
+        ffi = self._native.ffi
+        return [
+            PathInfo(
+                memory=MemoryKind(row.memory),
+                path=marshal.text(ffi, row.path),
+                reason=marshal.text(ffi, row.reason),
+            )
+            for row in self._rows("link_paths", "lldd_path_info", call)
+        ]
+
+    def _rows(self, name: str, struct: str, call: Callable[..., int]) -> list[Any]:
+        count = self._native.ffi.new("uint64_t *")
+        capacity = 16
+        while True:
+            rows = marshal.new_array(self._native.ffi, struct, capacity)
+            self._check(name, call(rows, capacity, count))
+            if count[0] <= capacity:
+                return [rows[index] for index in range(count[0])]
+            capacity = count[0]
+
+    # ---- transfers ----
+
+    def pull_blocks(
+        self,
+        key: Any,
+        cache_id: int,
+        src_blocks: Any,
+        dst_blocks: Any,
+        tensors_per_layer: int,
+        layers: LayerRanges,
+    ) -> int:
+        """Pull blocks, given as arrays of block_ids(); returns the status."""
+        try:
+            frame = self._pull_frames.pop()
+        except IndexError:
+            frame = PullFrame(self._native.ffi)
+        if key is not frame.key:
+            frame.set_key(key)
+        if layers is not frame.layers:
+            frame.set_layers(layers)
+        args = frame.args
+        args.tensors_per_layer = tensors_per_layer
+        args.cache_id = cache_id
+        args.src_blocks = src_blocks
+        args.num_src_blocks = len(src_blocks)
+        args.dst_blocks = dst_blocks
+        args.num_dst_blocks = len(dst_blocks)
+        status: int = self._native.pull(self._handle, args)
+        self._pull_frames.append(frame)
+        return status
+
+    def pull_cache(
+        self,
+        key: Any,
+        cache_id: int,
+        batch_index: int,
+        size: int,
+        tensors_per_layer: int,
+        layers: LayerRanges,
+    ) -> None:
+        """Pull into a contiguous cache."""
+        frame = PullFrame(self._native.ffi)
+        frame.set_key(key)
+        frame.set_layers(layers)
+        frame.args.tensors_per_layer = tensors_per_layer
+        frame.args.cache_id = cache_id
+        frame.args.size = size
+        frame.args.batch_index = batch_index
+        self._check("pull_cache", self._native.pull(self._handle, frame.args))
+
+    def push_blocks(
+        self,
+        key: Any,
+        cache_id: int,
+        src_blocks: Any,
+        dst_blocks: Any,
+        tensors_per_layer: int,
+        starts: tuple[int, int],
+        num_layers: int,
+    ) -> int:
+        """Push layers of blocks, given as arrays of block_ids(); starts are the first layers here
+        and there.
+        """
+        try:
+            frame = self._push_frames.pop()
+        except IndexError:
+            frame = PushFrame(self._native.ffi)
+        if key is not frame.key:
+            frame.set_key(key)
+        args = frame.args
+        args.tensors_per_layer = tensors_per_layer
+        args.cache_id = cache_id
+        args.src_blocks = src_blocks
+        args.num_src_blocks = len(src_blocks)
+        args.dst_blocks = dst_blocks
+        args.num_dst_blocks = len(dst_blocks)
+        args.src_layer_start, args.dst_layer_start = starts
+        args.num_layers = num_layers
+        status: int = self._native.push(self._handle, args, self._native.ffi.NULL)
+        self._push_frames.append(frame)
+        return status
+
+    def push_cache(
+        self,
+        key: Any,
+        cache_id: int,
+        src_batch_index: int,
+        tensors_per_layer: int,
+        starts: tuple[int, int],
+        num_layers: int,
+    ) -> None:
+        """Push layers of one batch entry of a contiguous cache."""
+        frame = PushFrame(self._native.ffi)
+        frame.set_key(key)
+        frame.args.tensors_per_layer = tensors_per_layer
+        frame.args.cache_id = cache_id
+        frame.args.src_batch_index = src_batch_index
+        frame.args.src_layer_start, frame.args.dst_layer_start = starts
+        frame.args.num_layers = num_layers
+        status = self._native.push(self._handle, frame.args, self._native.ffi.NULL)
+        self._check("push_cache", status)
+
+    def transfer_layer(
+        self,
+        cache_id: int,
+        key: Any,
+        dst_cluster_id: int,
+        dst_addrs: Sequence[int],
+        layer: tuple[int, int],
+        src_batch_index: int,
+        src_blocks: Any,
+        dst_blocks: Any,
+        dst_block_size: int,
+    ) -> None:
+        """Send one layer: to the cache named by key, or (key None) to dst_addrs; layer is (here,
+        there).
+        """
+        ffi = self._native.ffi
+        args = marshal.new(ffi, "lldd_transfer_args")
+        key_struct = ffi.NULL if key is None else marshal.key(ffi, key)
+        address_array = marshal.uint64s(self._borrow, "dst_addrs", dst_addrs)
+        args.tensors_per_layer = 2
+        args.key = key_struct
+        args.dst_cluster_id = dst_cluster_id
+        args.dst_addrs = address_array
+        args.num_dst_addrs = len(dst_addrs)
+        args.cache_id = cache_id
+        args.src_blocks = src_blocks
+        args.num_src_blocks = len(src_blocks)
+        args.dst_blocks = dst_blocks
+        args.num_dst_blocks = len(dst_blocks)
+        args.dst_block_size = dst_block_size
+        args.src_batch_index = src_batch_index
+        args.src_layer, args.dst_layer = layer
+        status = self._native.transfer_layer(self._handle, args)
+        self._check("transfer_cache_async", status)
+
+    # ---- local copies ----
+
+    def copy_cache(
+        self, dst: tuple[int, int], src: tuple[int, int], offset: int, size: int
+    ) -> None:
+        """Copy between batch entries; dst and src are (cache id, batch index)."""
+        args = marshal.new(self._native.ffi, "lldd_copy_args")
+        args.dst_cache_id, args.dst_batch_index = dst
+        args.src_cache_id, args.src_batch_index = src
+        args.offset = offset
+        args.size = size
+        self._check("copy_cache", self._native.cache_copy(self._handle, args))
+
+    def copy_blocks(self, cache_id: int, src_blocks: Any, dst_blocks: Any) -> None:
+        """Copy blocks within a cache; two arrays of one length."""
+        status = self._native.blocks_copy(
+            self._handle, cache_id, src_blocks, dst_blocks, len(src_blocks)
+        )
+        self._check("copy_blocks", status)
+
+    def swap_blocks(
+        self,
+        src_placement: Placement,
+        src_addrs: Sequence[int],
+        dst_addrs: Sequence[int],
+        block_bytes: int,
+        src_blocks: Any,
+        dst_blocks: Any,
+    ) -> None:
+        """Copy blocks between host and device tensors given by address."""
+        ffi = self._native.ffi
+        args = marshal.new(ffi, "lldd_swap_args")
+        src_array = marshal.uint64s(self._borrow, "src tensor_addrs", src_addrs)
+        dst_array = marshal.uint64s(self._borrow, "dst tensor_addrs", dst_addrs)
+        args.src_placement = src_placement
+        args.src_addrs = src_array
+        args.dst_addrs = dst_array
+        # A deallocated cache has no addresses left; the library must not read past the shorter
+        # list.
+        args.num_tensors = min(len(src_addrs), len(dst_addrs))
+        args.block_bytes = block_bytes
+        args.src_blocks = src_blocks
+        args.dst_blocks = dst_blocks
+        args.num_blocks = len(src_blocks)
+        self._check("swap_blocks", self._native.blocks_swap(self._handle, args))
+
+    def remap(self, infos: Sequence[MemInfo]) -> None:
+        """Tell the device that registered memory was mapped anew."""
+        structs = marshal.new_array(self._native.ffi, "lldd_memory", len(infos))
+        for index, info in enumerate(infos):
+            on_device = info.mem_type is Memtype.MEM_TYPE_DEVICE
+            structs[index].placement = Placement.DEVICE if on_device else Placement.HOST
+            structs[index].addr = info.addr
+            structs[index].size = info.size
+        status = self._native.memory_remap(self._handle, structs, len(infos))
+        self._check("remap_registered_memory", status)

@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From Python objects to the structs of the C interface.
+
+cffi frees what ffi.new() made together with its Python object, also where only another struct
+points to it. So functions here that need more than one piece of memory return the pieces too, as
+`keep`: whoever calls the library holds them until it has returned.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Iterable, Sequence
+from functools import partial
+from operator import index
+from typing import Any, Callable
+
+from .._addresses import to_text
+from .._checks import wrong_type
+from ..cache import CacheDesc
+from ..config import IpInfo, LLMClusterInfo
+from ..keys import BlocksCacheKey, CacheKeyByIdAndIndex
+from ..options import EngineOptions
+
+Borrow = Callable[[Any], Any]
+
+KEY_REQUEST, KEY_ID, KEY_BLOCKS = 1, 2, 3
+LAYOUT_CONTIGUOUS, LAYOUT_BLOCKS = 0, 1
+ID_UNSET = 0xFFFFFFFFFFFFFFFF
+UNSET = 0xFFFFFFFF
+MODE_ONE_SIDED = 1
+LINK_STYLE_ONE_WAY = 1
+CONFIG_STRICT_HARDWARE, CONFIG_LISTEN = 1, 2
+REGISTER_REMOTE_ACCESSIBLE = 1
+CLUSTER_HAS_ID = 1
+
+
+def new(ffi: Any, name: str) -> Any:
+    """Make one zeroed struct with its struct_size."""
+    struct = ffi.new(name + " *")
+    struct.struct_size = ffi.sizeof(name)
+    return struct
+
+
+def new_array(ffi: Any, name: str, count: int) -> Any:
+    """Make zeroed structs with their struct_size; null for none."""
+    if count == 0:
+        return ffi.NULL
+    structs = ffi.new(name + "[]", count)
+    size = ffi.sizeof(name)
+    for struct in structs:
+        struct.struct_size = size
+    return structs
+
+
+def text(ffi: Any, chars: Any) -> str:
+    """Read a text of the library, null included."""
+    return str(ffi.string(chars).decode("utf-8", "replace")) if chars else ""
+
+
+def _chars(ffi: Any, value: str | None, keep: list[Any]) -> Any:
+    if value is None:
+        return ffi.NULL
+    chars = ffi.new("char[]", value.encode())
+    keep.append(chars)
+    return chars
+
+
+def config(ffi: Any, options: EngineOptions) -> tuple[Any, list[Any]]:
+    """Make an lldd_config; returns it and keep."""
+    keep: list[Any] = []
+    struct = new(ffi, "lldd_config")
+    struct.role = options.role
+    struct.cluster_id = options.cluster_id
+    struct.mode = MODE_ONE_SIDED if options.one_sided else 0
+    struct.link_style = LINK_STYLE_ONE_WAY if options.one_way_links else 0
+    struct.device_id = options.device_id
+    struct.flags = CONFIG_STRICT_HARDWARE if options.strict_hardware else 0
+    struct.sync_timeout_ms = options.sync_timeout_ms
+    if options.listen_ip is not None:
+        struct.flags |= CONFIG_LISTEN
+        struct.listen_ip = _chars(ffi, options.listen_ip, keep)
+        struct.listen_port = options.listen_port
+    struct.device_pool_size = options.device_pool.size
+    struct.device_page_shift = options.device_pool.page_shift
+    struct.host_pool_size = options.host_pool.size
+    struct.host_page_shift = options.host_pool.page_shift
+    struct.link_total_time_s = options.link_total_time_s
+    struct.link_retry_count = options.link_retry_count
+    traffic_class, service_level = options.rdma_traffic_class, options.rdma_service_level
+    struct.rdma_traffic_class = UNSET if traffic_class is None else traffic_class
+    struct.rdma_service_level = UNSET if service_level is None else service_level
+    struct.local_comm_res = _chars(ffi, options.local_comm_res, keep)
+    struct.global_resource_config = _chars(ffi, options.global_resource_config, keep)
+    struct.auth_token = _chars(ffi, options.auth_token, keep)
+    return struct, keep
+
+
+def cache_desc(ffi: Any, desc: CacheDesc, is_blocks: bool) -> tuple[Any, list[Any]]:
+    """Make an lldd_cache_desc; returns it and keep.
+
+    The layout belongs to the call, not to desc (decision 1).
+    """
+    dims = ffi.new("int64_t[]", list(desc.shape))
+    struct = new(ffi, "lldd_cache_desc")
+    struct.num_tensors = desc.num_tensors
+    struct.layout = LAYOUT_BLOCKS if is_blocks else LAYOUT_CONTIGUOUS
+    struct.placement = desc.placement
+    struct.data_type = desc.data_type.value
+    struct.num_dims = len(desc.shape)
+    struct.dims = dims
+    return struct, [dims]
+
+
+def fill_key(struct: Any, key: Any) -> None:
+    """Write a key of any kind into an lldd_cache_key that has its struct_size."""
+    if isinstance(key, BlocksCacheKey):
+        struct.kind = KEY_BLOCKS
+        struct.cluster_id = key._cluster_id
+        struct.model_id = key._model_id
+    elif isinstance(key, CacheKeyByIdAndIndex):
+        struct.kind = KEY_ID
+        struct.cluster_id = key.cluster_id
+        struct.cache_id = key.cache_id
+        struct.batch_index = key.batch_index
+    else:
+        struct.kind = KEY_REQUEST
+        struct.cluster_id = key.cluster_id
+        struct.model_id = key.model_id
+        struct.req_id = key.req_id
+        struct.prefix_id = key.prefix_id
+
+
+def key(ffi: Any, value: Any) -> Any:
+    """Make an lldd_cache_key of a key of any kind."""
+    struct = new(ffi, "lldd_cache_key")
+    fill_key(struct, value)
+    return struct
+
+
+def keys(ffi: Any, values: Sequence[Any]) -> Any:
+    """Make an array of lldd_cache_key; null for none."""
+    structs = new_array(ffi, "lldd_cache_key", len(values))
+    for position, value in enumerate(values):
+        fill_key(structs[position], value)
+    return structs
+
+
+def _address_array(ffi: Any, infos: Sequence[IpInfo], keep: list[Any]) -> Any:
+    structs = new_array(ffi, "lldd_address", len(infos))
+    keep.append(structs)
+    for position, (ip, port) in enumerate(infos):
+        structs[position].ip = _chars(ffi, to_text(ip), keep)
+        structs[position].port = port
+    return structs
+
+
+def clusters(ffi: Any, infos: Sequence[LLMClusterInfo]) -> tuple[Any, list[Any]]:
+    """Make an array of lldd_cluster; returns it and keep.
+
+    Raises TypeError for an int that is no IPv4 address.
+    """
+    keep: list[Any] = []
+    structs = new_array(ffi, "lldd_cluster", len(infos))
+    for position, info in enumerate(infos):
+        struct = structs[position]
+        if info.remote_cluster_id is not None:
+            struct.flags = CLUSTER_HAS_ID
+            struct.remote_cluster_id = info.remote_cluster_id
+        struct.remote = _address_array(ffi, info.remote_ip_info_list, keep)
+        struct.num_remote = len(info.remote_ip_info_list)
+        struct.local = _address_array(ffi, info.local_ip_info_list, keep)
+        struct.num_local = len(info.local_ip_info_list)
+    return structs, keep
+
+
+def group(ffi: Any, name: str, ranks: dict[int, int], rank_table: str) -> tuple[Any, list[Any]]:
+    """Make an lldd_group of cluster id to rank; returns it and keep."""
+    keep: list[Any] = []
+    members = new_array(ffi, "lldd_member", len(ranks))
+    for position, (cluster_id, rank) in enumerate(ranks.items()):
+        members[position].cluster_id = cluster_id
+        members[position].rank = rank
+    keep.append(members)
+    struct = new(ffi, "lldd_group")
+    struct.name = _chars(ffi, name, keep)
+    struct.members = members
+    struct.num_members = len(ranks)
+    struct.rank_table = _chars(ffi, rank_table, keep)
+    return struct, keep
+
+
+# Arrays of 64-bit numbers. The result is a cffi array that holds on to the memory it looks at;
+# len() is the number of elements, and it can be assigned to a `const uint64_t *` member.
+
+
+def borrower(ffi: Any) -> Borrow:
+    """Make the function that looks at a buffer as an array, with its type looked up already."""
+    return partial(ffi.from_buffer, ffi.typeof("uint64_t[]"))
+
+
+def uint64s(borrow: Borrow, name: str, values: Sequence[int]) -> Any:
+    """Copy a list or tuple into an array.
+
+    Raises TypeError for anything but integers in [0, 2^64), naming index and value.
+    """
+    try:
+        if sys.version_info < (3, 10) and set(map(type, values)) != {int}:
+            # There array() would round what has __int__ alone, a float of numpy for instance.
+            return borrow(array("Q", list(map(index, values))))
+        # array() reads a list about four times faster than ffi.new() does.
+        return borrow(array("Q", values))
+    except (TypeError, OverflowError, ValueError) as cause:
+        raise _first_bad(name, values, str(cause)) from None
+
+
+def _first_bad(name: str, values: Iterable[Any], fallback: str) -> TypeError:
+    for position, value in enumerate(values):
+        try:
+            array("Q", (index(value),))
+        except (TypeError, OverflowError, ValueError):
+            return wrong_type(f"{name}[{position}]", value, "an integer in [0, 2^64)")
+    return TypeError(f"{name}: {fallback}")
+
+
+def block_ids(borrow: Borrow, name: str, blocks: Any) -> Any:
+    """Make an array of a list, a tuple, or a one-dimensional buffer of int64 or uint64.
+
+    A C-contiguous buffer is borrowed, no Python work is done per id. Negative numbers in a buffer
+    of int64 are not looked for. As uint64 they are huge, which the engine refuses, and then
+    check_signs() says so in the client's terms. Source: decision 32.
+    """
+    if isinstance(blocks, (list, tuple)):
+        return uint64s(borrow, name, blocks)
+    try:
+        view = memoryview(blocks)
+    except TypeError:
+        raise wrong_type(name, blocks, _BLOCK_IDS) from None
+    if view.ndim != 1 or view.format not in _FORMATS:
+        raise TypeError(
+            f"{name} only support {_BLOCK_IDS}, "
+            f"got a buffer of format {view.format!r} with {view.ndim} dimensions"
+        )
+    # cffi must not export a memoryview: when the two become garbage together, the collector
+    # releases the view while cffi still has its buffer, which CPython does not survive. So a
+    # client's memoryview is copied, and our own does not outlive this function.
+    if view.c_contiguous and not isinstance(blocks, memoryview):
+        return borrow(blocks)
+    return borrow(view.tobytes())
+
+
+def strict_block_ids(borrow: Borrow, name: str, blocks: Any) -> Any:
+    """As block_ids, but only lists and tuples of int pass, as on hardware (decision 32)."""
+    if not isinstance(blocks, (list, tuple)):
+        raise wrong_type(name, blocks, "list or tuple")
+    for position, block in enumerate(blocks):
+        if not isinstance(block, int):
+            raise wrong_type(f"{name}[{position}]", block, "int")
+    return uint64s(borrow, name, blocks)
+
+
+_BLOCK_IDS = "list or tuple of int, or a one-dimensional buffer of int64 or uint64"
+# Of 64 bits in the byte order of the machine; so has a native long ("L") on 64-bit Linux.
+_FORMATS = frozenset(("q", "Q", "@q", "@Q", "=q", "=Q", "<q", "<Q", "l", "L", "@l", "@L"))
+
+
+def check_signs(name: str, blocks: Any) -> None:
+    """Raise TypeError if blocks, with which the engine refused a transfer, has negative ids."""
+    if isinstance(blocks, (list, tuple)) or blocks is None:
+        return
+    for position, block in enumerate(memoryview(blocks).tolist()):
+        if block < 0:
+            raise wrong_type(f"{name}[{position}]", block, "an integer in [0, 2^64)")
+
+
+# (src start, src count, dst start, dst count); a count of 0 means that no range was given.
+LayerRanges = tuple[int, int, int, int]
+ALL_LAYERS: LayerRanges = (0, 0, 0, 0)
+# The number of layers of a push: as many whole ones as the own cache has.
+ALL_WHOLE_LAYERS = 0xFFFFFFFF
+
+
+class PullFrame:
+    """The structs of one pull, used again and again: making them costs more than the rest."""
+
+    __slots__ = ("args", "key", "key_struct", "layers")
+
+    def __init__(self, ffi: Any) -> None:
+        self.key_struct = new(ffi, "lldd_cache_key")
+        self.args = new(ffi, "lldd_pull_args")
+        self.args.key = self.key_struct
+        self.args.size = -1
+        # What the structs hold now, so that a frame used for the same key again need not be filled
+        # in again.
+        self.key: Any = None
+        self.layers = ALL_LAYERS
+
+    def set_key(self, key: Any) -> None:
+        """Write the source."""
+        # Keys are immutable, and the frame's reference keeps another one from getting this one's
+        # identity.
+        if key is not self.key:
+            fill_key(self.key_struct, key)
+            self.key = key
+
+    def set_layers(self, layers: LayerRanges) -> None:
+        """Write the layer ranges."""
+        if layers != self.layers:
+            args = self.args
+            (
+                args.src_layer_start,
+                args.src_layer_count,
+                args.dst_layer_start,
+                args.dst_layer_count,
+            ) = layers
+            self.layers = layers
+
+
+class PushFrame:
+    """The structs of one push; see PullFrame."""
+
+    __slots__ = ("args", "key", "key_struct")
+
+    def __init__(self, ffi: Any) -> None:
+        self.key_struct = new(ffi, "lldd_cache_key")
+        self.args = new(ffi, "lldd_push_args")
+        self.args.key = self.key_struct
+        self.key: Any = None
+
+    def set_key(self, key: Any) -> None:
+        """Write the destination."""
+        if key is not self.key:
+            fill_key(self.key_struct, key)
+            self.key = key

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which native library this process uses.
+
+First that is given counts: the explicit argument, :func:`select`, the environment variable
+``LLM_DATADIST_BACKEND``, and then ``auto``. A backend is named ``auto``, ``mock``, ``ascend``, or
+by the absolute path of a library; the current directory is never searched.
+
+``auto`` takes ``ascend`` if that library loads and reports a device. If it does not, but the
+machine has a CANN toolkit or an Ascend device, that is an error: silently moving bytes through host
+memory there would be the wrong answer. On any other machine it takes ``mock``, with one warning.
+
+The choice is made for the whole process when the first engine is opened.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import threading
+import warnings
+from dataclasses import dataclass
+
+from llm_datadist._native import loader
+from llm_datadist._native.loader import NativeLibrary, NativeLibraryError
+
+ENVIRONMENT_VARIABLE = "LLM_DATADIST_BACKEND"
+LEGAL = "auto, mock, ascend, or the absolute path of a library"
+
+_LIBRARY_DIR = os.path.join(os.path.dirname(os.path.abspath(loader.__file__)), "lib")
+_CANN_VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
+_CANN_DIRECTORIES = ("/usr/local/Ascend/cann", "/usr/local/Ascend/ascend-toolkit/latest")
+_DEVICE_PATTERN = "/dev/davinci*"
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """The library in use.
+
+    ``device_count`` devices can be opened, numbered from 0; ``capabilities`` is a sum of the
+    header's ``LLDD_CAN_*`` bits; ``version`` is the library's own.
+    """
+
+    name: str
+    version: str
+    path: str
+    description: str
+    device_count: int
+    capabilities: int
+
+
+class _Choice:
+    """What was chosen so far; one for the process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.selected: str | None = None
+        self.fixed: NativeLibrary | None = None
+        self.warned = False
+
+
+_choice = _Choice()
+
+
+def select(backend: str | os.PathLike[str]) -> None:
+    """Choose the library for this process, before the first engine is opened.
+
+    :param backend: ``auto``, ``mock``, ``ascend``, or the absolute path of a library.
+    :raises ValueError: another name, or a relative path.
+    :raises NativeLibraryError: the library cannot be used.
+    :raises RuntimeError: another library is in use already.
+    """
+    name = _legal(os.fspath(backend), "select()")
+    with _choice.lock:
+        chosen = _find(name)
+        _refuse_change(chosen)
+        _choice.selected = name
+
+
+def library(backend: str | os.PathLike[str] | None = None) -> NativeLibrary:
+    """Return the library that engines are opened with, and fix it for this process.
+
+    :param backend: as for :func:`select`; None: what was selected, the environment, ``auto``.
+    :raises ValueError: a name that is not legal.
+    :raises NativeLibraryError: the library cannot be used.
+    :raises RuntimeError: ``backend`` is not the library in use.
+    """
+    with _choice.lock:
+        if backend is None:
+            if _choice.fixed is None:
+                _choice.fixed = _current()
+            return _choice.fixed
+        chosen = _find(_legal(os.fspath(backend), "the backend argument"))
+        _refuse_change(chosen)
+        _choice.fixed = chosen
+        return chosen
+
+
+def backend_info() -> BackendInfo:
+    """Describe the library in use, or the one that would be used as things stand.
+
+    Fixes nothing. Raises as :func:`library` does.
+    """
+    with _choice.lock:
+        chosen = _choice.fixed or _current()
+    return BackendInfo(
+        name=chosen.info.name,
+        version=chosen.info.version,
+        path=chosen.path,
+        description=chosen.info.description,
+        device_count=chosen.info.device_count,
+        capabilities=chosen.info.capabilities,
+    )
+
+
+def _current() -> NativeLibrary:
+    if _choice.selected is not None:
+        return _find(_choice.selected)
+    value = os.environ.get(ENVIRONMENT_VARIABLE, "")
+    return _find(_legal(value or "auto", ENVIRONMENT_VARIABLE))
+
+
+def _legal(name: str, source: str) -> str:
+    if name not in ("auto", "mock", "ascend") and not os.path.isabs(name):
+        raise ValueError(f"{source} names the backend {name!r}; legal are {LEGAL}")
+    return name
+
+
+def _refuse_change(chosen: NativeLibrary) -> None:
+    fixed = _choice.fixed
+    if fixed is not None and fixed.path != chosen.path:
+        raise RuntimeError(
+            f"this process uses {fixed.path} already and cannot change to {chosen.path}; "
+            "choose a backend before the first engine is opened"
+        )
+
+
+def _find(name: str) -> NativeLibrary:
+    if name == "auto":
+        return _automatic()
+    return loader.load(name if os.path.isabs(name) else _library_path(name))
+
+
+def _library_path(name: str) -> str:
+    return os.path.join(_LIBRARY_DIR, f"libllm_datadist_{name}.so")
+
+
+def _automatic() -> NativeLibrary:
+    failure: NativeLibraryError | None = None
+    try:
+        ascend = loader.load(_library_path("ascend"))
+        if ascend.info.device_count > 0:
+            return ascend
+        obstacle = f"{ascend.path} reports no device ({ascend.info.description})"
+    except NativeLibraryError as error:
+        failure, obstacle = error, str(error)
+    signs = _signs_of_ascend()
+    if signs:
+        raise NativeLibraryError(
+            f"this machine has {', '.join(signs)}, but the Ascend library cannot be used: "
+            f"{obstacle}. Build it on a machine with the CANN toolkit (LLM_DATADIST_BUILD_ASCEND=1 "
+            f"pip install .), or set {ENVIRONMENT_VARIABLE}=mock to move the bytes through host "
+            "memory"
+        ) from failure
+    mock = loader.load(_library_path("mock"))
+    _warn_once(
+        "no Ascend device was found: llm_datadist uses its mock runtime, which moves the bytes "
+        f"through host memory; set {ENVIRONMENT_VARIABLE}=mock to choose it without this warning"
+    )
+    return mock
+
+
+def _signs_of_ascend() -> list[str]:
+    """Say what on this machine makes one expect a device."""
+    roots = [os.environ[name] for name in _CANN_VARIABLES if os.environ.get(name)]
+    toolkits = [root for root in [*roots, *_CANN_DIRECTORIES] if os.path.isdir(root)]
+    return [
+        *(f"a CANN toolkit in {root}" for root in toolkits[:1]),
+        *(f"the device {path}" for path in sorted(glob.glob(_DEVICE_PATTERN))[:1]),
+    ]
+
+
+def _warn_once(text: str) -> None:
+    from llm_datadist.status import LLMDataDistWarning
+
+    if not _choice.warned:
+        _choice.warned = True
+        # The frame above is of this package; a client's call may be several away.
+        warnings.warn(text, LLMDataDistWarning, stacklevel=4)

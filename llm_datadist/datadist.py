@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LLMDataDist: life cycle, roles and links of an engine (contract 1.4 and chapter 7)."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from . import _addresses
+from . import config as keys
+from . import options as engine_options
+from ._checks import (
+    check_elements,
+    check_int32,
+    check_optional,
+    check_type,
+    check_uint32,
+    check_uint64,
+    refuse,
+    require,
+)
+from .cache import RegisterMemStatus
+from .cache_manager import CacheManager
+from .config import LLMClusterInfo, LLMRole
+from .status import LLMException, LLMStatusCode
+from .utils.log import get_logger
+
+if TYPE_CHECKING:
+    from ._native.engine import Engine
+    from .introspection import Counters, LinkInfo, PathInfo
+
+__all__ = ["LLMDataDist"]
+
+_MAX_COMM_NAME = 127
+_MAX_MEMBERS = 4
+
+# One lock for init and finalize of the whole process: whether another instance exists must not
+# change in between.
+_life = threading.RLock()
+_live: list[LLMDataDist] = []
+
+
+class LLMDataDist:
+    """One participant: an engine with its caches and its links.
+
+    Args:
+        role: has no influence on transfers.
+        cluster_id: uint64, unique among all participants that link.
+
+    Raises TypeError, ValueError. Every method and property except init, finalize and cluster_id
+    raises a plain RuntimeError before init and after finalize.
+    """
+
+    llm_engine_instance: ClassVar[LLMDataDist | None] = None
+
+    def __init__(self, role: LLMRole, cluster_id: int) -> None:
+        check_type("role", role, LLMRole)
+        check_uint64("cluster_id", cluster_id)
+        self._role = role
+        self._cluster_id = cluster_id
+        self._engine: Engine | None = None
+        self._cache_manager: CacheManager | None = None
+
+    # ---- life ----
+
+    def init(self, options: dict[str, str]) -> None:
+        """Open the engine; nothing happens when it is open.
+
+        Args:
+            options: of LLMConfig.generate_options(), to which the client may have added; it is not
+                changed.
+
+        Raises TypeError, ValueError (listen port), what backends.library() raises, LLMException:
+        LLM_FAILED (another instance is open and allow_multiple_instances is not set, or the listen
+        address cannot be bound), LLM_FEATURE_NOT_ENABLED (enable_cache_manager is not set),
+        LLM_PARAM_INVALID, LLM_OUT_OF_MEMORY. Source: 1.4.1.
+        """
+        # Here, because importing the package must stay cheap for those who only name its classes.
+        from ._native.engine import Engine
+
+        with _life:
+            if self._engine is not None:
+                return
+            if _live and not engine_options.allows_multiple_instances(options):
+                refuse(
+                    f"LLMDataDist with cluster_id {_live[-1].cluster_id} is initialized already in "
+                    "this process: finalize it, or set LLMConfig.allow_multiple_instances",
+                    LLMStatusCode.LLM_FAILED,
+                )
+            read = engine_options.read(self._cluster_id, self._role, options)
+            get_logger().info("init cluster %d with %s", self._cluster_id, keys.masked(options))
+            self._engine = Engine(read)
+            self._cache_manager = CacheManager(self._engine)
+            _live.append(self)
+            LLMDataDist.llm_engine_instance = self
+
+    def finalize(self) -> None:
+        """Close the engine, waiting for running calls; nothing happens when it is not open.
+
+        Peers are not told; they see the connections close.
+        """
+        with _life:
+            engine = self._engine
+            if engine is None:
+                return
+            for notice in engine.take_notices():
+                get_logger().warning(notice)
+            try:
+                engine.close()
+            except LLMException as failure:
+                # Only a forked child gets here: its parent's engine is not its to close.
+                get_logger().error(str(failure))
+            self._engine = None
+            self._cache_manager = None
+            if self in _live:
+                _live.remove(self)
+            LLMDataDist.llm_engine_instance = _live[-1] if _live else None
+
+    def _open_engine(self) -> Engine:
+        engine = self._engine
+        if engine is None:
+            raise RuntimeError("LLMDataDist is not initialized: call init() first")
+        return engine
+
+    @property
+    def cluster_id(self) -> int:
+        """The id given at construction."""
+        return self._cluster_id
+
+    @property
+    def cache_manager(self) -> CacheManager:
+        """The caches of this engine; the same object from init to finalize."""
+        self._open_engine()
+        assert self._cache_manager is not None
+        return self._cache_manager
+
+    @property
+    def kv_cache_manager(self) -> object:
+        """The manager of the old interface: always LLM_PARAM_INVALID, as in CacheManager mode."""
+        self._open_engine()
+        refuse("kv_cache_manager is not available in CacheManager mode: use cache_manager")
+
+    def check_link_status(self, remote_cluster_id: int) -> None:
+        """Test a link of the old interface: always LLM_PARAM_INVALID, as in CacheManager mode."""
+        self._open_engine()
+        refuse(
+            f"check_link_status({remote_cluster_id}) is not available in CacheManager mode: "
+            "use links()"
+        )
+
+    def switch_role(self, role: LLMRole, switch_options: dict[str, str] | None = None) -> None:
+        """Take another role: with a listen address to listen on, without one to stop listening.
+
+        Args:
+            role: the new one; may be the present one.
+            switch_options: "llm.listenIpInfo" counts, other keys are ignored.
+
+        Raises TypeError, ValueError (port), LLMException: LLM_EXIST_LINK (there are live links),
+        LLM_PARAM_INVALID, LLM_FAILED (cannot listen; the old listener is closed by then),
+        LLM_FEATURE_NOT_ENABLED ("hixl": another address). Source: 7.5.
+        """
+        engine = self._open_engine()
+        check_type("role", role, LLMRole)
+        check_optional("switch_options", switch_options, dict)
+        ip: str | None = None
+        port = 0
+        if switch_options and keys.LISTEN_IP_INFO in switch_options:
+            check_type(keys.LISTEN_IP_INFO, switch_options[keys.LISTEN_IP_INFO], str)
+            ip, port = _addresses.split_listen_info(switch_options[keys.LISTEN_IP_INFO])
+        # The "hixl" backend goes on listening where it does (contract 7.3).
+        if ip is not None or not engine.options.one_way_links:
+            engine.switch_listener(ip, port)
+        self._role = role
+
+    # ---- links ----
+
+    def link_clusters(
+        self, clusters: Sequence[LLMClusterInfo], timeout: int = 3000
+    ) -> tuple[LLMStatusCode, list[LLMStatusCode]]:
+        """Link to peers that listen, in parallel.
+
+        Args:
+            clusters: each with one remote address, and a local one unless local_comm_res is set. A
+                remote_cluster_id that is not set is learnt from the peer and can be read
+                afterwards.
+            timeout: milliseconds, > 0.
+
+        Returns success or the status of the last failing entry, and a status for each entry;
+        LLMClusterInfo.link_detail says more. LLM_ALREADY_LINK: the link exists and stays. Raises
+        TypeError, ValueError, LLMException (LLM_PARAM_INVALID) for arguments only. Source: 7.1,
+        decision 21.
+        """
+        engine = self._open_engine()
+        self._check_clusters(clusters, timeout)
+        for cluster in clusters:
+            if not engine.options.local_comm_res and not cluster.local_ip_info_list:
+                refuse(f"local_ip_info_list is empty, and local_comm_res is not set: {cluster}")
+            if cluster.remote_cluster_id is None and not cluster.remote_ip_info_list:
+                raise TypeError(
+                    "remote_cluster_id only support int, got None and no remote address to learn "
+                    "it from"
+                )
+        outcome = engine.link_clusters(clusters, timeout)
+        self._report("link_clusters", clusters, outcome)
+        return outcome
+
+    def unlink_clusters(
+        self, clusters: Sequence[LLMClusterInfo], timeout: int = 3000, force: bool = False
+    ) -> tuple[LLMStatusCode, list[LLMStatusCode]]:
+        """Unlink from peers, in parallel; not linked is success.
+
+        Args:
+            clusters: each with remote_cluster_id, and unless force one remote address.
+            timeout: milliseconds, > 0.
+            force: drop this end only, without telling the peer.
+
+        Returns and raises as link_clusters. LLM_UNLINK_FAILED or LLM_TIMEOUT: the peer is gone or
+        silent, and this end stays. Source: 7.2, decisions 34 and 35.
+        """
+        engine = self._open_engine()
+        check_optional("force", force, bool)
+        self._check_clusters(clusters, timeout)
+        for cluster in clusters:
+            check_uint64("remote_cluster_id", cluster.remote_cluster_id)
+        outcome = engine.unlink_clusters(clusters, timeout, bool(force))
+        self._report("unlink_clusters", clusters, outcome)
+        return outcome
+
+    @staticmethod
+    def _check_clusters(clusters: Sequence[LLMClusterInfo], timeout: int) -> None:
+        check_int32("timeout", timeout)
+        if timeout <= 0:
+            refuse(f"timeout must be positive, got {timeout}")
+        check_elements("clusters", clusters, LLMClusterInfo)
+
+    def _report(
+        self,
+        name: str,
+        clusters: Sequence[LLMClusterInfo],
+        outcome: tuple[LLMStatusCode, list[LLMStatusCode]],
+    ) -> None:
+        for cluster, code in zip(clusters, outcome[1]):
+            if code != LLMStatusCode.LLM_SUCCESS:
+                get_logger().error("[%s] %s: %s, %s", name, cluster, code, cluster.link_detail)
+        self._open_engine().warn_of_notices(stacklevel=3)
+
+    def link(self, comm_name: str, cluster_rank_info: dict[int, int], rank_table: str) -> int:
+        """Join a communicator whose members all call this; returns without waiting for them.
+
+        Args:
+            comm_name: 1 to 127 characters, equal at all members.
+            cluster_rank_info: cluster id (uint64) to rank (uint32), 2 to 4 of them with ranks
+                ascending, equal at all members.
+            rank_table: JSON for the device.
+
+        Returns the communicator's id. Raises TypeError, ValueError, LLMException:
+        LLM_PARAM_INVALID, LLM_LINK_FAILED. Source: 7.4.
+        """
+        engine = self._open_engine()
+        check_type("comm_name", comm_name, str)
+        if not 1 <= len(comm_name) <= _MAX_COMM_NAME:
+            refuse(f"comm_name must have 1 to {_MAX_COMM_NAME} characters, got {len(comm_name)}")
+        check_type("cluster_rank_info", cluster_rank_info, dict)
+        for cluster_id, rank in cluster_rank_info.items():
+            check_type("a cluster id of cluster_rank_info", cluster_id, int)
+            check_type(f"cluster_rank_info[{cluster_id}]", rank, int)
+        if len(cluster_rank_info) > _MAX_MEMBERS:
+            refuse(
+                f"cluster_rank_info has {len(cluster_rank_info)} members, "
+                f"at most {_MAX_MEMBERS} are possible"
+            )
+        for cluster_id, rank in cluster_rank_info.items():
+            check_uint64("a cluster id of cluster_rank_info", cluster_id)
+            check_uint32(f"cluster_rank_info[{cluster_id}]", rank)
+        check_type("rank_table", rank_table, str)
+        require(len(cluster_rank_info) >= 2, "cluster_rank_info needs at least 2 members")
+        ranks = list(cluster_rank_info.values())
+        if ranks != sorted(ranks):
+            refuse(f"the ranks of cluster_rank_info must ascend, got {ranks}")
+        self.cache_manager.set_is_call_linked()
+        return engine.link(comm_name, cluster_rank_info, rank_table)
+
+    def unlink(self, comm_id: int) -> None:
+        """Leave a communicator; the other members are not told.
+
+        Args:
+            comm_id: of link(), uint64.
+
+        Raises TypeError, ValueError, LLMException: LLM_NOT_YET_LINK (no such id),
+        LLM_UNLINK_FAILED. Source: 7.4.
+        """
+        engine = self._open_engine()
+        check_uint64("comm_id", comm_id)
+        engine.unlink(comm_id)
+
+    def query_register_mem_status(self, comm_id: int) -> RegisterMemStatus:
+        """Tell how far a communicator is; its links can be used once it is OK.
+
+        Args:
+            comm_id: of link(), uint64.
+
+        Raises TypeError, ValueError, LLMException: LLM_NOT_YET_LINK (no such id). Source: 7.4.
+        """
+        engine = self._open_engine()
+        check_uint64("comm_id", comm_id)
+        state = engine.group_state(comm_id)
+        engine.warn_of_notices(stacklevel=2)
+        try:
+            return RegisterMemStatus(state)
+        except ValueError:
+            return RegisterMemStatus.FAILED
+
+    # ---- introspection (extensions) ----
+
+    @property
+    def listen_address(self) -> tuple[str, int] | None:
+        """The ip and the real port that this engine listens on; None: it does not listen."""
+        return self._open_engine().listen_address()
+
+    def links(self) -> list[LinkInfo]:
+        """Return the links of this engine."""
+        return self._open_engine().links()
+
+    def link_paths(self, cluster_id: int) -> list[PathInfo]:
+        """Return how the memory of a linked peer is reached, and why.
+
+        Args:
+            cluster_id: of the peer, uint64.
+
+        Raises TypeError, ValueError, LLMException: LLM_NOT_YET_LINK.
+        """
+        engine = self._open_engine()
+        check_uint64("cluster_id", cluster_id)
+        return engine.link_paths(cluster_id)
+
+    def counters(self) -> Counters:
+        """Return the totals since init."""
+        return self._open_engine().counters()
+
+    def __repr__(self) -> str:
+        state = "not initialized" if self._engine is None else "initialized"
+        return f"<LLMDataDist {self._role} cluster_id={self._cluster_id}, {state}>"
+
+
+def _finalize_at_exit() -> None:
+    for instance in list(_live):
+        instance.finalize()
+
+
+def _forget_in_child() -> None:
+    # The parent's engines are dead here and answer each call with an error; the child may open its
+    # own. The lock may have been held by a thread that does not exist in the child.
+    global _life
+    _life = threading.RLock()
+    _live.clear()
+    LLMDataDist.llm_engine_instance = None
+
+
+atexit.register(_finalize_at_exit)
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The logger of the package (contract 1.11)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TextIO
+
+__all__ = ["get_logger", "redirect"]
+
+_LEVELS = {"0": logging.DEBUG, "1": logging.INFO, "2": logging.WARNING, "3": logging.ERROR}
+
+
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # not subscriptable before Python 3.11
+    """Writes to what sys.stdout is at that moment, as tests and tools replace it."""
+
+    def __init__(self) -> None:
+        self.redirected: TextIO | None = None
+        super().__init__(sys.stdout)
+
+    @property
+    def stream(self) -> TextIO:
+        return self.redirected or sys.stdout
+
+    @stream.setter
+    def stream(self, stream: TextIO) -> None:
+        pass
+
+
+_HANDLER = _Handler()
+_HANDLER.setFormatter(
+    logging.Formatter(
+        "[%(levelname)s] %(name)s(%(process)d,%(threadName)s):%(asctime)s %(message)s"
+    )
+)
+
+
+def _make_logger() -> logging.Logger:
+    logger = logging.getLogger("LLM_DATADIST")
+    logger.setLevel(_LEVELS.get(os.environ.get("ASCEND_GLOBAL_LOG_LEVEL", ""), logging.ERROR))
+    logger.addHandler(_HANDLER)
+    logger.propagate = False
+    return logger
+
+
+_LOGGER = _make_logger()
+
+
+def get_logger() -> logging.Logger:
+    """Return the logger "LLM_DATADIST": to stdout, from the level of ASCEND_GLOBAL_LOG_LEVEL on."""
+    return _LOGGER
+
+
+def redirect(stream: TextIO | None) -> None:
+    """Send the log to stream, for tools whose stdout is their result; None: to stdout again."""
+    _HANDLER.redirected = stream

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compatibility: a name that clients import from here (contract 1.1)."""
+
+from ..cache_manager import CacheManager
+
+__all__ = ["CacheManager"]

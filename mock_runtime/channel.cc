@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mock_runtime/channel.h"
+
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstring>
+#include <type_traits>
+
+#include "base/log.h"
+#include "base/socket.h"
+
+namespace lldd::mock {
+namespace {
+
+constexpr uint32_t kMagic = 0x48434D4C;  // "LMCH"
+constexpr uint32_t kVersion = 1;
+// The link page, the region table and the pools.
+constexpr size_t kMostDescriptors = 2 + kMostPoolsOnChannel;
+// Who says nothing for so long, or comes when so many wait, is sent away.
+constexpr uint64_t kPatienceMs = 10000;
+constexpr size_t kMostVisitors = 256;
+
+struct Message {
+    uint32_t magic;
+    uint32_t version;
+    uint8_t nonce[16];
+    uint32_t has_link_page;
+    uint32_t num_pools;
+    struct {
+        uint64_t size;
+        uint32_t number;
+        uint32_t reserved;
+    } pools[kMostPoolsOnChannel];
+};
+static_assert(std::is_trivially_copyable_v<Message>, "sent as it is");
+
+union ControlBuffer {
+    cmsghdr align;
+    char bytes[CMSG_SPACE(kMostDescriptors * sizeof(int))];
+};
+
+// The address in the abstract name space: a zero byte, then the name in hexadecimal digits.
+socklen_t AddressOf(const ChannelName &name, sockaddr_un *address) {
+    std::memset(address, 0, sizeof *address);
+    address->sun_family = AF_UNIX;
+    std::string text = "lldd-";
+    for (const uint8_t byte : name) text += Format("%02x", byte);
+    std::memcpy(address->sun_path + 1, text.data(), text.size());
+    return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + text.size());
+}
+
+pid_t PeerPid(int socket) {
+    ucred peer{};
+    socklen_t size = sizeof peer;
+    return getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? peer.pid : 0;
+}
+
+Status Send(int socket, const LinkNonce &nonce, const ChannelGift &gift) {
+    Message message{};
+    message.magic = kMagic;
+    message.version = kVersion;
+    std::memcpy(message.nonce, nonce.data(), nonce.size());
+    int descriptors[kMostDescriptors];
+    size_t count = 0;
+    message.has_link_page = gift.own_link_page >= 0 ? 1 : 0;
+    if (gift.own_link_page >= 0) descriptors[count++] = gift.own_link_page;
+    descriptors[count++] = gift.own_region_table;
+    for (const PoolOffer &pool : gift.pools) {
+        if (message.num_pools == kMostPoolsOnChannel) break;
+        message.pools[message.num_pools].number = pool.number;
+        message.pools[message.num_pools].size = pool.size;
+        ++message.num_pools;
+        descriptors[count++] = pool.own_fd;
+    }
+    ControlBuffer control;
+    std::memset(&control, 0, sizeof control);
+    iovec data{&message, sizeof message};
+    msghdr header{};
+    header.msg_iov = &data;
+    header.msg_iovlen = 1;
+    header.msg_control = control.bytes;
+    header.msg_controllen = CMSG_SPACE(count * sizeof(int));
+    cmsghdr *rights = CMSG_FIRSTHDR(&header);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(count * sizeof(int));
+    std::memcpy(CMSG_DATA(rights), descriptors, count * sizeof(int));
+    if (sendmsg(socket, &header, MSG_NOSIGNAL | MSG_DONTWAIT) !=
+        static_cast<ssize_t>(sizeof message)) {
+        return ErrnoFailure(LLDD_FAILED, errno, "cannot send over the channel");
+    }
+    return Status::Ok();
+}
+
+// Everything that came is owned before anything is looked at.
+std::vector<Fd> OwnDescriptors(msghdr *header) {
+    std::vector<Fd> received;
+    for (cmsghdr *part = CMSG_FIRSTHDR(header); part != nullptr; part = CMSG_NXTHDR(header, part)) {
+        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
+        const size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < count; ++i) {
+            int fd = -1;
+            std::memcpy(&fd, CMSG_DATA(part) + i * sizeof fd, sizeof fd);
+            received.emplace_back(fd);
+        }
+    }
+    return received;
+}
+
+Status Receive(int socket, LinkNonce *nonce, ChannelGift *gift) {
+    Message message{};
+    ControlBuffer control;
+    iovec data{&message, sizeof message};
+    msghdr header{};
+    header.msg_iov = &data;
+    header.msg_iovlen = 1;
+    header.msg_control = control.bytes;
+    header.msg_controllen = sizeof control.bytes;
+    const ssize_t size = recvmsg(socket, &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    if (size < 0) return ErrnoFailure(LLDD_FAILED, errno, "cannot receive over the channel");
+    std::vector<Fd> received = OwnDescriptors(&header);
+    if (size == 0) return Failure(LLDD_FAILED, "the peer closed the channel");
+    if (size != static_cast<ssize_t>(sizeof message) ||
+        (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0 || message.magic != kMagic ||
+        message.version != kVersion || message.has_link_page > 1 ||
+        message.num_pools > kMostPoolsOnChannel ||
+        received.size() != 1 + message.has_link_page + message.num_pools) {
+        return Failure(LLDD_FAILED, "the channel got no proper message");
+    }
+    std::memcpy(nonce->data(), message.nonce, nonce->size());
+    size_t next = 0;
+    if (message.has_link_page == 1) gift->link_page = std::move(received[next++]);
+    gift->region_table = std::move(received[next++]);
+    for (uint32_t i = 0; i < message.num_pools; ++i) {
+        PoolOffer pool;
+        pool.number = message.pools[i].number;
+        pool.size = message.pools[i].size;
+        pool.fd = std::move(received[next++]);
+        gift->pools.push_back(std::move(pool));
+    }
+    return Status::Ok();
+}
+
+}  // namespace
+
+Status ChannelListener::Create(std::shared_ptr<EventLoop> loop,
+                               std::unique_ptr<ChannelListener> *listener) {
+    std::unique_ptr<ChannelListener> made(new ChannelListener);
+    made->loop_ = std::move(loop);
+    if (getrandom(made->name_.data(), made->name_.size(), 0) !=
+        static_cast<ssize_t>(made->name_.size())) {
+        return ErrnoFailure(LLDD_FAILED, errno, "no random numbers");
+    }
+    made->socket_ = Fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    sockaddr_un address;
+    const socklen_t size = AddressOf(made->name_, &address);
+    if (!made->socket_ ||
+        bind(made->socket_.get(), reinterpret_cast<sockaddr *>(&address), size) != 0 ||
+        listen(made->socket_.get(), SOMAXCONN) != 0) {
+        return ErrnoFailure(LLDD_FAILED, errno, "cannot listen on the channel");
+    }
+    made->token_ = made->loop_->Watch(made->socket_.get(), EPOLLIN,
+                                      [self = made.get()](uint32_t) { self->Accept(); });
+    *listener = std::move(made);
+    return Status::Ok();
+}
+
+ChannelListener::~ChannelListener() {
+    if (token_ == 0) return;
+    loop_->RunAndWait([this] {
+        loop_->Remove(token_);
+        while (!visitors_.empty()) Dismiss(visitors_.begin()->first);
+    });
+}
+
+void ChannelListener::Expect(const LinkNonce &nonce, Taker taker) {
+    loop_->RunAndWait([&] { takers_[nonce] = std::move(taker); });
+}
+
+void ChannelListener::Forget(const LinkNonce &nonce) {
+    loop_->RunAndWait([&] { takers_.erase(nonce); });
+}
+
+void ChannelListener::Accept() {
+    for (;;) {
+        Fd socket(accept4(socket_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+        if (!socket) {
+            if (errno == EINTR || errno == ECONNABORTED) continue;
+            if (errno != EAGAIN)
+                LLDD_LOG(LLDD_LOG_WARNING, "channel: accept failed, errno %d", errno);
+            return;
+        }
+        if (visitors_.size() >= kMostVisitors) continue;
+        // The token is known only after the call; the handler runs later, on this very thread.
+        auto token = std::make_shared<EventLoop::Token>(0);
+        *token = loop_->Watch(socket.get(), EPOLLIN, [this, token](uint32_t) { Hear(*token); });
+        Visitor &visitor = visitors_[*token];
+        visitor.socket = std::move(socket);
+        visitor.timer =
+            loop_->PostAt(Deadline::InMs(kPatienceMs), [this, token] { Dismiss(*token); });
+    }
+}
+
+void ChannelListener::Hear(EventLoop::Token visitor) {
+    const auto found = visitors_.find(visitor);
+    if (found == visitors_.end()) return;
+    const Status answered = Answer(found->second.socket.get());
+    if (!answered.ok()) LLDD_LOG(LLDD_LOG_INFO, "channel: %s", answered.text().c_str());
+    Dismiss(visitor);
+}
+
+Status ChannelListener::Answer(int socket) {
+    LinkNonce nonce{};
+    ChannelGift gift;
+    LLDD_RETURN_IF_ERROR(Receive(socket, &nonce, &gift));
+    const auto taker = takers_.find(nonce);
+    if (taker == takers_.end()) return Failure(LLDD_FAILED, "nobody expects that link");
+    const Taker take = std::move(taker->second);
+    takers_.erase(taker);
+    ChannelGift own;
+    LLDD_RETURN_IF_ERROR(take(std::move(gift), PeerPid(socket), &own));
+    return Send(socket, nonce, own);
+}
+
+void ChannelListener::Dismiss(EventLoop::Token visitor) {
+    const auto found = visitors_.find(visitor);
+    if (found == visitors_.end()) return;
+    loop_->Remove(visitor);
+    loop_->Cancel(found->second.timer);
+    visitors_.erase(found);
+}
+
+Status ExchangeOverChannel(const ChannelName &name, const LinkNonce &nonce, const ChannelGift &own,
+                           const Deadline &deadline, ChannelGift *gift, pid_t *pid) {
+    Fd channel(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+    if (!channel) return ErrnoFailure(LLDD_FAILED, errno, "cannot make a socket");
+    // Connecting waits while the listener's queue is full, at most for this long.
+    const int ms = deadline.RemainingMs();
+    const timeval patience{ms / 1000, static_cast<suseconds_t>(ms % 1000) * 1000 + 1};
+    setsockopt(channel.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    sockaddr_un address;
+    const socklen_t size = AddressOf(name, &address);
+    if (connect(channel.get(), reinterpret_cast<sockaddr *>(&address), size) != 0) {
+        if (errno == EAGAIN)
+            return Failure(LLDD_TIMEOUT, "the peer's channel does not answer in time");
+        return ErrnoFailure(LLDD_FAILED, errno, "not on this host or in another network namespace");
+    }
+    LLDD_RETURN_IF_ERROR(Send(channel.get(), nonce, own));
+    if (!WaitFor(channel.get(), POLLIN, deadline).ok()) {
+        return Failure(LLDD_TIMEOUT, "the peer's channel does not answer in time");
+    }
+    LinkNonce answered{};
+    LLDD_RETURN_IF_ERROR(Receive(channel.get(), &answered, gift));
+    if (answered != nonce) return Failure(LLDD_FAILED, "the channel answered for another link");
+    *pid = PeerPid(channel.get());
+    return Status::Ok();
+}
+
+}  // namespace lldd::mock

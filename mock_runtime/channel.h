@@ -1,0 +1,91 @@
+// The channel between two devices on one host: an abstract AF_UNIX socket, over which the two ends
+// of a link exchange their memfds once.
+//
+// Such a socket exists within one network namespace: who can dial it is on the same host.
+// Descriptors that it carries work where process_vm_readv and /proc/<pid>/fd are refused. A message
+// is one packet, so half of one cannot be; anything else than a proper message closes the
+// connection.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sys/types.h>
+
+#include <array>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "engine/runtime.h"
+
+namespace lldd::mock {
+
+constexpr size_t kMostPoolsOnChannel = 64;
+
+using ChannelName = std::array<uint8_t, 16>;
+
+// A pool on its way to the peer.
+struct PoolOffer {
+    uint32_t number = 0;
+    uint64_t size = 0;
+    Fd fd;            // received
+    int own_fd = -1;  // to be sent; belongs to the pool
+};
+
+// What one end gives the other.
+struct ChannelGift {
+    Fd link_page;            // received by the acceptor
+    int own_link_page = -1;  // sent by the initiator
+    Fd region_table;
+    int own_region_table = -1;
+    std::vector<PoolOffer> pools;
+};
+
+// Listens for initiators. Lives on the I/O thread; destroy it on another one.
+class ChannelListener {
+public:
+    // The acceptor's end of a link takes the initiator's gift and gives its own. pid: the
+    // initiator's as this process sees it, 0: not visible.
+    using Taker = std::function<Status(ChannelGift gift, pid_t pid, ChannelGift *own)>;
+
+    static Status Create(std::shared_ptr<EventLoop> loop,
+                         std::unique_ptr<ChannelListener> *listener);
+    ~ChannelListener();
+
+    const ChannelName &name() const { return name_; }
+
+    // From now on a message with that nonce goes to the taker, once. On the I/O thread.
+    void Expect(const LinkNonce &nonce, Taker taker);
+    // Afterwards the taker is not called. Any thread.
+    void Forget(const LinkNonce &nonce);
+
+private:
+    struct Visitor {
+        Fd socket;
+        EventLoop::Token timer = 0;
+    };
+
+    ChannelListener() = default;
+    void Accept();
+    void Hear(EventLoop::Token visitor);
+    Status Answer(int socket);
+    void Dismiss(EventLoop::Token visitor);
+
+    std::shared_ptr<EventLoop> loop_;
+    ChannelName name_{};
+    Fd socket_;
+    EventLoop::Token token_ = 0;
+    // Of the I/O thread alone.
+    std::map<EventLoop::Token, Visitor> visitors_;
+    std::map<LinkNonce, Taker> takers_;
+};
+
+// The initiator's part: dials, gives, and takes the answer. LLDD_FAILED: nobody listens there (the
+// peer is not on this host, or in another network namespace), or it refuses; LLDD_TIMEOUT.
+Status ExchangeOverChannel(const ChannelName &name, const LinkNonce &nonce, const ChannelGift &own,
+                           const Deadline &deadline, ChannelGift *gift, pid_t *pid);
+
+}  // namespace lldd::mock

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mock_runtime/copy_pool.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <system_error>
+
+#include "base/fork.h"
+#include "base/log.h"
+
+namespace lldd::mock {
+namespace {
+
+struct Instance {
+    std::mutex mutex;
+    std::weak_ptr<CopyPool> pool;
+    unsigned generation = 0;
+};
+
+// A child makes its own: the parent's helpers do not exist in it, and its mutex may be held for
+// ever.
+Instance &CurrentInstance() {
+    static std::atomic<Instance *> current{new Instance};
+    Instance *instance = current.load();
+    if (instance->generation != ForkGeneration()) {
+        auto *fresh = new Instance;
+        fresh->generation = ForkGeneration();
+        if (current.compare_exchange_strong(instance, fresh)) return *fresh;
+        delete fresh;
+    }
+    return *current.load();
+}
+
+}  // namespace
+
+std::shared_ptr<CopyPool> CopyPool::Acquire() {
+    Instance &instance = CurrentInstance();
+    std::lock_guard<std::mutex> lock(instance.mutex);
+    std::shared_ptr<CopyPool> pool = instance.pool.lock();
+    if (pool == nullptr) {
+        pool.reset(new CopyPool);
+        instance.pool = pool;
+    }
+    return pool;
+}
+
+CopyPool::~CopyPool() {
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        stopping_ = true;
+    }
+    work_there_.notify_all();
+    for (std::thread &thread : threads_) thread.join();
+}
+
+size_t CopyPool::helpers() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return threads_.size();
+}
+
+// A machine that has no thread to spare copies with those it has.
+void CopyPool::StartHelpers(uint32_t count) {
+    if (threads_.size() >= count) return;
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    try {
+        while (threads_.size() < count) {
+            threads_.emplace_back([this] { Help(); });
+            pthread_setname_np(threads_.back().native_handle(), "lldd-copy");
+        }
+    } catch (const std::system_error &error) {
+        LLDD_LOG(LLDD_LOG_WARNING, "cannot start a copying thread: %s", error.what());
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+MoveFailure CopyPool::Run(ChunkedWork &work, size_t chunks, uint32_t threads) {
+    std::unique_lock<std::mutex> job(job_mutex_, std::defer_lock);
+    if (threads < 2 || chunks < 2 || !job.try_lock()) {
+        MoveFailure failure;
+        for (size_t chunk = 0; chunk < chunks && !failure.failed(); ++chunk) {
+            failure = work.MoveChunk(chunk);
+        }
+        return failure;
+    }
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        StartHelpers(threads - 1);
+        work_ = &work;
+        chunks_ = chunks;
+        wanted_ = threads - 1;
+        failure_ = {};
+        next_chunk_.store(0, std::memory_order_relaxed);
+        failed_.store(false, std::memory_order_relaxed);
+    }
+    work_there_.notify_all();
+    MoveClaimed(work, chunks);
+    std::unique_lock<std::mutex> lock(mutex_);
+    wanted_ = 0;  // who wakes up only now is too late
+    all_left_.wait(lock, [this] { return inside_ == 0; });
+    work_ = nullptr;
+    return failure_;
+}
+
+void CopyPool::MoveClaimed(ChunkedWork &work, size_t chunks) {
+    while (!failed_.load(std::memory_order_relaxed)) {
+        const size_t chunk = next_chunk_.fetch_add(1, std::memory_order_relaxed);
+        if (chunk >= chunks) return;
+        const MoveFailure failure = work.MoveChunk(chunk);
+        if (!failure.failed()) continue;
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (!failure_.failed()) failure_ = failure;
+        failed_.store(true, std::memory_order_relaxed);
+    }
+}
+
+void CopyPool::Help() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+        work_there_.wait(lock, [this] { return stopping_ || wanted_ > 0; });
+        if (stopping_) return;
+        --wanted_;
+        ++inside_;
+        ChunkedWork &work = *work_;
+        const size_t chunks = chunks_;
+        lock.unlock();
+        MoveClaimed(work, chunks);
+        lock.lock();
+        if (--inside_ == 0) all_left_.notify_one();
+    }
+}
+
+}  // namespace lldd::mock

@@ -1,0 +1,85 @@
+// Standing helper threads that share the work of one large transfer.
+//
+// The work is cut into chunks; the asking thread and the helpers claim them one after the other, so
+// that all end together. One transfer has the helpers at a time; others do without. The threads
+// start with the first large transfer and end with the last device.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace lldd::mock {
+
+// Why moving bytes ended early. No text and no allocation: it is made on any thread, on any path.
+struct MoveFailure {
+    enum Kind : uint32_t {
+        kNone,
+        kTimeout,
+        kPeerGone,
+        kWithdrawn,    // `address` is in a region that its owner has withdrawn
+        kUnknown,      // `address` is in no region that the peer may reach
+        kLocalFault,   // `address` of this process is not mapped, or not for that access
+        kRemoteFault,  // the same of the peer
+        kRefused,      // the kernel does not let this process touch the peer any more
+        kClosed,       // the stream ended; perhaps the peer, too
+        kProtocol,     // the peer sent nonsense
+        kSystem,
+    };
+    Kind kind = kNone;
+    int error = 0;
+    uint64_t address = 0;
+
+    bool failed() const { return kind != kNone; }
+};
+
+class ChunkedWork {
+public:
+    virtual ~ChunkedWork() = default;
+    // On several threads at once, each chunk once.
+    virtual MoveFailure MoveChunk(size_t chunk) = 0;
+};
+
+class CopyPool {
+public:
+    // The pool of this process; whoever opens a device holds it.
+    static std::shared_ptr<CopyPool> Acquire();
+    ~CopyPool();
+    CopyPool(const CopyPool &) = delete;
+    CopyPool &operator=(const CopyPool &) = delete;
+
+    // Moves chunks 0..chunks-1, on up to `threads` threads; the first failure ends it.
+    MoveFailure Run(ChunkedWork &work, size_t chunks, uint32_t threads);
+
+    size_t helpers() const;
+
+private:
+    CopyPool() = default;
+    void StartHelpers(uint32_t count);
+    void Help();
+    void MoveClaimed(ChunkedWork &work, size_t chunks);
+
+    std::mutex job_mutex_;  // held for as long as a transfer has the helpers
+
+    mutable std::mutex mutex_;
+    std::condition_variable work_there_;
+    std::condition_variable all_left_;
+    ChunkedWork *work_ = nullptr;
+    size_t chunks_ = 0;
+    uint32_t wanted_ = 0;  // helpers that may still join
+    uint32_t inside_ = 0;
+    bool stopping_ = false;
+    MoveFailure failure_;
+    std::vector<std::thread> threads_;
+
+    std::atomic<size_t> next_chunk_{0};
+    std::atomic<bool> failed_{false};
+};
+
+}  // namespace lldd::mock

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mock_runtime/device.h"
+
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+
+#include "base/fork.h"
+#include "mock_runtime/path_mapped.h"
+
+namespace lldd::mock {
+namespace {
+
+// A local copy ends early for nothing but its deadline.
+class DeadlineGate final : public Gate {
+public:
+    explicit DeadlineGate(const Deadline &deadline) : deadline_(deadline) {}
+    MoveFailure Check() const override {
+        if (deadline_.passed()) return {MoveFailure::kTimeout, 0, 0};
+        return {};
+    }
+
+private:
+    const Deadline &deadline_;
+};
+
+// Devices that are open in this process. A forked child makes its own list: the parent's devices
+// are not the child's, and the lock may have been held.
+struct OpenDevices {
+    std::mutex mutex;
+    std::vector<const MockDevice *> devices;
+    unsigned generation = 0;
+
+    static OpenDevices &Get() {
+        static std::atomic<OpenDevices *> current{new OpenDevices};
+        OpenDevices *seen = current.load();
+        if (seen->generation == ForkGeneration()) return *seen;
+        auto *fresh = new OpenDevices;
+        fresh->generation = ForkGeneration();
+        if (current.compare_exchange_strong(seen, fresh)) return *fresh;
+        delete fresh;
+        return *current.load();
+    }
+};
+
+void Forget(Cookie *cookie) {
+    volatile uint8_t *bytes = cookie->data();
+    for (size_t i = 0; i < cookie->size(); ++i) bytes[i] = 0;
+}
+
+}  // namespace
+
+Status MockDevice::Open(const Settings &settings, int32_t device_id,
+                        std::unique_ptr<Device> *device) {
+    std::unique_ptr<MockDevice> made(new MockDevice);
+    made->settings_ = settings;
+    made->device_id_ = device_id;
+    made->self_ = getpid();
+    made->kernel_ = FindCopyKernel(settings.kernel);
+    made->cookie_ = std::make_unique<Cookie>();
+    if (getrandom(made->cookie_->data(), made->cookie_->size(), 0) !=
+        static_cast<ssize_t>(made->cookie_->size())) {
+        return ErrnoFailure(LLDD_FAILED, errno, "no random numbers");
+    }
+    // Only where peers may want to look: it concerns the whole process.
+    if (settings.allows(Transport::kCma) && settings.let_others_trace) {
+        made->traceable_by_all_ = LetAllTrace();
+    }
+    made->loop_ = EventLoop::Acquire();
+    made->helpers_ = CopyPool::Acquire();
+    LLDD_RETURN_IF_ERROR(OwnMemory::Create(settings.exclude_from_fork, &made->memory_));
+    LLDD_RETURN_IF_ERROR(ChannelListener::Create(made->loop_, &made->channel_));
+    OpenDevices &open = OpenDevices::Get();
+    {
+        std::lock_guard<std::mutex> lock(open.mutex);
+        open.devices.push_back(made.get());
+    }
+    *device = std::move(made);
+    return Status::Ok();
+}
+
+MockDevice::~MockDevice() {
+    OpenDevices &open = OpenDevices::Get();
+    {
+        std::lock_guard<std::mutex> lock(open.mutex);
+        open.devices.erase(std::remove(open.devices.begin(), open.devices.end(), this),
+                           open.devices.end());
+    }
+    if (cookie_ != nullptr) Forget(cookie_.get());
+}
+
+Status MockDevice::AllocatePool(Placement placement, uint64_t size, uint64_t *addr) {
+    return memory_->AllocatePool(placement, size, addr);
+}
+
+void MockDevice::FreePool(uint64_t addr) {
+    memory_->FreePool(addr);
+}
+
+Status MockDevice::Commit(uint64_t addr, uint64_t size) {
+    return memory_->Commit(addr, size);
+}
+
+Status MockDevice::Register(uint64_t addr, uint64_t size, Placement placement) {
+    return memory_->Register(addr, size, placement);
+}
+
+Status MockDevice::Unregister(uint64_t addr, uint64_t size, const Deadline &deadline) {
+    bool withdrawn = false;
+    LLDD_RETURN_IF_ERROR(memory_->Unregister(addr, size, &withdrawn));
+    if (!withdrawn) return Status::Ok();
+    // The I/O thread is outside the memory, and from now on finds it withdrawn.
+    {
+        const std::lock_guard<std::mutex> serving(serve_lock_);
+    }
+    std::vector<std::shared_ptr<PeerPassage>> passages;
+    {
+        std::lock_guard<std::mutex> lock(passages_mutex_);
+        passages = passages_;
+    }
+    for (const auto &passage : passages) {
+        if (passage->peer_gone.load()) continue;
+        if (WaitForPassage(passage->own_side(), passage->peer_gone, deadline)) continue;
+        return Failure(
+            LLDD_TIMEOUT,
+            "a peer is still in the memory at %#llx (%llu bytes); it must not be used yet",
+            static_cast<unsigned long long>(addr), static_cast<unsigned long long>(size));
+    }
+    return Status::Ok();
+}
+
+Status MockDevice::Copy(const LocalRun *runs, size_t count, const Deadline &deadline) {
+    const std::shared_ptr<const KnownMemory> known = memory_->Known();
+    uint64_t total = 0;
+    for (size_t i = 0; i < count; ++i) total += runs[i].length;
+    Batch direct;
+    Batch checked;
+    direct.Clear(Batch::ChunkBytes(total));
+    checked.Clear(kLargestChunk);
+    size_t dst_hint = 0;
+    size_t src_hint = 0;
+    for (size_t i = 0; i < count; ++i) {
+        const LocalRun &run = runs[i];
+        if (run.length == 0 || run.dst == run.src) continue;
+        const bool safe = known->Contains(run.dst, run.length, &dst_hint) &&
+                          known->Contains(run.src, run.length, &src_hint);
+        const uint64_t distance = run.dst > run.src ? run.dst - run.src : run.src - run.dst;
+        if (!safe || distance >= run.length) {
+            (safe ? direct : checked).Add(run.dst, run.src, run.length);
+        } else {
+            // The sides overlap: as one piece, since pieces may be moved in any order.
+            direct.AddWhole(run.dst, run.src, run.length);
+        }
+    }
+    const DeadlineGate gate(deadline);
+    MoveFailure failure;
+    if (!direct.empty()) {
+        DirectCopy copy(direct, Direction::kRead, gate, kernel_);
+        const bool large = direct.bytes() >= kLargeTransfer;
+        failure = helpers_->Run(copy, direct.chunks(), large ? settings_.threads : 1);
+    }
+    if (!failure.failed() && !checked.empty()) {
+        CheckedCopy copy(checked, Direction::kRead, gate, self_, false);
+        failure = helpers_->Run(copy, checked.chunks(), 1);
+    }
+    if (!failure.failed()) return Status::Ok();
+    if (failure.kind == MoveFailure::kTimeout) {
+        return Failure(LLDD_TIMEOUT, "a copy of %llu bytes was not done in time",
+                       static_cast<unsigned long long>(total));
+    }
+    return Failure(LLDD_FAILED, "the memory of this process at %#llx is not mapped for the copy",
+                   static_cast<unsigned long long>(failure.address));
+}
+
+Status MockDevice::Endpoint(const LinkNonce &nonce, std::string *endpoint) {
+    EndpointData data;
+    data.transports = settings_.transport_bits();
+    data.channel = channel_->name();
+    data.process.pid = static_cast<uint32_t>(self_);
+    data.process.uid = getuid();
+    data.process.cookie_addr = reinterpret_cast<uint64_t>(cookie_->data());
+    data.process.cookie = *cookie_;
+    data.process.traceable_by_all = traceable_by_all_;
+    data.regions = memory_->Snapshot(nonce);
+    *endpoint = EncodeEndpoint(data);
+    return Status::Ok();
+}
+
+Status MockDevice::Connect(const ConnectionSetup &setup, const Deadline &deadline,
+                           std::unique_ptr<Connection> *connection) {
+    EndpointData peer;
+    LLDD_RETURN_IF_ERROR(DecodeEndpoint(setup.peer_endpoint, &peer));
+    auto made = std::make_unique<MockConnection>(this, setup, std::move(peer));
+    if (setup.end == LinkEnd::kAcceptor) {
+        made->ExpectChannel();
+    } else {
+        LLDD_RETURN_IF_ERROR(made->DialChannel(deadline));
+    }
+    *connection = std::move(made);
+    return Status::Ok();
+}
+
+void MockDevice::AddPassage(std::shared_ptr<PeerPassage> passage) {
+    std::lock_guard<std::mutex> lock(passages_mutex_);
+    passages_.push_back(std::move(passage));
+}
+
+void MockDevice::RemovePassage(const std::shared_ptr<PeerPassage> &passage) {
+    std::lock_guard<std::mutex> lock(passages_mutex_);
+    passages_.erase(std::remove(passages_.begin(), passages_.end(), passage), passages_.end());
+}
+
+std::string MockDevice::DescribeAll() {
+    OpenDevices &open = OpenDevices::Get();
+    std::lock_guard<std::mutex> lock(open.mutex);
+    std::string text;
+    for (const MockDevice *device : open.devices) text += device->Describe();
+    return text;
+}
+
+std::string MockDevice::Describe() const {
+    const OwnMemory::Census census = memory_->Count();
+    std::lock_guard<std::mutex> lock(passages_mutex_);
+    return Format(
+        "device %d: pools %zu (%llu bytes), registrations %zu (%zu known to be mapped), "
+        "same-host links %zu, kernel %s, threads %u\n",
+        device_id_, census.pools, static_cast<unsigned long long>(census.pool_bytes),
+        census.registrations, census.known_mapped, passages_.size(), kernel_->name,
+        settings_.threads);
+}
+
+}  // namespace lldd::mock

@@ -1,0 +1,41 @@
+// Every environment variable of the mock runtime, with its meaning and its legal values.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace lldd::mock {
+
+// How memory of a peer is reached.
+enum class Transport : uint32_t { kMapped = 0, kCma = 1, kTcp = 2 };
+
+const char *TransportName(Transport transport);
+constexpr uint32_t TransportBit(Transport transport) {
+    return uint32_t{1} << static_cast<uint32_t>(transport);
+}
+
+struct Settings {
+    uint32_t devices = 16;
+    std::vector<Transport> transports;  // what may be used, the preferred one first
+    uint32_t threads = 1;               // that copy, the asking one included
+    std::string kernel = "auto";        // see copy_kernels.h
+    bool exclude_from_fork = false;     // registered memory, too, is kept from forked children
+    bool let_others_trace = true;       // PR_SET_PTRACER_ANY where Yama would refuse peers
+    std::string ptrace_scope_file;
+
+    bool allows(Transport transport) const;
+    uint32_t transport_bits() const;
+};
+
+// Reads the environment. LLDD_PARAM_INVALID names the variable, its value and what is legal.
+Status ReadSettings(Settings *settings);
+
+// One line a variable: name, legal values, default, meaning and the present value.
+std::string DescribeEnvironment();
+
+}  // namespace lldd::mock

@@ -1,0 +1,145 @@
+// The memory of this process that a device knows: pools and registrations.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "engine/runtime.h"
+#include "mock_runtime/region_table.h"
+#include "mock_runtime/shared_memory.h"
+
+namespace lldd::mock {
+
+// A region as peers learn of it.
+struct Region {
+    static constexpr uint32_t kNoPool = 0xFFFFFFFF;
+
+    RegionName name;
+    uint64_t addr = 0;
+    uint64_t size = 0;
+    uint32_t pool = kNoPool;  // the number of the pool, or kNoPool for registered memory
+
+    bool is_pool() const { return pool != kNoPool; }
+    bool Contains(uint64_t start, uint64_t length) const {
+        return start >= addr && start - addr < size && length <= size - (start - addr);
+    }
+};
+
+// Memory of this process that was found mapped for reading and writing and may be touched directly:
+// sorted, merged where ranges meet or overlap.
+class KnownMemory {
+public:
+    struct Range {
+        uint64_t start;
+        uint64_t end;  // the last byte, so that a range may reach the end of the address space
+    };
+    explicit KnownMemory(std::vector<Range> ranges);
+
+    // *hint is the caller's, from 0; neighbouring questions are answered from it.
+    bool Contains(uint64_t addr, uint64_t size, size_t *hint) const {
+        if (*hint < ranges_.size()) {
+            const Range &range = ranges_[*hint];
+            if (addr >= range.start && addr <= range.end && size - 1 <= range.end - addr)
+                return true;
+        }
+        return Search(addr, size, hint);
+    }
+
+private:
+    bool Search(uint64_t addr, uint64_t size, size_t *hint) const;
+
+    std::vector<Range> ranges_;
+};
+
+struct Pool {
+    uint32_t number = 0;
+    RegionName name;
+    Placement placement = Placement::kHost;
+    SharedMemory memory;
+};
+
+// Thread-safe.
+class OwnMemory {
+public:
+    // exclude_from_fork: children do not get the whole pages of registered memory.
+    static Status Create(bool exclude_from_fork, std::unique_ptr<OwnMemory> *memory);
+    ~OwnMemory();
+
+    Status AllocatePool(Placement placement, uint64_t size, uint64_t *addr);
+    void FreePool(uint64_t addr);
+    Status Commit(uint64_t addr, uint64_t size);
+
+    Status Register(uint64_t addr, uint64_t size, Placement placement);
+    // *withdrawn: that was the last registration of the range; its generation is dead, and who may
+    // still be inside must be waited for.
+    Status Unregister(uint64_t addr, uint64_t size, bool *withdrawn);
+
+    // Everything a peer may reach that connects under this nonce. What is registered later is not.
+    std::vector<Region> Snapshot(const LinkNonce &nonce);
+    // The mark that separates what was in that snapshot from what came later.
+    uint64_t SnapshotMark(const LinkNonce &nonce) const;
+
+    // What a request of a peer for a range under a region's name may touch.
+    enum class Claim { kAllowed, kWithdrawn, kUnknown };
+    // *name becomes another region that covers the range if only the named one is gone.
+    Claim Check(uint64_t mark, uint64_t addr, uint64_t length, RegionName *name) const;
+    // Whether a checked name still holds. Takes no lock.
+    bool IsLive(RegionName name) const { return table_.IsLive(name); }
+
+    // The answer changes when Version() does.
+    std::shared_ptr<const KnownMemory> Known() const;
+    uint64_t Version() const { return version_.load(std::memory_order_acquire); }
+
+    int table_fd() const { return table_.fd(); }
+    // Descriptors for a same-host peer; they belong to the pools.
+    struct PoolDescriptor {
+        uint32_t number;
+        int fd;
+        uint64_t size;
+    };
+    std::vector<PoolDescriptor> PoolDescriptors() const;
+
+    struct Census {
+        size_t pools = 0;
+        uint64_t pool_bytes = 0;
+        size_t registrations = 0;
+        size_t known_mapped = 0;
+    };
+    Census Count() const;
+
+private:
+    struct Registration {
+        RegionName name;
+        uint64_t count = 0;
+        uint64_t order = 0;   // when it was made, counted over the device's life
+        bool mapped = false;  // readable and writable when it was registered
+    };
+    using RangeKey = std::pair<uint64_t, uint64_t>;  // address and size
+
+    explicit OwnMemory(bool exclude_from_fork) : exclude_from_fork_(exclude_from_fork) {}
+    void Changed() { version_.fetch_add(1, std::memory_order_release); }
+    void RestoreForkOf(const RangeKey &removed);
+
+    const bool exclude_from_fork_;
+    mutable std::mutex mutex_;
+    RegionTable table_;
+    std::vector<Pool> pools_;
+    std::map<RangeKey, Registration> registrations_;
+    std::map<uint32_t, std::pair<RangeKey, uint64_t>> by_slot_;  // range and order of a slot
+    std::deque<std::pair<LinkNonce, uint64_t>> marks_;
+    uint64_t next_order_ = 1;
+    uint32_t next_pool_ = 0;
+    std::atomic<uint64_t> version_{1};
+    mutable std::shared_ptr<const KnownMemory> known_;
+    mutable uint64_t known_version_ = 0;
+};
+
+}  // namespace lldd::mock

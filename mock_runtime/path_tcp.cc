@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mock_runtime/path_tcp.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/log.h"
+#include "base/socket.h"
+
+namespace lldd::mock {
+namespace {
+
+// Small enough that the owner serves the next one while this one arrives, large enough that heads
+// and answers do not count.
+constexpr uint64_t kRequestBytes = 1U << 20;
+constexpr size_t kMostOutstanding = 8;
+constexpr size_t kMostVectors = 512;
+constexpr uint64_t kAnswer = sizeof(TcpAnswer);
+
+iovec PartOf(void *data, uint64_t size, uint64_t done) {
+    return {static_cast<char *>(data) + done, size - done};
+}
+
+MoveFailure StreamFailure(int error, uint64_t local) {
+    if (error == EFAULT) return {MoveFailure::kLocalFault, error, local};
+    if (error == EPIPE || error == ECONNRESET) return {MoveFailure::kClosed, error, 0};
+    return {MoveFailure::kSystem, error, 0};
+}
+
+}  // namespace
+
+void TcpPath::Clear() {
+    here_.clear();
+    runs_.clear();
+}
+
+void TcpPath::Add(uint64_t here, RegionName region, uint64_t there, uint64_t length) {
+    while (length > 0) {
+        const uint64_t now = std::min(length, kRequestBytes);
+        here_.push_back({here, now});
+        runs_.push_back({region.slot, region.generation, there, now});
+        here += now;
+        there += now;
+        length -= now;
+    }
+}
+
+void TcpPath::CutIntoRequests(Direction direction) {
+    read_ = direction == Direction::kRead;
+    first_id_ = next_id_;
+    requests_.clear();
+    heads_.clear();
+    Request request;
+    for (size_t i = 0; i < runs_.size(); ++i) {
+        request.bytes += runs_[i].length;
+        ++request.runs;
+        const bool full = request.runs == kMostTcpRuns || request.bytes >= kRequestBytes;
+        if (!full && i + 1 < runs_.size()) continue;
+        requests_.push_back(request);
+        heads_.push_back({kTcpRequestMagic, read_ ? kTcpRead : kTcpWrite, next_id_++,
+                          static_cast<uint32_t>(request.runs), request.bytes});
+        request = {i + 1, 0, 0};
+    }
+    sent_ = {0, 0, CursorOf(requests_[0])};
+    received_ = sent_;
+}
+
+RangeCursor<TcpPath::HereRange> TcpPath::CursorOf(const Request &request) const {
+    const HereRange *begin = here_.data() + request.first;
+    return {begin, begin + request.runs};
+}
+
+MoveFailure TcpPath::OpenStream(const Deadline &deadline) {
+    Fd stream;
+    const Status opened = streams_->OpenStream(deadline, &stream);
+    if (!opened.ok()) {
+        LLDD_LOG(LLDD_LOG_INFO, "no data stream: %s", opened.text().c_str());
+        return {deadline.passed() ? MoveFailure::kTimeout : MoveFailure::kPeerGone, 0, 0};
+    }
+    std::lock_guard<std::mutex> lock(stream_mutex_);
+    stream_ = std::move(stream);
+    return {};
+}
+
+void TcpPath::DropStream() {
+    std::lock_guard<std::mutex> lock(stream_mutex_);
+    stream_.Close();
+}
+
+void TcpPath::Interrupt() {
+    std::lock_guard<std::mutex> lock(stream_mutex_);
+    if (stream_) shutdown(stream_.get(), SHUT_RDWR);
+}
+
+MoveFailure TcpPath::Move(Direction direction, const Deadline &deadline) {
+    for (int attempt = 0;; ++attempt) {
+        if (peer_gone_.load()) return {MoveFailure::kPeerGone, 0, 0};
+        if (deadline.passed()) return {MoveFailure::kTimeout, 0, 0};
+        if (!stream_) {
+            const MoveFailure failure = OpenStream(deadline);
+            if (failure.failed()) return failure;
+        }
+        CutIntoRequests(direction);
+        MoveFailure failure = Exchange(deadline);
+        if (!failure.failed()) return {};
+        DropStream();
+        if (peer_gone_.load()) return {MoveFailure::kPeerGone, 0, 0};
+        if (failure.kind != MoveFailure::kClosed) return failure;
+        // The stream may have been closed while nothing was under way: everything is asked once
+        // more.
+        if (attempt > 0) return {MoveFailure::kPeerGone, 0, 0};
+    }
+}
+
+MoveFailure TcpPath::Exchange(const Deadline &deadline) {
+    while (received_.request < requests_.size()) {
+        bool progressed = false;
+        MoveFailure failure = SendSome(&progressed);
+        if (failure.failed()) return failure;
+        failure = ReceiveSome(&progressed);
+        if (failure.failed()) return failure;
+        // Asked even when bytes flow: a slow peer must not stretch the transfer.
+        if (peer_gone_.load(std::memory_order_relaxed)) return {MoveFailure::kPeerGone, 0, 0};
+        const int ms = deadline.RemainingMs();
+        if (ms == 0 && received_.request < requests_.size()) return {MoveFailure::kTimeout, 0, 0};
+        if (progressed) continue;
+        const bool sending = sent_.request < requests_.size() &&
+                             sent_.request - received_.request < kMostOutstanding;
+        pollfd stream{stream_.get(), static_cast<short>(POLLIN | (sending ? POLLOUT : 0)), 0};
+        if (poll(&stream, 1, ms) < 0 && errno != EINTR) return {MoveFailure::kSystem, errno, 0};
+    }
+    return {};
+}
+
+MoveFailure TcpPath::SendSome(bool *progressed) {
+    if (sent_.request == requests_.size() ||
+        sent_.request - received_.request >= kMostOutstanding) {
+        return {};
+    }
+    const Request &request = requests_[sent_.request];
+    const uint64_t head = HeadBytes(request);
+    iovec vectors[kMostVectors];
+    size_t count = 0;
+    if (sent_.done < sizeof(TcpRequest)) {
+        vectors[count++] = PartOf(&heads_[sent_.request], sizeof(TcpRequest), sent_.done);
+    }
+    if (sent_.done < head) {
+        const uint64_t done =
+            std::max<uint64_t>(sent_.done, sizeof(TcpRequest)) - sizeof(TcpRequest);
+        vectors[count++] = PartOf(&runs_[request.first], request.runs * sizeof(TcpRun), done);
+    }
+    if (!read_) count += sent_.cursor.Fill(vectors + count, kMostVectors - count, kLargestChunk);
+    msghdr message{};
+    message.msg_iov = vectors;
+    message.msg_iovlen = count;
+    const ssize_t size = sendmsg(stream_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (size < 0) {
+        if (errno == EAGAIN || errno == EINTR) return {};
+        return StreamFailure(errno, sent_.cursor.done() ? 0 : sent_.cursor.address());
+    }
+    *progressed = true;
+    const uint64_t done = sent_.done + static_cast<uint64_t>(size);
+    if (done > head) sent_.cursor.Advance(done - std::max(sent_.done, head));
+    sent_.done = done;
+    if (done == head + (read_ ? 0 : request.bytes)) {
+        ++sent_.request;
+        sent_.done = 0;
+        if (sent_.request < requests_.size()) sent_.cursor = CursorOf(requests_[sent_.request]);
+    }
+    return {};
+}
+
+MoveFailure TcpPath::ReceiveSome(bool *progressed) {
+    if (received_.request == requests_.size()) return {};
+    const Request &request = requests_[received_.request];
+    // Whether the answer to the next request may lie behind this one's.
+    const bool more_behind = sent_.request > received_.request + 1;
+    iovec vectors[kMostVectors];
+    size_t count = 0;
+    const bool first = received_.done < kAnswer;
+    if (first) vectors[count++] = PartOf(&answers_[0], kAnswer, received_.done);
+    // A refusal has no bytes behind it. What comes is the client's memory's only when that is
+    // excluded, or when nothing else can follow.
+    if (read_ && (!first || !more_behind)) {
+        count += received_.cursor.Fill(vectors + count, kMostVectors - 3, kLargestChunk);
+        uint64_t described = 0;
+        for (size_t i = first ? 1 : 0; i < count; ++i) described += vectors[i].iov_len;
+        const uint64_t payload_done = first ? 0 : std::min(received_.done - kAnswer, request.bytes);
+        if (payload_done + described == request.bytes) {
+            const uint64_t done = first ? 0 : received_.done - kAnswer - payload_done;
+            vectors[count++] = PartOf(&answers_[1], kAnswer, done);
+            if (more_behind) vectors[count++] = PartOf(&answers_[2], kAnswer, 0);
+        }
+    }
+    msghdr message{};
+    message.msg_iov = vectors;
+    message.msg_iovlen = count;
+    const ssize_t size = recvmsg(stream_.get(), &message, MSG_DONTWAIT);
+    if (size == 0) return {MoveFailure::kClosed, 0, 0};
+    if (size < 0) {
+        if (errno == EAGAIN || errno == EINTR) return {};
+        return StreamFailure(errno, received_.cursor.done() ? 0 : received_.cursor.address());
+    }
+    *progressed = true;
+    return TakeAnswers(static_cast<uint64_t>(size));
+}
+
+// Bytes have arrived where ReceiveSome wanted them: what do they mean?
+MoveFailure TcpPath::TakeAnswers(uint64_t bytes) {
+    while (bytes > 0) {
+        const Request &request = requests_[received_.request];
+        const uint32_t id = first_id_ + static_cast<uint32_t>(received_.request);
+        const uint64_t payload = read_ ? request.bytes : 0;
+        uint64_t now = 0;
+        if (received_.done < kAnswer) {
+            now = std::min(bytes, kAnswer - received_.done);
+            if (received_.done + now == kAnswer) {
+                const MoveFailure failure = LookAtAnswer(answers_[0], id, payload);
+                if (failure.failed()) return failure;
+            }
+        } else if (received_.done < kAnswer + payload) {
+            now = std::min(bytes, kAnswer + payload - received_.done);
+            received_.cursor.Advance(now);
+        } else {
+            now = std::min(bytes, 2 * kAnswer + payload - received_.done);
+            if (received_.done + now == 2 * kAnswer + payload) {
+                const MoveFailure failure = LookAtAnswer(answers_[1], id, 0);
+                if (failure.failed()) return failure;
+            }
+        }
+        received_.done += now;
+        bytes -= now;
+        if (received_.done == AnswerBytes(request)) {
+            ++received_.request;
+            received_.done = 0;
+            if (received_.request < requests_.size()) {
+                received_.cursor = CursorOf(requests_[received_.request]);
+            }
+            answers_[0] = answers_[2];
+        }
+    }
+    return {};
+}
+
+MoveFailure TcpPath::LookAtAnswer(const TcpAnswer &answer, uint32_t id,
+                                  uint64_t expected_bytes) const {
+    if (answer.magic != kTcpAnswerMagic || answer.id != id) return {MoveFailure::kProtocol, 0, 0};
+    switch (answer.status) {
+        case kTcpDone:
+            if (answer.bytes == expected_bytes) return {};
+            return {MoveFailure::kProtocol, 0, 0};
+        case kTcpWithdrawn: return {MoveFailure::kWithdrawn, 0, answer.addr};
+        case kTcpUnknown: return {MoveFailure::kUnknown, 0, answer.addr};
+        case kTcpFault: return {MoveFailure::kRemoteFault, EFAULT, answer.addr};
+        default: return {MoveFailure::kProtocol, 0, 0};
+    }
+}
+
+}  // namespace lldd::mock

@@ -1,0 +1,85 @@
+// The asking end of the TCP path: requests go out and answers come in at the same time.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <mutex>
+#include <vector>
+
+#include "engine/runtime.h"
+#include "mock_runtime/batch.h"
+#include "mock_runtime/region_table.h"
+#include "mock_runtime/tcp_protocol.h"
+
+namespace lldd::mock {
+
+class TcpPath {
+public:
+    // The stream is opened with the first transfer. `peer_gone` is set before Interrupt is called.
+    TcpPath(StreamProvider *streams, const std::atomic<bool> &peer_gone)
+        : streams_(streams), peer_gone_(peer_gone) {}
+
+    // What the next Move moves.
+    void Clear();
+    void Add(uint64_t here, RegionName region, uint64_t there, uint64_t length);
+    bool empty() const { return runs_.empty(); }
+
+    // After a failure the stream is dropped, since late bytes may still come on it; the next
+    // transfer opens another one, whereupon the owner forgets this one.
+    MoveFailure Move(Direction direction, const Deadline &deadline);
+
+    // Makes a running Move look at `peer_gone`. Any thread.
+    void Interrupt();
+
+private:
+    struct HereRange {
+        uint64_t addr;
+        uint64_t length;
+    };
+    struct Request {
+        size_t first = 0;  // run
+        size_t runs = 0;
+        uint64_t bytes = 0;
+    };
+    // How far one direction of the stream has come: the request and the bytes of it that are done.
+    struct Progress {
+        size_t request = 0;
+        uint64_t done = 0;
+        RangeCursor<HereRange> cursor;
+    };
+
+    void CutIntoRequests(Direction direction);
+    MoveFailure OpenStream(const Deadline &deadline);
+    void DropStream();
+    MoveFailure Exchange(const Deadline &deadline);
+    MoveFailure SendSome(bool *progressed);
+    MoveFailure ReceiveSome(bool *progressed);
+    MoveFailure TakeAnswers(uint64_t bytes);
+    MoveFailure LookAtAnswer(const TcpAnswer &answer, uint32_t id, uint64_t expected_bytes) const;
+    uint64_t HeadBytes(const Request &request) const {
+        return sizeof(TcpRequest) + request.runs * sizeof(TcpRun);
+    }
+    uint64_t AnswerBytes(const Request &request) const {
+        return read_ ? 2 * sizeof(TcpAnswer) + request.bytes : sizeof(TcpAnswer);
+    }
+    RangeCursor<HereRange> CursorOf(const Request &request) const;
+
+    StreamProvider *const streams_;
+    const std::atomic<bool> &peer_gone_;
+    std::mutex stream_mutex_;  // between Interrupt and who opens or drops the stream
+    Fd stream_;
+
+    std::vector<HereRange> here_;
+    std::vector<TcpRun> runs_;
+    std::vector<Request> requests_;
+    std::vector<TcpRequest> heads_;
+    bool read_ = true;
+    uint32_t next_id_ = 1;
+    uint32_t first_id_ = 1;
+    Progress sent_;
+    Progress received_;
+    TcpAnswer answers_[3] = {};  // as they come in: the first, the second, and the next one's first
+};
+
+}  // namespace lldd::mock

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mock_runtime/shared_memory.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <limits>
+
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+
+namespace lldd::mock {
+
+SharedMemory &SharedMemory::operator=(SharedMemory &&other) noexcept {
+    if (this != &other) {
+        Unmap();
+        fd_ = std::move(other.fd_);
+        addr_ = std::exchange(other.addr_, nullptr);
+        size_ = std::exchange(other.size_, 0);
+    }
+    return *this;
+}
+
+void SharedMemory::Unmap() {
+    if (addr_ != nullptr) munmap(addr_, size_);
+    addr_ = nullptr;
+}
+
+Status SharedMemory::Create(const char *name, uint64_t size, Writers writers,
+                            SharedMemory *memory) {
+    SharedMemory made;
+    made.fd_ = Fd(memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
+    if (!made.fd_) return ErrnoFailure(LLDD_OUT_OF_MEMORY, errno, "cannot make shared memory");
+    if (size > static_cast<uint64_t>(std::numeric_limits<off_t>::max()) ||
+        ftruncate(made.fd_.get(), static_cast<off_t>(size)) != 0) {
+        return ErrnoFailure(LLDD_OUT_OF_MEMORY, errno, "cannot reserve %llu bytes",
+                            static_cast<unsigned long long>(size));
+    }
+    void *addr =
+        mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, made.fd_.get(), 0);
+    if (addr == MAP_FAILED) {
+        return ErrnoFailure(LLDD_OUT_OF_MEMORY, errno, "cannot reserve %llu bytes",
+                            static_cast<unsigned long long>(size));
+    }
+    made.addr_ = addr;
+    made.size_ = size;
+    if (madvise(addr, size, MADV_DONTFORK) != 0) {
+        return ErrnoFailure(LLDD_FAILED, errno, "cannot keep shared memory from children");
+    }
+    // Only mappings made before it may write; kernels before 5.1 do not know it.
+    if (writers == Writers::kCreatorOnly &&
+        fcntl(made.fd_.get(), F_ADD_SEALS, F_SEAL_FUTURE_WRITE) != 0 && errno != EINVAL) {
+        return ErrnoFailure(LLDD_FAILED, errno, "cannot seal shared memory");
+    }
+    if (fcntl(made.fd_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+        return ErrnoFailure(LLDD_FAILED, errno, "cannot seal shared memory");
+    }
+    *memory = std::move(made);
+    return Status::Ok();
+}
+
+Status SharedMemory::Map(Fd fd, uint64_t size, bool writable, SharedMemory *memory) {
+    struct stat info{};
+    if (!fd || fstat(fd.get(), &info) != 0) {
+        return ErrnoFailure(LLDD_FAILED, errno, "the peer sent no usable descriptor");
+    }
+    const int seals = fcntl(fd.get(), F_GET_SEALS);
+    if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
+        return Failure(LLDD_FAILED, "the peer's shared memory is not sealed against shrinking");
+    }
+    if (size == 0 || info.st_size < 0 || static_cast<uint64_t>(info.st_size) != size) {
+        return Failure(LLDD_FAILED, "the peer's shared memory has %lld bytes instead of %llu",
+                       static_cast<long long>(info.st_size), static_cast<unsigned long long>(size));
+    }
+    SharedMemory made;
+    void *addr = mmap(nullptr, size, PROT_READ | (writable ? PROT_WRITE : 0),
+                      MAP_SHARED | MAP_NORESERVE, fd.get(), 0);
+    if (addr == MAP_FAILED) {
+        return ErrnoFailure(LLDD_FAILED, errno, "cannot map the peer's shared memory");
+    }
+    made.addr_ = addr;
+    made.size_ = size;
+    if (madvise(addr, size, MADV_DONTFORK) != 0) {
+        return ErrnoFailure(LLDD_FAILED, errno, "cannot keep shared memory from children");
+    }
+    *memory = std::move(made);
+    return Status::Ok();
+}
+
+}  // namespace lldd::mock

@@ -1,0 +1,111 @@
+// What the two ends of a TCP stream say: the asking end requests, the owner of the memory answers
+// in order.
+//
+//   request  TcpRequest, TcpRun[run_count], and for a write the bytes of all runs
+//   answer   TcpAnswer with `bytes` announced (0 for a write, or a refusal); if bytes > 0 that many
+//   bytes of
+//            the runs, then a second TcpAnswer with bytes 0 which says how it ended. What could not
+//            be read in the middle is zeros, so that the stream stays in step.
+//
+// All numbers are little-endian. Each field is checked before anything is allocated for it.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the mock runtime's messages are little-endian"
+#endif
+
+namespace lldd::mock {
+
+constexpr uint32_t kTcpRequestMagic = 0x51524D4C;  // "LMRQ"
+constexpr uint32_t kTcpAnswerMagic = 0x4E414D4C;   // "LMAN"
+constexpr uint32_t kTcpRead = 1;
+constexpr uint32_t kTcpWrite = 2;
+constexpr uint32_t kMostTcpRuns = 4096;
+constexpr uint64_t kMostTcpBytes = 4U << 20;
+
+constexpr uint32_t kTcpDone = 0;
+constexpr uint32_t kTcpWithdrawn = 1;
+constexpr uint32_t kTcpUnknown = 2;
+constexpr uint32_t kTcpFault = 3;
+
+struct TcpRequest {
+    uint32_t magic;
+    uint32_t operation;
+    uint32_t id;
+    uint32_t run_count;
+    uint64_t bytes;  // of all runs
+};
+static_assert(sizeof(TcpRequest) == 24, "no padding");
+
+struct TcpRun {
+    uint32_t slot;
+    uint32_t generation;
+    uint64_t addr;
+    uint64_t length;
+};
+static_assert(sizeof(TcpRun) == 24, "no padding");
+
+struct TcpAnswer {
+    uint32_t magic;
+    uint32_t id;
+    uint32_t status;
+    uint32_t reserved;
+    uint64_t addr;  // where it failed
+    uint64_t bytes;
+};
+static_assert(sizeof(TcpAnswer) == 32, "no padding");
+
+// A place in a list of ranges (anything with addr and length).
+template <typename Range>
+class RangeCursor {
+public:
+    RangeCursor() = default;
+    RangeCursor(const Range *begin, const Range *end) : next_(begin), end_(end) {}
+
+    bool done() const { return next_ == end_; }
+    const Range &range() const { return *next_; }
+    const Range *next() const { return next_; }
+    uint64_t address() const { return next_->addr + offset_; }
+
+    // Describes what comes next in up to `most` vectors and `bytes` bytes; how many vectors it
+    // took.
+    size_t Fill(iovec *vectors, size_t most, uint64_t bytes) const {
+        size_t count = 0;
+        uint64_t offset = offset_;
+        for (const Range *range = next_; range != end_ && count < most && bytes > 0; ++range) {
+            const uint64_t left = range->length - offset;
+            const uint64_t now = left < bytes ? left : bytes;
+            vectors[count++] = {reinterpret_cast<void *>(range->addr + offset), now};
+            bytes -= now;
+            offset = 0;
+        }
+        return count;
+    }
+
+    void Advance(uint64_t bytes) {
+        while (bytes > 0) {
+            const uint64_t left = next_->length - offset_;
+            if (bytes < left) {
+                offset_ += bytes;
+                return;
+            }
+            bytes -= left;
+            offset_ = 0;
+            ++next_;
+        }
+    }
+
+private:
+    const Range *next_ = nullptr;
+    const Range *end_ = nullptr;
+    uint64_t offset_ = 0;
+};
+
+}  // namespace lldd::mock

@@ -1,0 +1,73 @@
+// The owner's end of the TCP path: serves a peer's requests on the I/O thread.
+//
+// Bytes go between the socket and the memory by system calls, which tell of unmapped memory instead
+// of ending the process. Each call is made under the serve lock, after the regions that it touches
+// were found alive: who withdraws a region and then takes the lock once knows that it is not
+// touched any more.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "mock_runtime/own_memory.h"
+#include "mock_runtime/tcp_protocol.h"
+
+namespace lldd::mock {
+
+// One stream. Lives on the I/O thread; destroy it anywhere but in its own handler.
+class TcpServer {
+public:
+    // mark: of the snapshot that the peer has got.
+    TcpServer(std::shared_ptr<EventLoop> loop, OwnMemory *memory, std::mutex *serve_lock,
+              uint64_t mark, Fd stream);
+    ~TcpServer();
+    TcpServer(const TcpServer &) = delete;
+    TcpServer &operator=(const TcpServer &) = delete;
+
+private:
+    enum class Phase { kHead, kRuns, kBytesIn, kBytesOut, kAnswer, kClosed };
+    // What a step of a phase came to.
+    enum class Step { kGoOn, kBlocked, kClose };
+
+    void OnEvent();
+    Step Advance();
+    Step ReadHead();
+    Step ReadRuns();
+    Step BeginRequest();
+    Step ReceiveBytes();
+    Step SendBytes();
+    Step SendAnswer();
+    void Refuse(uint32_t status, uint64_t addr);
+    uint32_t StatusOfRun(TcpRun *run) const;
+    bool LiveUpTo(size_t runs);
+    void WatchFor(uint32_t events);
+
+    std::shared_ptr<EventLoop> loop_;
+    OwnMemory *memory_;
+    std::mutex *serve_lock_;
+    const uint64_t mark_;
+    Fd stream_;
+    EventLoop::Token token_ = 0;
+    uint32_t watched_events_ = 0;
+
+    Phase phase_ = Phase::kHead;
+    uint64_t taken_ = 0;  // of the head and the runs
+    struct {
+        TcpRequest request;
+        TcpRun first_run;  // every request has one, so a small request comes with one call
+    } head_{};
+    std::vector<TcpRun> runs_;
+    RangeCursor<TcpRun> cursor_;
+    uint64_t bytes_left_ = 0;   // of the runs
+    TcpAnswer answer_{};        // how it ended
+    TcpAnswer announcement_{};  // what precedes the bytes of a read
+    uint64_t announced_ = 0;    // bytes of it that are sent
+    uint64_t answered_ = 0;
+    uint64_t turn_ = 0;  // bytes moved in this turn
+};
+
+}  // namespace lldd::mock

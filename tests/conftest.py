@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for every test: the mock library, and how hard hypothesis tries."""
+
+from __future__ import annotations
+
+import os
+
+# Chosen, not found: so no test but those of the warning sees "no device was found".
+os.environ.setdefault("LLM_DATADIST_BACKEND", "mock")
+
+try:
+    import hypothesis
+except ModuleNotFoundError:
+    # Without hypothesis everything but the property tests runs.
+    hypothesis = None
+else:
+    # Real processes and sanitizers make single examples slow at times: no deadline.
+    hypothesis.settings.register_profile("default", max_examples=50, deadline=None)
+    hypothesis.settings.register_profile(
+        "ci", max_examples=500, deadline=None, print_blob=True, derandomize=True
+    )
+    hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine's pure parts, compiled on their own and called through a flat C view of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from engine_shim import Shim
+
+HERE = Path(__file__).parent
+CSRC = HERE.parent.parent / "csrc"
+SOURCES = [
+    HERE / "shim.cc",
+    CSRC / "base" / "status.cc",
+    CSRC / "engine" / "block_plan.cc",
+    CSRC / "engine" / "cache_store.cc",
+    CSRC / "engine" / "page_pool.cc",
+    CSRC / "engine" / "tensor.cc",
+]
+WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Shim:
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    assert compiler, "no C++ compiler found"
+    folder = tmp_path_factory.mktemp("engine_shim")
+    objects = []
+    jobs = []
+    for source in SOURCES:
+        objects.append(folder / (source.stem + ".o"))
+        command = [compiler, "-std=c++17", "-O2", "-g1", "-fPIC", *WARNINGS, "-pthread"]
+        command += [f"-I{CSRC}", f"-I{CSRC / 'include'}", "-c", str(source), "-o", str(objects[-1])]
+        jobs.append(subprocess.Popen(command))
+    assert [job.wait() for job in jobs] == [0] * len(jobs)
+    library = folder / "libengine_shim.so"
+    link = [compiler, "-shared", "-pthread", *map(str, objects), "-o", str(library)]
+    subprocess.run(link, check=True)
+    return Shim(library)

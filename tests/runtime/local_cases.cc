@@ -1,0 +1,348 @@
+// What a device does without a peer: memory, copies, the environment, what it leaves behind.
+//
+// SPDX-License-Identifier: Apache-2.0
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "mock_runtime/copy_kernels.h"
+#include "mock_runtime/host_memory.h"
+#include "mock_runtime/own_memory.h"
+#include "mock_runtime/path_cma.h"
+#include "side.h"
+
+namespace lldd::test {
+namespace {
+
+constexpr uint64_t kMiB = 1U << 20;
+
+std::string Control(const char *command) {
+    std::string answer;
+    CHECK_OK(ThisRuntime().Control(command, "", &answer));
+    return answer;
+}
+
+uint64_t Resident(uint64_t addr, uint64_t size) {
+    uint64_t absent = 0;
+    CHECK(mock::CountAbsent({addr, size}, size, &absent));
+    return size - absent;
+}
+
+// A pool far larger than the machine opens at once; only what is committed takes memory.
+void LargePool() {
+    Side side;
+    const uint64_t size = (4 * mock::AvailableMemory() / kMiB) * kMiB;
+    uint64_t addr = 0;
+    CHECK_OK(side.device().AllocatePool(Placement::kDevice, size, &addr));
+    CHECK(Resident(addr, 64 * kMiB) == 0);
+    CHECK_OK(side.device().Commit(addr + 5, 3 * kMiB));
+    CHECK(Resident(addr, 64 * kMiB) == 3 * kMiB + 4096);
+    CHECK_OK(side.device().Commit(addr + 5, 3 * kMiB));
+    CHECK_FAILS(LLDD_OUT_OF_MEMORY, "are available", side.device().Commit(addr, size / 2));
+    CHECK_FAILS(LLDD_PARAM_INVALID, "not in a pool", side.device().Commit(addr + size - 1, 2));
+    CHECK(Resident(addr, 64 * kMiB) == 3 * kMiB + 4096);
+    side.device().FreePool(addr);
+    CHECK_FAILS(LLDD_OUT_OF_MEMORY, "",
+                side.device().AllocatePool(Placement::kHost, UINT64_MAX, &addr));
+}
+
+void Registration() {
+    Side side;
+    Device &device = side.device();
+    CHECK_FAILS(LLDD_PARAM_INVALID, "address space",
+                device.Register(UINT64_MAX - 10, 12, Placement::kDevice));
+    CHECK_OK(device.Register(UINT64_MAX - 10, 11, Placement::kDevice));
+    CHECK_OK(device.Unregister(UINT64_MAX - 10, 11, Deadline::Passed()));
+    CHECK_FAILS(LLDD_PARAM_INVALID, "not registered",
+                device.Unregister(UINT64_MAX - 10, 11, Deadline::Passed()));
+    // Nothing is there; nothing is touched.
+    CHECK_OK(device.Register(4096, 4096, Placement::kHost));
+    CHECK(Control("devices").find("registrations 1 (0 known to be mapped)") != std::string::npos);
+    const uint64_t addr = MapMemory(kMiB);
+    CHECK_OK(device.Register(addr + 16, kMiB - 32, Placement::kDevice));
+    CHECK_OK(device.Register(addr + 16, kMiB - 32, Placement::kDevice));
+    CHECK(Control("devices").find("registrations 2 (1 known to be mapped)") != std::string::npos);
+    CHECK(Resident(addr, kMiB) == kMiB);  // populated, so that the first transfer is no slower
+    CHECK_OK(device.Unregister(addr + 16, kMiB - 32, Deadline::Passed()));
+    CHECK_OK(device.Unregister(addr + 16, kMiB - 32, Deadline::Passed()));
+    CHECK_OK(device.Unregister(4096, 4096, Deadline::Passed()));
+    CHECK(Control("devices").find("registrations 0 ") != std::string::npos);
+}
+
+// Registration populates a quarter of what is free at most; the rest is found mapped all the same.
+void RegistrationInBounds() {
+    Side side;
+    const uint64_t available = mock::AvailableMemory();
+    const uint64_t size = (available / 2) & ~(kMiB - 1);
+    void *memory = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(memory != MAP_FAILED);
+    const auto addr = reinterpret_cast<uint64_t>(memory);
+    CHECK_OK(side.device().Register(addr, size, Placement::kDevice));
+    CHECK(Resident(addr, size) == 0);
+    CHECK(Control("devices").find("(1 known to be mapped)") != std::string::npos);
+}
+
+void KnownMemoryMerges() {
+    const mock::KnownMemory known({{100, 199}, {150, 249}, {250, 299}, {400, UINT64_MAX}});
+    size_t hint = 0;
+    for (int round = 0; round < 2; ++round) {
+        CHECK(known.Contains(100, 200, &hint));
+        CHECK(!known.Contains(100, 201, &hint));
+        CHECK(!known.Contains(99, 1, &hint));
+        CHECK(!known.Contains(299, 2, &hint));
+        CHECK(known.Contains(UINT64_MAX, 1, &hint));
+        CHECK(!known.Contains(399, 2, &hint));
+        CHECK(!known.Contains(250, UINT64_MAX, &hint));
+    }
+}
+
+void Copies() {
+    Side side;
+    const uint64_t size = 6 * kMiB;
+    const uint64_t known = side.Registered(size);
+    const uint64_t pool = side.Pool(size);
+    const uint64_t unknown = MapMemory(size);
+    Device &device = side.device();
+    const auto copy = [&](uint64_t dst, uint64_t src, uint64_t length) {
+        const LocalRun run{dst, src, length};
+        return device.Copy(&run, 1, Deadline::InMs(5000));
+    };
+    uint64_t seed = 0;
+    for (const uint64_t from : {known, pool, unknown}) {
+        for (const uint64_t to : {known, pool, unknown}) {
+            if (from == to) continue;
+            Fill(from + 3, size - 3, ++seed);
+            CHECK_OK(copy(to + 1, from + 3, size - 3));
+            CHECK(Holds(to + 1, size - 3, seed));
+        }
+    }
+    // Overlapping sides: as if over a buffer.
+    for (const uint64_t base : {known, pool}) {
+        Fill(base, 3 * kMiB, 50);
+        CHECK_OK(copy(base + 4096, base, 3 * kMiB));
+        CHECK(Holds(base + 4096, 3 * kMiB, 50));
+        CHECK_OK(copy(base, base + 4096, 3 * kMiB));
+        CHECK(Holds(base, 3 * kMiB, 50));
+        CHECK_OK(copy(base, base, kMiB));
+    }
+    UnmapMemory(unknown + kMiB, kMiB);
+    CHECK_FAILS(LLDD_FAILED, "not mapped", copy(unknown, known, size));
+    CHECK_FAILS(LLDD_FAILED, "not mapped", copy(known, unknown, size));
+    CHECK_FAILS(LLDD_FAILED, "not mapped", copy(8, known, 8));
+    const LocalRun run{known, pool, size};
+    CHECK_FAILS(LLDD_TIMEOUT, "not done in time", device.Copy(&run, 1, Deadline::Passed()));
+}
+
+// Every kernel of this CPU, at every alignment and around every limit.
+void Kernels() {
+    std::vector<unsigned char> from(8192);
+    for (size_t i = 0; i < from.size(); ++i) from[i] = static_cast<unsigned char>(i * 7 + i / 256);
+    size_t tried = 0;
+    for (const char *name : {"avx512", "avx2", "movsb", "memcpy"}) {
+        const mock::CopyKernel *kernel = mock::FindCopyKernel(name);
+        CHECK((kernel != nullptr) == (mock::UsableCopyKernels().find(name) != std::string::npos));
+        if (kernel == nullptr) continue;
+        ++tried;
+        for (size_t shift = 0; shift < 65; ++shift) {
+            for (const size_t size : {0U, 1U, 63U, 64U, 255U, 1023U, 1024U, 1100U, 4096U, 5000U}) {
+                std::vector<unsigned char> to(8192, 0xEE);
+                kernel->copy(to.data() + shift, from.data() + 65 - shift, size);
+                kernel->finish();
+                CHECK(std::memcmp(to.data() + shift, from.data() + 65 - shift, size) == 0);
+                for (size_t i = 0; i < shift; ++i) CHECK(to[i] == 0xEE);
+                for (size_t i = shift + size; i < to.size(); ++i) CHECK(to[i] == 0xEE);
+            }
+        }
+    }
+    CHECK(tried >= 1);
+    CHECK(mock::FindCopyKernel("nonsense") == nullptr);
+}
+
+class Open final : public mock::Gate {
+public:
+    mock::MoveFailure Check() const override { return {}; }
+};
+
+// The number of a process may be another process's by now: its cookie tells.
+void StrangersCookie() {
+    using namespace mock;
+    Cookie cookie{1, 2, 3};
+    ProcessIdentity peer;
+    peer.cookie_addr = reinterpret_cast<uint64_t>(cookie.data());
+    peer.cookie = cookie;
+    char here[8] = "new";
+    char there[8] = "old";
+    Batch batch;
+    batch.Clear(kLargestChunk);
+    batch.Add(reinterpret_cast<uint64_t>(here), reinterpret_cast<uint64_t>(there), sizeof here);
+    const Open gate;
+    CmaMove write(batch, Direction::kWrite, gate, getpid(), getpid(), peer);
+    CmaMove read(batch, Direction::kRead, gate, getpid(), getpid(), peer);
+    cookie[0] = 9;
+    CHECK(write.MoveChunk(0).kind == MoveFailure::kPeerGone);
+    CHECK(std::strcmp(there, "old") == 0);
+    CHECK(read.MoveChunk(0).kind == MoveFailure::kPeerGone);
+    cookie[0] = 1;
+    std::strcpy(here, "new");
+    CHECK(!write.MoveChunk(0).failed());
+    CHECK(std::strcmp(there, "new") == 0);
+    peer.cookie_addr = 8;  // nothing is there any more
+    CHECK(write.MoveChunk(0).kind == MoveFailure::kPeerGone);
+    CHECK(read.MoveChunk(0).kind == MoveFailure::kPeerGone);
+}
+
+Status OpenWith(const char *name, const char *value) {
+    setenv(name, value, 1);
+    std::unique_ptr<Device> device;
+    Status status = ThisRuntime().OpenDevice({}, &device);
+    unsetenv(name);
+    return status;
+}
+
+void Environment() {
+    unsetenv("LLM_DATADIST_MOCK_TRANSPORT");
+    CHECK_FAILS(LLDD_PARAM_INVALID, "mapped, cma, tcp",
+                OpenWith("LLM_DATADIST_MOCK_TRANSPORT", "rdma"));
+    CHECK_FAILS(LLDD_PARAM_INVALID, "mapped, cma, tcp",
+                OpenWith("LLM_DATADIST_MOCK_TRANSPORT", "tcp,"));
+    CHECK_FAILS(LLDD_PARAM_INVALID, "mapped, cma, tcp",
+                OpenWith("LLM_DATADIST_MOCK_TRANSPORT", "tcp,tcp"));
+    CHECK_OK(OpenWith("LLM_DATADIST_MOCK_TRANSPORT", "tcp,mapped"));
+    CHECK_FAILS(LLDD_PARAM_INVALID, "1..64", OpenWith("LLM_DATADIST_MOCK_THREADS", "0"));
+    CHECK_FAILS(LLDD_PARAM_INVALID, "1..64", OpenWith("LLM_DATADIST_MOCK_THREADS", "-1"));
+    CHECK_FAILS(LLDD_PARAM_INVALID, "movsb", OpenWith("LLM_DATADIST_MOCK_COPY_KERNEL", "fast"));
+    CHECK_FAILS(LLDD_PARAM_INVALID, "share, exclude", OpenWith("LLM_DATADIST_MOCK_FORK", "1"));
+    CHECK_FAILS(LLDD_PARAM_INVALID, "1..1024", OpenWith("LLM_DATADIST_MOCK_DEVICES", "none"));
+    DeviceOptions options;
+    std::unique_ptr<Device> device;
+    options.device_id = 15;
+    CHECK_OK(ThisRuntime().OpenDevice(options, &device));
+    options.device_id = 16;
+    CHECK_FAILS(LLDD_PARAM_INVALID, "no device 16", ThisRuntime().OpenDevice(options, &device));
+    options.device_id = -1;
+    CHECK_FAILS(LLDD_PARAM_INVALID, "no device -1", ThisRuntime().OpenDevice(options, &device));
+    CHECK(ThisRuntime().Describe().device_count == 16);
+    setenv("LLM_DATADIST_MOCK_DEVICES", "2", 1);
+    CHECK(ThisRuntime().Describe().device_count == 2);
+    unsetenv("LLM_DATADIST_MOCK_DEVICES");
+}
+
+void ControlCommands() {
+    const std::string help = Control("help");
+    for (const char *command : {"environment", "devices", "kernel", "threads", "fds"}) {
+        CHECK(help.find(command) != std::string::npos);
+        if (std::string(command) != "devices") CHECK(!Control(command).empty());
+    }
+    CHECK(Control("environment").find("LLM_DATADIST_MOCK_TRANSPORT") != std::string::npos);
+    CHECK(Control("devices").empty());
+    std::string answer;
+    CHECK_FAILS(LLDD_PARAM_INVALID, "help", ThisRuntime().Control("nonsense", "", &answer));
+}
+
+// After many links and the end of the devices nothing is left: descriptors, threads, mappings of
+// memfds.
+void NothingLeaks() {
+    setenv("LLM_DATADIST_MOCK_THREADS", "3", 1);
+    const auto lines_of_maps = [] {
+        size_t count = 0;
+        std::FILE *file = std::fopen("/proc/self/maps", "r");
+        char line[4096];
+        while (std::fgets(line, sizeof line, file) != nullptr) {
+            if (std::strstr(line, "memfd:lldd") != nullptr) ++count;
+        }
+        std::fclose(file);
+        return count;
+    };
+    const auto threads = [] {
+        size_t count = 0;
+        for (const auto &task : std::filesystem::directory_iterator("/proc/self/task")) {
+            std::string name;
+            std::getline(std::ifstream(task.path() / "comm"), name);
+            if (name.rfind("lldd-", 0) == 0) ++count;
+        }
+        return count;
+    };
+    const std::string descriptors = Control("fds");
+    {
+        Side side;
+        const uint64_t own = side.Pool(4 * kMiB);
+        std::string linked;
+        for (uint64_t nonce = 1; nonce < 20; ++nonce) {
+            PeerProcess peer;
+            const uint64_t theirs = peer.Pool(4 * kMiB);
+            CHECK_OK(peer.Link(&side, nonce, nonce % 2 == 0));
+            CHECK_OK(side.Read(own, theirs, 4 * kMiB));
+            CHECK_OK(side.Disconnect());
+            const std::string now = Control("fds");
+            CHECK(linked.empty() || linked == now);
+            linked = now;
+        }
+        CHECK(Control("threads").find("helpers: 2\n") != std::string::npos);
+        CHECK(threads() == 3);        // and the I/O thread
+        CHECK(lines_of_maps() == 2);  // the pool and the table of regions
+    }
+    CHECK(Control("threads").find("helpers: 0\n") != std::string::npos);
+    CHECK(Control("fds") == descriptors);
+    CHECK(lines_of_maps() == 0);
+    CHECK(threads() == 0);
+}
+
+// What a child finds at an address.
+bool ChildHas(uint64_t addr) {
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        unsigned char present = 0;
+        _exit(mincore(reinterpret_cast<void *>(addr), 1, &present) == 0 ? 1 : 0);
+    }
+    int status = 0;
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
+    return WEXITSTATUS(status) == 1;
+}
+
+void ForkExclude() {
+    const uint64_t addr = MapMemory(16 * 4096);
+    {
+        Side sharing;
+        CHECK_OK(sharing.device().Register(addr, 16 * 4096, Placement::kDevice));
+        CHECK(ChildHas(addr));
+    }
+    setenv("LLM_DATADIST_MOCK_FORK", "exclude", 1);
+    Side side;
+    Device &device = side.device();
+    CHECK_OK(device.Register(addr + 100, 8 * 4096, Placement::kDevice));
+    CHECK_OK(device.Register(addr + 4 * 4096, 8 * 4096, Placement::kDevice));
+    CHECK(ChildHas(addr));  // shared with a neighbour: rounded inward
+    CHECK(!ChildHas(addr + 4096));
+    CHECK(ChildHas(addr + 12 * 4096));
+    CHECK_OK(device.Unregister(addr + 100, 8 * 4096, Deadline::Passed()));
+    CHECK(ChildHas(addr + 4096));
+    CHECK(!ChildHas(addr + 4 * 4096));  // still another's
+    CHECK_OK(device.Unregister(addr + 4 * 4096, 8 * 4096, Deadline::Passed()));
+    CHECK(ChildHas(addr + 4 * 4096));
+    CHECK(!ChildHas(side.Pool(4096)));
+}
+
+}  // namespace
+
+const std::vector<NamedCase> kLocalCases = {
+    {"local.large_pool", LargePool},
+    {"local.registration", Registration},
+    {"local.registration_in_bounds", RegistrationInBounds},
+    {"local.known_memory_merges", KnownMemoryMerges},
+    {"local.copies", Copies},
+    {"local.kernels", Kernels},
+    {"local.strangers_cookie", StrangersCookie},
+    {"local.environment", Environment},
+    {"local.control", ControlCommands},
+    {"local.nothing_leaks", NothingLeaks},
+    {"local.fork_exclude", ForkExclude},
+};
+
+}  // namespace lldd::test

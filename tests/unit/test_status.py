@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Codes, exceptions, and the funnel from a native status to an exception."""
+
+from __future__ import annotations
+
+import enum
+import pickle
+import re
+
+import pytest
+
+from llm_datadist import LLMException, LLMStatusCode, Status
+from llm_datadist import status as status_module
+from llm_datadist.status import code_of, native_error
+
+
+def test_numbers_are_those_of_the_header(ffi):
+    constants = {
+        name: value
+        for name, value in ((n, getattr(ffi.dlopen(None), n, None)) for n in _integer_names(ffi))
+        if name in {"LLDD_" + code.name[4:] for code in LLMStatusCode}
+    }
+    assert len(constants) == len(LLMStatusCode) - 1  # LLM_UNKNOWN_ERROR is Python's alone
+    for name, value in constants.items():
+        assert LLMStatusCode["LLM_" + name[5:]] == value
+
+
+def _integer_names(ffi):
+    return [name for name in dir(ffi.dlopen(None)) if name.startswith("LLDD_")]
+
+
+@pytest.mark.parametrize("code", list(LLMStatusCode))
+def test_codes_print_as_names_and_compare_as_numbers(code):
+    assert str(code) == f"{code}" == f"LLMStatusCode.{code.name}"
+    assert f"{code:>40}".strip() == str(code)
+    assert f"{code:d}" == str(int(code))
+    assert isinstance(code, enum.IntEnum)
+    assert code == int(code)
+
+
+def test_known_values():
+    assert LLMStatusCode.LLM_FAILED == 4294967295
+    assert LLMStatusCode.LLM_TIMEOUT == 1343270938
+    assert LLMStatusCode.LLM_OUT_OF_MEMORY == 1343270940
+    assert LLMStatusCode.LLM_UNKNOWN_ERROR == -1
+
+
+def test_an_exception_without_a_code_reads_success():
+    failure = LLMException("text")
+    assert isinstance(failure, RuntimeError)
+    assert failure.status_code is LLMStatusCode.LLM_SUCCESS
+    assert str(failure) == "text"
+
+
+def test_clients_construct_exceptions():
+    failure = LLMException("text", status_code=LLMStatusCode.LLM_TIMEOUT)
+    assert failure.status_code is LLMStatusCode.LLM_TIMEOUT
+    assert failure.raw == LLMStatusCode.LLM_TIMEOUT
+
+
+@pytest.mark.parametrize(
+    ("code", "builtin"),
+    [
+        (LLMStatusCode.LLM_PARAM_INVALID, ValueError),
+        (LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, LookupError),
+        (LLMStatusCode.LLM_OUT_OF_MEMORY, MemoryError),
+        (LLMStatusCode.LLM_FEATURE_NOT_ENABLED, NotImplementedError),
+        (LLMStatusCode.LLM_TIMEOUT, RuntimeError),
+    ],
+)
+def test_exceptions_inherit_what_a_reader_expects(code, builtin):
+    failure = native_error("op", code, "detail")
+    assert isinstance(failure, LLMException)
+    assert isinstance(failure, builtin)
+
+
+@pytest.mark.parametrize("code", list(LLMStatusCode))
+def test_no_exception_is_an_os_error_and_all_pickle(code):
+    failure = native_error("op", code, "detail", raw=17)
+    assert not isinstance(failure, OSError)
+    failure.note = "kept"
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        copy = pickle.loads(pickle.dumps(failure, protocol))
+        assert type(copy) is type(failure)
+        assert copy.args == failure.args
+        assert (copy.status_code, copy.raw, copy.note) == (code, 17, "kept")
+
+
+def test_text_of_a_native_error():
+    failure = native_error("pull_blocks", 0x5010B007, "no link to cluster 7.")
+    assert str(failure) == (
+        "[pull_blocks] failed, error code is LLMStatusCode.LLM_NOT_YET_LINK, no link to cluster 7."
+    )
+
+
+def test_an_unknown_status_is_failed_with_the_number_kept():
+    failure = native_error("op", 507899, "detail")
+    assert failure.status_code is LLMStatusCode.LLM_FAILED
+    assert failure.raw == 507899
+    assert code_of(0x4C4C0001) is LLMStatusCode.LLM_FAILED
+
+
+def test_the_device_number_wins_as_raw():
+    assert native_error("op", LLMStatusCode.LLM_FAILED, "d", raw=107002).raw == 107002
+
+
+def test_status():
+    assert Status(LLMStatusCode.LLM_SUCCESS).is_ok()
+    failed = Status(LLMStatusCode.LLM_TIMEOUT)
+    assert not failed.is_ok()
+    assert failed.status_code is LLMStatusCode.LLM_TIMEOUT
+
+
+def test_all_public_names_exist():
+    for name in status_module.__all__:
+        assert re.fullmatch(r"[A-Z]\w+", name)
+        assert hasattr(status_module, name)
