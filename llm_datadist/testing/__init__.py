@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Peers in processes of their own, for tests of clients and of this package.
+
+A minimal test of a transfer between two real processes:
+
+    with Peer.start() as owner, Peer.start() as puller:
+        owner.init(cluster_id=1, listen="127.0.0.1:0")
+        puller.init(cluster_id=2)
+        source = owner.register("kv", Geometry(), stamp=1, model_id=0)
+        target = puller.register("kv", Geometry(), stamp=2)
+        assert puller.link(owner) == LLMStatusCode.LLM_SUCCESS
+        puller.pull("kv", BlocksCacheKey(1, 0), [3, 1], [0, 2])
+        check(target, moved(target.filled(), source.filled(), [3, 1], [0, 2]))
+"""
+
+from __future__ import annotations
+
+from .pattern import Geometry, Stamp, describe_difference, moved
+from .peer import DeadlineError, Peer, PeerCache, PeerCall, PeerGoneError, check
+from .resources import Resources, leaked
+from .waiting import eventually
+
+__all__ = [
+    "DeadlineError",
+    "Geometry",
+    "Peer",
+    "PeerCache",
+    "PeerCall",
+    "PeerGoneError",
+    "Resources",
+    "Stamp",
+    "check",
+    "describe_difference",
+    "eventually",
+    "leaked",
+    "moved",
+]

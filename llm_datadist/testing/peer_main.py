@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process of a peer: takes commands from the test that started it, until that hangs up.
+
+    python -m llm_datadist.testing DESCRIPTOR
+
+Commands run on the main thread, one after the other, or each on a thread of its own, as the test
+asked.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import pickle
+import signal
+import socket
+import sys
+import threading
+import traceback
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from .channel import Channel
+
+__all__ = ["Announcement", "Failure", "Request", "Response", "main"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command: the name of a method of Actor, or a function that gets the actor."""
+
+    number: int
+    command: str | Callable[..., Any]
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+    on_own_thread: bool
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception on its way to the test, where it is raised again."""
+
+    pickled: bytes | None  # None: the exception cannot travel
+    trace: str
+
+
+@dataclass(frozen=True)
+class Response:
+    """What became of a request: a value, or a failure."""
+
+    number: int
+    value: Any = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """Something that a command tells while it runs."""
+
+    text: str
+
+
+def _failure(error: BaseException) -> Failure:
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    try:
+        pickled = pickle.dumps(error)
+        pickle.loads(pickled)
+    except Exception as unpicklable:
+        return Failure(None, f"{trace}(it cannot be pickled: {unpicklable})")
+    return Failure(pickled, trace)
+
+
+def _serve(channel: Channel) -> Callable[[], Any] | None:
+    """Run commands until the test hangs up; in a forked child return what it shall do."""
+    from .actor import Actor, InForkedChildError
+
+    actor = Actor(lambda text: channel.send(Announcement(text)))
+
+    def run(request: Request) -> None:
+        try:
+            if isinstance(request.command, str):
+                value = getattr(actor, request.command)(*request.args, **request.options)
+            else:
+                value = request.command(actor, *request.args, **request.options)
+            response = Response(request.number, value)
+        except Exception as error:
+            response = Response(request.number, failure=_failure(error))
+        channel.send(response)
+
+    channel.send(Announcement("ready"))
+    while True:
+        try:
+            request: Request = channel.receive()
+        except EOFError:
+            return None
+        if request.on_own_thread:
+            # Daemons: a test that gave up on a command must be able to end the process in the
+            # regular way.
+            threading.Thread(target=run, args=(request,), daemon=True).start()
+            continue
+        try:
+            run(request)
+        except InForkedChildError as forked:
+            return forked.work
+
+
+def main() -> None:
+    """Serve the test at the other end of the descriptor that the command line names."""
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    work = _serve(channel)
+    channel.close()
+    if work is not None:
+        work()

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a process holds: descriptors, threads, mapped memory without a name, children."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+__all__ = ["Resources", "children_of", "leaked", "resident_bytes"]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Counts by kind; the kinds carry no numbers that differ from one descriptor to the next."""
+
+    descriptors: Counter[str] = field(default_factory=Counter)
+    threads: Counter[str] = field(default_factory=Counter)
+    shared_mappings: Counter[str] = field(default_factory=Counter)
+    children: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, pid: int) -> Resources:
+        """Read what a process holds from /proc."""
+        return cls(_descriptors(pid), _threads(pid), _shared_mappings(pid), _children(pid))
+
+
+def leaked(before: Resources, after: Resources) -> list[str]:
+    """Return what is there after and was not before, one text a kind."""
+    texts = []
+    for name in ("descriptors", "threads", "shared_mappings", "children"):
+        more = getattr(after, name) - getattr(before, name)
+        texts += [f"{count} more {name}: {kind}" for kind, count in sorted(more.items())]
+    return texts
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the resident memory of a process."""
+    with open(f"/proc/{pid}/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def children_of(pid: int) -> dict[int, str]:
+    """Return the children of a process, ended ones that nobody waited for included: pid to name and
+    state.
+    """
+    found = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/stat") as stat:
+                name, rest = stat.read().split("(", 1)[1].rsplit(")", 1)
+        except (FileNotFoundError, ProcessLookupError):
+            # It ended while the directory was read.
+            continue
+        state, parent = rest.split()[:2]
+        if int(parent) == pid:
+            found[int(entry)] = f"{name} ({state})"
+    return found
+
+
+def _descriptors(pid: int) -> Counter[str]:
+    kinds: Counter[str] = Counter()
+    folder = f"/proc/{pid}/fd"
+    for number in os.listdir(folder):
+        try:
+            target = os.readlink(f"{folder}/{number}")
+        except FileNotFoundError:
+            # The descriptor of the listing itself.
+            continue
+        kinds[re.sub(r"\[\d+\]", "", target)] += 1
+    return kinds
+
+
+def _threads(pid: int) -> Counter[str]:
+    names: Counter[str] = Counter()
+    folder = f"/proc/{pid}/task"
+    for thread in os.listdir(folder):
+        try:
+            with open(f"{folder}/{thread}/comm") as comm:
+                names[comm.read().strip()] += 1
+        except (FileNotFoundError, ProcessLookupError):
+            # It ended while the directory was read.
+            continue
+    return names
+
+
+def _shared_mappings(pid: int) -> Counter[str]:
+    with open(f"/proc/{pid}/maps") as maps:
+        return Counter(line.split(None, 5)[5].strip() for line in maps if "memfd:" in line)
+
+
+def _children(pid: int) -> Counter[str]:
+    return Counter(children_of(pid).values())

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the conformance suite: the rules of the interface, between real processes, on every
+path.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from paths import Path, wanted
+from stage import Pair, PeerPool, Stage, open_stage, probe_process_vm
+
+from llm_datadist.introspection import MemoryKind
+from llm_datadist.testing import Resources, eventually, leaked
+from llm_datadist.testing.resources import children_of
+
+FAILED = pytest.StashKey[list]()
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "path" in metafunc.fixturenames:
+        metafunc.parametrize("path", wanted(), ids=str, indirect=True)
+    if "registered_path" in metafunc.fixturenames:
+        registered = [path for path in wanted() if path.memory is MemoryKind.REGISTERED]
+        metafunc.parametrize("registered_path", registered, ids=str, indirect=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    item.stash.setdefault(FAILED, [False])[0] |= report.failed
+    return report
+
+
+@pytest.fixture
+def path(request: pytest.FixtureRequest) -> Path:
+    """mapped: allocated caches; cma: registered memory by process_vm_*; tcp: registered memory by
+    TCP.
+    """
+    return request.param
+
+
+@pytest.fixture
+def registered_path(request: pytest.FixtureRequest) -> Path:
+    """The paths that serve registered memory, for what only a client's memory can do."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[PeerPool]:
+    # What a dying peer leaves behind becomes a child of this process, where it is noticed.
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    pool = PeerPool()
+    yield pool
+    pool.close()
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+@pytest.fixture(scope="session")
+def process_vm_refused(pool: PeerPool) -> str:
+    return probe_process_vm(pool)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left_behind(pool: PeerPool, process_vm_refused: str) -> Iterator[None]:
+    """When the tests of a file are done, no process, descriptor or thread of theirs is left."""
+
+    def held() -> Resources:
+        # Each warm peer is a child, with a channel and a thread that reads it.
+        own = Resources.of(os.getpid())
+        own.descriptors["socket:"] -= len(pool.idle)
+        threads = Counter({"any": sum(own.threads.values()) - len(pool.idle)})
+        warm = {each.peer.pid for each in pool.idle}
+        others = Counter(
+            f"{name} {pid}" for pid, name in children_of(os.getpid()).items() if pid not in warm
+        )
+        return Resources(own.descriptors, threads, own.shared_mappings, others)
+
+    before = held()
+    yield
+    try:
+        eventually(lambda: not leaked(before, held()), "the tests left nothing behind", 5)
+    except AssertionError:
+        pytest.fail(f"left behind: {leaked(before, held())}")
+
+
+@pytest.fixture
+def stage(
+    request: pytest.FixtureRequest, pool: PeerPool, process_vm_refused: str
+) -> Iterator[Stage]:
+    failed = request.node.stash.setdefault(FAILED, [False])
+    with open_stage(pool, process_vm_refused, failed) as stage:
+        yield stage
+
+
+@pytest.fixture
+def pair(stage: Stage, path: Path) -> Pair:
+    return stage.pair(path)

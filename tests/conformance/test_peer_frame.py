@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frame of these tests itself: peers, their failures, and that it would notice wrong bytes and
+leaks.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import threading
+
+import numpy as np
+import pytest
+from stage import SMALL, Stage
+
+from llm_datadist import LLMException, LLMStatusCode
+from llm_datadist.testing import (
+    DeadlineError,
+    Geometry,
+    Peer,
+    PeerGoneError,
+    describe_difference,
+    eventually,
+    leaked,
+    moved,
+)
+from llm_datadist.testing.pattern import origin
+
+
+def raise_status(actor) -> None:
+    raise LLMException("a text", status_code=LLMStatusCode.LLM_TIMEOUT)
+
+
+def raise_unpicklable(actor) -> None:
+    class LocalError(Exception):
+        pass
+
+    raise LocalError("cannot travel")
+
+
+def wait_for_ever(actor) -> None:
+    actor.announce("waiting")
+    actor.flag("never").wait()
+
+
+def leave(actor, code: int) -> None:
+    os._exit(code)
+
+
+def hold_on_to(actor) -> None:
+    actor.held = [socket.socket(), os.memfd_create("held")]
+    threading.Thread(target=actor.flag("go").wait, daemon=True).start()
+
+
+def let_go(actor) -> None:
+    actor.held[0].close()
+    os.close(actor.held[1])
+    actor.set_flag("go")
+
+
+def test_an_exception_travels_with_type_status_and_text(stage: Stage) -> None:
+    peer = stage.process()
+    with pytest.raises(LLMException, match="a text") as caught:
+        peer.call(raise_status)
+    assert caught.value.status_code == LLMStatusCode.LLM_TIMEOUT
+    assert "raise_status" in str(caught.value.__cause__)
+    with pytest.raises(AssertionError) as wrapped:
+        peer.call(raise_unpicklable)
+    assert "cannot travel" in str(wrapped.value.__cause__)
+
+
+def test_a_command_that_does_not_answer(stage: Stage) -> None:
+    peer = stage.process_of_its_own()
+    call = peer.start_call(wait_for_ever)
+    peer.wait_for("waiting")
+    with pytest.raises(DeadlineError, match="wait_for_ever"):
+        call.result(0.05)
+    with pytest.raises(DeadlineError):
+        peer.wait_for("something else", seconds=0.05)
+    peer.set_flag("never")
+    assert call.result() is None
+
+
+def test_a_peer_that_is_gone() -> None:
+    peer = Peer.start()
+    peer.wait_for("ready")
+    call = peer.start_call(leave, 3)
+    with pytest.raises(PeerGoneError):
+        call.result()
+    with pytest.raises(PeerGoneError):
+        peer.call("resources")
+    with pytest.raises(AssertionError, match="ended with 3"):
+        peer.close()
+
+
+def test_leaks_are_seen(stage: Stage) -> None:
+    peer = stage.process()
+    before = peer.resources()
+    peer.call(hold_on_to)
+    kinds = " ".join(leaked(before, peer.resources()))
+    for kind in ("descriptors: socket:", "descriptors: /memfd:held", "threads: "):
+        assert kind in kinds
+    peer.call(let_go)
+    eventually(lambda: not leaked(before, peer.resources()), "all is given back")
+
+
+def test_every_word_is_different_and_tells_its_origin() -> None:
+    geometry = Geometry(3, 5, 64)
+    words = np.concatenate([geometry.filled(stamp).ravel() for stamp in (1, 2, 77)])
+    assert len(np.unique(words)) == len(words)
+    assert origin(int(geometry.filled(77)[2, 4, 7])) == (77, 2, 4 * 8 + 7)
+
+
+def test_a_wrong_word_is_described() -> None:
+    expected = moved(SMALL.filled(2), SMALL.filled(1), [3], [4])
+    assert describe_difference(expected, expected) == ""
+    wrong = expected.copy()
+    wrong[1, 4, 5] = SMALL.filled(9)[0, 7, 6]
+    text = describe_difference(wrong, expected)
+    assert "tensor 1, block 4, word 5" in text
+    assert "stamp 9, tensor 0, block 7, word 6" in text
+    assert "stamp 1, tensor 1, block 3, word 5" in text
+
+
+def test_eventually_gives_up() -> None:
+    with pytest.raises(AssertionError, match="pigs fly"):
+        eventually(lambda: None, "pigs fly", 0.01)
+
+
+@pytest.mark.parametrize("status", [LLMStatusCode.LLM_PARAM_INVALID, LLMStatusCode.LLM_FAILED])
+def test_exceptions_pickle(status: LLMStatusCode) -> None:
+    error = pickle.loads(pickle.dumps(LLMException("x", status_code=status)))
+    assert (error.status_code, str(error)) == (status, "x")

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where process_vm_readv and writev are refused, another path is taken and says why: performance.md
+number 7.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from paths import TRANSPORT, path_to
+from refusals import refused_by_engine
+from stage import OWNER, PULLER, SMALL, Stage, linked
+
+from llm_datadist import BlocksCacheKey, LLMStatusCode
+from llm_datadist.introspection import MemoryKind
+from llm_datadist.testing import Peer, check, moved
+
+S = LLMStatusCode
+KEY = BlocksCacheKey(OWNER, 0)
+SCOPE_FILE = "LLM_DATADIST_MOCK_PTRACE_SCOPE_FILE"
+PTRACER = "LLM_DATADIST_MOCK_PTRACER"
+NOBODY = 65534
+
+
+def needs_process_vm(stage: Stage) -> None:
+    if stage.process_vm_refused:
+        pytest.skip(f"capability process_vm: {stage.process_vm_refused}")
+
+
+def needs_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("capability setuid: only root becomes another user")
+
+
+def become_nobody(peer: Peer) -> None:
+    """Change the user after all imports: nobody may not be able to read Python's files."""
+    peer.init(99, listen="127.0.0.1:0")
+    peer.register("warm up", SMALL, 1)
+    with refused_by_engine("pull_blocks", S.LLM_NOT_YET_LINK):
+        peer.pull("warm up", KEY, [0], [0])
+    assert peer.link_to().status == S.LLM_PARAM_INVALID
+    peer.reset()
+    peer.call("become_user", NOBODY)
+
+
+def two(stage: Stage, owner: Peer, puller: Peer, **environment: str):
+    stage.engine(OWNER, process=owner, environment=environment)
+    stage.engine(PULLER, process=puller, listen=None, environment=environment)
+    source = owner.register("kv", SMALL, 1, 0)
+    target = puller.register("kv", SMALL, 2)
+    linked(puller, owner)
+    return source, target
+
+
+def expect(owner: Peer, puller: Peer, source, target, path: str, *reasons: str) -> None:
+    """The puller reaches the owner's registered memory on this path, for these reasons, and the
+    bytes arrive.
+    """
+    found = path_to(puller, owner, MemoryKind.REGISTERED)
+    assert found.path == path, found
+    for reason in reasons:
+        assert reason in found.reason.lower(), found
+    puller.pull("kv", KEY, [3], [4])
+    puller.push("kv", KEY, [9], [8])
+    check(target, moved(target.filled(), source.filled(), [3], [4]))
+    check(source, moved(source.filled(), target.filled(), [9], [8]))
+
+
+def expect_refusal(owner: Peer, puller: Peer, source, target, reason: str) -> None:
+    """With no other path allowed, nothing can serve, and the error says why."""
+    found = path_to(puller, owner, MemoryKind.REGISTERED)
+    assert found.path == "none", found
+    assert reason in found.reason
+    for operation in ("pull", "push"):
+        with refused_by_engine(f"{operation}_blocks", S.LLM_FEATURE_NOT_ENABLED, OWNER, reason):
+            getattr(puller, operation)("kv", KEY, [0], [0])
+    check(target, target.filled())
+    check(source, source.filled())
+
+
+def test_nothing_refuses_it(stage: Stage) -> None:
+    needs_process_vm(stage)
+    owner, puller = stage.process(), stage.process()
+    caches = two(stage, owner, puller)
+    expect(owner, puller, *caches, "cma")
+    assert path_to(owner, puller, MemoryKind.REGISTERED).path == "cma"
+
+
+@pytest.mark.parametrize("transports", ["mapped,cma,tcp", "cma"])
+def test_an_owner_that_is_not_dumpable(stage: Stage, transports: str) -> None:
+    # The capability would read it all the same, so the reader gives it up.
+    owner, puller = stage.process_of_its_own(), stage.process_of_its_own()
+    owner.call("become_undumpable")
+    puller.call("drop_ptrace_capability")
+    caches = two(stage, owner, puller, **{TRANSPORT: transports})
+    if transports == "cma":
+        expect_refusal(owner, puller, *caches, "process_vm_readv")
+    else:
+        expect(owner, puller, *caches, "tcp", "process_vm_readv")
+
+
+@pytest.mark.parametrize("transports", ["mapped,cma,tcp", "cma"])
+def test_another_user(stage: Stage, transports: str) -> None:
+    needs_root()
+    owner, puller = stage.process(), stage.process_of_its_own()
+    become_nobody(puller)
+    caches = two(stage, owner, puller, **{TRANSPORT: transports})
+    if transports == "cma":
+        expect_refusal(owner, puller, *caches, "process_vm_readv")
+    else:
+        expect(owner, puller, *caches, "tcp", "process_vm_readv")
+
+
+def test_another_user_and_the_path_of_each_direction_is_its_own(stage: Stage) -> None:
+    needs_root()
+    needs_process_vm(stage)
+    owner, puller = stage.process(), stage.process_of_its_own()
+    become_nobody(puller)
+    stage.engine(OWNER, process=owner)
+    stage.engine(PULLER, process=puller, listen=None)
+    source = owner.register("kv", SMALL, 1, 0)
+    target = puller.register("kv", SMALL, 2, 0)
+    linked(puller, owner)
+    # Root's process may read the other one's, but not the other way round.
+    assert path_to(owner, puller, MemoryKind.REGISTERED).path == "cma"
+    expect(owner, puller, source, target, "tcp", "process_vm_readv")
+    owner.pull("kv", BlocksCacheKey(PULLER, 0), [1], [2])
+
+
+SCOPES = {
+    # Yama's scope, what the reader has, whether the owner lets others trace it: whether process_vm
+    # may be used.
+    "0": ("0\n", False, "any", True),
+    "1, the owner allows it": ("1\n", False, "any", True),
+    "1, the owner does not": ("1\n", False, "none", False),
+    "1, with the capability": ("1\n", True, "none", True),
+    "2, without the capability": ("2\n", False, "any", False),
+    "2, with the capability": ("2\n", True, "any", True),
+    "3, never": ("3\n", True, "any", False),
+    "no Yama": (None, False, "none", True),
+}
+
+
+@pytest.mark.parametrize("name", SCOPES)
+@pytest.mark.parametrize("transports", ["mapped,cma,tcp", "cma"])
+def test_every_yama_scope(stage: Stage, tmp_path, name: str, transports: str) -> None:
+    needs_process_vm(stage)
+    scope, capable, tracer, usable = SCOPES[name]
+    if capable and not has_ptrace_capability():
+        pytest.skip("capability SYS_PTRACE: this process does not have it")
+    file = tmp_path / "ptrace_scope"
+    if scope is not None:
+        file.write_text(scope)
+    # Both give it up: who has fewer capabilities than the other needs this one.
+    make = stage.process if capable else stage.process_of_its_own
+    owner, puller = make(), make()
+    if not capable:
+        owner.call("drop_ptrace_capability")
+        puller.call("drop_ptrace_capability")
+    environment = {TRANSPORT: transports, SCOPE_FILE: str(file), PTRACER: tracer}
+    caches = two(stage, owner, puller, **environment)
+    if usable:
+        expect(owner, puller, *caches, "cma")
+    elif transports == "cma":
+        expect_refusal(owner, puller, *caches, f"ptrace_scope is {scope.strip()}")
+    else:
+        expect(owner, puller, *caches, "tcp", f"ptrace_scope is {scope.strip()}")
+
+
+def has_ptrace_capability() -> bool:
+    with open("/proc/self/status") as status:
+        (line,) = (line for line in status if line.startswith("CapEff:"))
+    return bool(int(line.split()[1], 16) >> 19 & 1)
+
+
+def test_registered_memory_needs_a_transport_that_serves_it(stage: Stage) -> None:
+    environment = {TRANSPORT: "mapped"}
+    owner, puller = stage.process(), stage.process()
+    _, target = two(stage, owner, puller, **environment)
+    found = path_to(puller, owner, MemoryKind.REGISTERED)
+    assert found.path == "none"
+    assert found.reason
+    for operation in ("pull", "push"):
+        with refused_by_engine(f"{operation}_blocks", S.LLM_FEATURE_NOT_ENABLED, OWNER):
+            getattr(puller, operation)("kv", KEY, [0], [0])
+    check(target, target.filled())
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("mapped,cma,tcp", "tcp", "tcp"),
+        ("tcp", "mapped,cma,tcp", "tcp"),
+        ("tcp,cma", "mapped,cma,tcp", "tcp"),
+        ("cma", "tcp", "none"),
+    ],
+)
+def test_both_ends_must_allow_a_transport(stage: Stage, one, other, expected) -> None:
+    needs_process_vm(stage)
+    puller = stage.engine(PULLER, listen=None, environment={TRANSPORT: one})
+    owner = stage.engine(OWNER, environment={TRANSPORT: other})
+    owner.register("kv", SMALL, 1, 0)
+    puller.register("kv", SMALL, 2)
+    linked(puller, owner)
+    assert path_to(puller, owner, MemoryKind.REGISTERED).path == expected
+
+
+def test_an_unknown_transport_fails_init(stage: Stage) -> None:
+    peer = stage.process()
+    with refused_by_engine("init", S.LLM_PARAM_INVALID, TRANSPORT, "rdma"):
+        peer.init(1, environment={TRANSPORT: "cma,rdma"})
+
+
+def test_mixed_memory_on_one_link(stage: Stage) -> None:
+    needs_process_vm(stage)
+    owner = stage.engine(OWNER, device_pool=1 << 20)
+    puller = stage.engine(PULLER, listen=None, device_pool=1 << 20)
+    sources = [owner.allocate("pool", SMALL, 1, 0), owner.register("own", SMALL, 2, 1)]
+    targets = [puller.allocate("pool", SMALL, 3), puller.register("own", SMALL, 4)]
+    linked(puller, owner)
+    assert path_to(puller, owner, MemoryKind.ALLOCATED).path == "mapped"
+    assert path_to(puller, owner, MemoryKind.REGISTERED).path == "cma"
+    for target in targets:
+        for model in range(2):
+            puller.pull(target.name, BlocksCacheKey(OWNER, model), [3], [model])
+        expected = moved(target.filled(), sources[0].filled(), [3], [0])
+        check(target, moved(expected, sources[1].filled(), [3], [1]))
