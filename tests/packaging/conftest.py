@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""setup.py as a module, and what it takes to build with it."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def setup_module():
+    """Return setup.py, loaded but not run."""
+    for name in ("setuptools", "wheel"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
+    spec = importlib.util.spec_from_file_location("lldd_setup", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    with warnings.catch_warnings():
+        # Old releases of setuptools and wheel announce each other's end.
+        warnings.simplefilter("ignore")
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def needs_compiler():
+    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        pytest.skip("no C++ compiler on this machine")

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The build compiles what changed and nothing else, and refuses clearly."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+EXPORTS = "{ global: lldd_*; local: *; };\n"
+
+
+@pytest.fixture
+def tree(setup_module, needs_compiler, tmp_path, monkeypatch):
+    """Make a source tree of two files and a header, and point setup.py at it."""
+    monkeypatch.setattr(setup_module, "ROOT", tmp_path)
+    monkeypatch.setattr(setup_module, "VERSION_SCRIPT", tmp_path / "exports.map")
+    flags = [
+        f"-Wl,--version-script,{tmp_path / 'exports.map'}" if "version-script" in flag else flag
+        for flag in setup_module.LINK_FLAGS
+    ]
+    monkeypatch.setattr(setup_module, "LINK_FLAGS", flags)
+    for name in ("CXX", "CXXFLAGS", "LDFLAGS", "LLM_DATADIST_SANITIZE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "exports.map").write_text(EXPORTS)
+    (tmp_path / "one.h").write_text("int helper();\n")
+    (tmp_path / "one.cc").write_text('#include "one.h"\nint helper() { return 1; }\n')
+    (tmp_path / "two.cc").write_text('extern "C" int lldd_two();\nint lldd_two() { return 2; }\n')
+    return tmp_path
+
+
+@pytest.fixture
+def make(setup_module, tree, capfd):
+    """Build the tree; returns the names of the files that were compiled."""
+
+    def run(defines=(), sanitize=()):
+        build_dir = tree / "build" / "-".join(["normal", *sanitize])
+        build_dir.mkdir(parents=True, exist_ok=True)
+        compiler = setup_module.Compiler(build_dir, list(defines), list(sanitize))
+        objects = compiler.compile_all(sorted(tree.glob("*.cc")), jobs=2)
+        compiler.link(objects, build_dir / "lib.so")
+        lines = capfd.readouterr().out.split("\n")
+        return sorted(line.split()[1] for line in lines if line.startswith("compiling "))
+
+    return run
+
+
+def touch_later(path):
+    """Make a file newer than anything built so far."""
+    later = path.stat().st_mtime_ns + 10**12
+    os.utime(path, ns=(later, later))
+
+
+def test_only_what_changed_is_compiled(make, tree):
+    assert make() == ["one.cc", "two.cc"]
+    assert make() == []
+    touch_later(tree / "two.cc")
+    assert make() == ["two.cc"]
+
+
+def test_a_changed_header_counts(make, tree):
+    make()
+    touch_later(tree / "one.h")
+    assert make() == ["one.cc"]
+
+
+def test_a_header_that_is_gone_counts(make, tree):
+    make()
+    (tree / "one.h").unlink()
+    (tree / "one.cc").write_text("int helper();\nint helper() { return 1; }\n")
+    assert make() == ["one.cc"]
+
+
+def test_other_flags_compile_everything(make, monkeypatch):
+    make()
+    assert make(defines=["-DOTHER=1"]) == ["one.cc", "two.cc"]
+    monkeypatch.setenv("CXXFLAGS", "-O0")
+    assert make(defines=["-DOTHER=1"]) == ["one.cc", "two.cc"]
+    assert make(defines=["-DOTHER=1"]) == []
+
+
+def test_linking_happens_when_needed(make, tree):
+    make()
+    library = tree / "build" / "normal" / "lib.so"
+    first = library.stat().st_ino
+    make()
+    assert library.stat().st_ino == first
+    touch_later(tree / "exports.map")
+    make()
+    assert library.stat().st_ino != first
+    assert list(library.parent.glob("*.new")) == []
+
+
+def test_a_removed_source_is_linked_no_more(make, tree):
+    make()
+    library = tree / "build" / "normal" / "lib.so"
+    first = library.stat().st_ino
+    (tree / "one.cc").unlink()
+    make()
+    assert library.stat().st_ino != first
+
+
+def test_a_sanitized_library_lies_beside_the_normal_one(make, tree):
+    make()
+    normal = tree / "build" / "normal" / "lib.so"
+    before = normal.read_bytes()
+    if subprocess.run(
+        ["c++", "-fsanitize=undefined", "-x", "c++", "-", "-o", tree / "probe"],
+        input="int main() {}",
+        text=True,
+        capture_output=True,
+    ).returncode:
+        pytest.skip("this compiler has no UndefinedBehaviorSanitizer")
+    assert make(sanitize=["undefined"]) == ["one.cc", "two.cc"]
+    assert normal.read_bytes() == before
+    assert make() == []
+
+
+def test_errors_are_shown(make, tree, setup_module):
+    (tree / "two.cc").write_text("int broken( {}\n")
+    with pytest.raises(setup_module.PlatformError, match=r"two\.cc"):
+        make()
+
+
+def test_warnings_are_errors(make, tree, setup_module):
+    (tree / "two.cc").write_text("int f(long x);\nint f(long x) { return x; }\n")
+    with pytest.raises(setup_module.PlatformError, match="conversion"):
+        make()
+
+
+def test_undefined_symbols_are_errors(make, tree, setup_module):
+    (tree / "two.cc").write_text(
+        'int nowhere();\nextern "C" int lldd_two();\nint lldd_two() { return nowhere(); }\n'
+    )
+    with pytest.raises(setup_module.PlatformError, match=r"linking failed[\s\S]*nowhere"):
+        make()
+
+
+def test_a_missing_compiler_is_named(setup_module, tree, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(setup_module.PlatformError, match=r"no C\+\+ compiler \(no-such-compiler\)"):
+        setup_module.Compiler(tree, [], [])
+
+
+def test_a_compiler_that_is_too_old_is_named(setup_module, tree, monkeypatch):
+    old = tree / "old-c++"
+    old.write_text("#!/bin/sh\necho 'unrecognized option -std=c++17' >&2\nexit 1\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("CXX", str(old))
+    with pytest.raises(setup_module.PlatformError, match=r"old-c\+\+ does not compile C\+\+17"):
+        setup_module.Compiler(tree, [], [])
+
+
+@pytest.mark.parametrize("system", ["Darwin", "Windows"])
+def test_other_systems_are_refused(setup_module, mocker, system):
+    mocker.patch.object(setup_module.platform, "system", return_value=system)
+    with pytest.raises(setup_module.PlatformError, match=f"Linux only; this is {system}"):
+        setup_module.check_platform()
+
+
+def test_32_bits_are_refused(setup_module, mocker):
+    mocker.patch.object(setup_module.struct, "calcsize", return_value=4)
+    with pytest.raises(setup_module.PlatformError, match="64-bit"):
+        setup_module.check_platform()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("", []), ("thread", ["thread"]), ("undefined,address", ["address", "undefined"])],
+)
+def test_sanitizers_are_read(setup_module, monkeypatch, value, expected):
+    monkeypatch.setenv("LLM_DATADIST_SANITIZE", value)
+    assert setup_module.sanitizers() == expected
+
+
+def test_unknown_sanitizers_are_refused(setup_module, monkeypatch):
+    monkeypatch.setenv("LLM_DATADIST_SANITIZE", "address,rust")
+    with pytest.raises(setup_module.PlatformError, match="rust; legal names are address"):
+        setup_module.sanitizers()

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the wheel and the source distribution are called, contain, and do."""
+
+from __future__ import annotations
+
+import email.parser
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from llm_datadist._version import __version__
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_setup(directory, *commands):
+    """Run setup.py on the checkout, with everything but the objects elsewhere."""
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "setup.py",
+            "-q",
+            "egg_info",
+            f"--egg-base={directory}",
+            *commands,
+        ],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(setup_module, needs_compiler, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("wheel")
+    run_setup(
+        directory,
+        "build",
+        f"--build-base={directory / 'build'}",
+        "bdist_wheel",
+        f"--bdist-dir={directory / 'bdist'}",
+        f"--dist-dir={directory}",
+    )
+    (found,) = directory.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Unpack the wheel where nothing else of this project is."""
+    directory = tmp_path_factory.mktemp("installed")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(directory)
+    return directory
+
+
+def test_one_wheel_for_every_python(wheel):
+    name, version, python, abi, platform = wheel.stem.split("-")
+    assert (name, version, python, abi) == ("llm_datadist_cffi", __version__, "py3", "none")
+    assert platform.endswith(os.uname().machine)
+    assert platform != "any"
+
+
+def test_contents(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    expected = {
+        "llm_datadist/__init__.py",
+        "llm_datadist/py.typed",
+        "llm_datadist/_native/_ffi.py",
+        "llm_datadist/_native/lib/libllm_datadist_mock.so",
+        "llm_datadist/include/llm_datadist.h",
+        "llm_datadist_cffi_cli.py",
+    }
+    assert expected - names == set()
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "llm_datadist").rglob("*.py")}
+    assert sources - names == set()
+    dist_info = f"llm_datadist_cffi-{__version__}.dist-info/"
+    others = [
+        name
+        for name in names
+        if not name.startswith(("llm_datadist/", dist_info)) and name != "llm_datadist_cffi_cli.py"
+    ]
+    assert others == []
+
+
+def test_metadata(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        folder = f"llm_datadist_cffi-{__version__}.dist-info"
+        metadata = email.parser.Parser().parsestr(archive.read(f"{folder}/METADATA").decode())
+        entry_points = archive.read(f"{folder}/entry_points.txt").decode()
+        root_is_purelib = archive.read(f"{folder}/WHEEL").decode()
+    assert metadata["Name"] == "llm-datadist-cffi"
+    required = [text for text in metadata.get_all("Requires-Dist") if "extra" not in text]
+    assert sorted(required) == ["cffi>=1.15", "numpy"]
+    assert {"test", "dev"} <= set(metadata.get_all("Provides-Extra"))
+    assert "llm-datadist = llm_datadist_cffi_cli:main" in entry_points
+    assert "Root-Is-Purelib: false" in root_is_purelib
+
+
+def test_the_header_is_the_one_it_was_built_from(installed):
+    shipped = installed / "llm_datadist" / "include" / "llm_datadist.h"
+    assert shipped.read_text() == (ROOT / "csrc" / "include" / "llm_datadist.h").read_text()
+
+
+def run_installed(installed, *arguments, path=(), cwd=None):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([*map(str, path), str(installed)]),
+        "LLM_DATADIST_BACKEND": "mock",
+    }
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd or installed.parent,
+        env=environment,
+        text=True,
+        capture_output=True,
+    )
+
+
+def test_the_library_of_the_wheel_loads(installed):
+    code = (
+        "from llm_datadist import backends; info = backends.backend_info(); "
+        "print(info.name, info.version, info.path)"
+    )
+    result = run_installed(installed, "-c", code)
+    assert result.returncode == 0, result.stderr
+    library = installed / "llm_datadist" / "_native" / "lib" / "libllm_datadist_mock.so"
+    assert result.stdout.split() == ["mock", __version__, str(library)]
+
+
+@pytest.fixture
+def decoy(tmp_path):
+    """Make a directory with another llm_datadist, as CANN has one, and return the directory."""
+    package = tmp_path / "llm_datadist"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('the decoy was imported')\n")
+    return tmp_path
+
+
+def test_the_command_ignores_another_llm_datadist(installed, decoy):
+    code = "import sys, llm_datadist_cffi_cli; sys.argv[1:] = ['--version']; "
+    result = run_installed(installed, "-c", code + "llm_datadist_cffi_cli.main()", path=[decoy])
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == f"llm-datadist-cffi {__version__}"
+    decoyed = run_installed(installed, "-c", "import llm_datadist", path=[decoy])
+    assert "the decoy was imported" in decoyed.stderr
+
+
+def test_the_processes_of_the_demo_ignore_it_too(installed, decoy):
+    """Neither the path nor the current directory (a checkout, say) decides what they import."""
+    entry = installed / "llm_datadist_cffi_cli.py"
+    demo = [str(entry), "demo", "--blocks", "2", "--json"]
+    result = run_installed(installed, *demo, path=[decoy], cwd=decoy)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert json.loads(result.stdout)
+
+
+def test_a_source_distribution_has_what_the_build_needs(setup_module, tmp_path):
+    run_setup(tmp_path, "sdist", f"--dist-dir={tmp_path}")
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        names = {name.partition("/")[2] for name in opened.getnames()}
+    patterns = ("csrc/**/*", "mock_runtime/**/*", "llm_datadist/**/*.py", "tests/**/*.py")
+    needed = {
+        str(path.relative_to(ROOT))
+        for pattern in patterns
+        for path in ROOT.glob(pattern)
+        if path.is_file() and path.name != "_ffi.py" and path.suffix != ".pyc"
+    }
+    needed |= {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"}
+    assert needed - names == set()
+    assert [name for name in names if name.endswith((".so", "_ffi.py"))] == []
