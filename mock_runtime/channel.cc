@@ -151,30 +151,27 @@ Status Receive(int socket, LinkNonce *nonce, ChannelGift *gift) {
 
 Status ChannelListener::Create(std::shared_ptr<EventLoop> loop,
                                std::unique_ptr<ChannelListener> *listener) {
-    std::unique_ptr<ChannelListener> made(new ChannelListener);
-    made->loop_ = std::move(loop);
+    std::unique_ptr<ChannelListener> made(new ChannelListener(std::move(loop)));
     if (getrandom(made->name_.data(), made->name_.size(), 0) !=
         static_cast<ssize_t>(made->name_.size())) {
         return ErrnoFailure(LLDD_FAILED, errno, "no random numbers");
     }
-    made->socket_ = Fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    Fd listening(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     sockaddr_un address;
     const socklen_t size = AddressOf(made->name_, &address);
-    if (!made->socket_ ||
-        bind(made->socket_.get(), reinterpret_cast<sockaddr *>(&address), size) != 0 ||
-        listen(made->socket_.get(), SOMAXCONN) != 0) {
+    if (!listening || bind(listening.get(), reinterpret_cast<sockaddr *>(&address), size) != 0 ||
+        listen(listening.get(), SOMAXCONN) != 0) {
         return ErrnoFailure(LLDD_FAILED, errno, "cannot listen on the channel");
     }
-    made->token_ = made->loop_->Watch(made->socket_.get(), EPOLLIN,
-                                      [self = made.get()](uint32_t) { self->Accept(); });
+    made->listener_.Start(std::move(listening),
+                          [self = made.get()](Fd visitor) { self->Welcome(std::move(visitor)); });
     *listener = std::move(made);
     return Status::Ok();
 }
 
 ChannelListener::~ChannelListener() {
-    if (token_ == 0) return;
+    listener_.Stop();
     loop_->RunAndWait([this] {
-        loop_->Remove(token_);
         while (!visitors_.empty()) Dismiss(visitors_.begin()->first);
     });
 }
@@ -187,24 +184,14 @@ void ChannelListener::Forget(const LinkNonce &nonce) {
     loop_->RunAndWait([&] { takers_.erase(nonce); });
 }
 
-void ChannelListener::Accept() {
-    for (;;) {
-        Fd socket(accept4(socket_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-        if (!socket) {
-            if (errno == EINTR || errno == ECONNABORTED) continue;
-            if (errno != EAGAIN)
-                LLDD_LOG(LLDD_LOG_WARNING, "channel: accept failed, errno %d", errno);
-            return;
-        }
-        if (visitors_.size() >= kMostVisitors) continue;
-        // The token is known only after the call; the handler runs later, on this very thread.
-        auto token = std::make_shared<EventLoop::Token>(0);
-        *token = loop_->Watch(socket.get(), EPOLLIN, [this, token](uint32_t) { Hear(*token); });
-        Visitor &visitor = visitors_[*token];
-        visitor.socket = std::move(socket);
-        visitor.timer =
-            loop_->PostAt(Deadline::InMs(kPatienceMs), [this, token] { Dismiss(*token); });
-    }
+void ChannelListener::Welcome(Fd socket) {
+    if (visitors_.size() >= kMostVisitors) return;
+    // The token is known only after the call; the handler runs later, on this very thread.
+    auto token = std::make_shared<EventLoop::Token>(0);
+    *token = loop_->Watch(socket.get(), EPOLLIN, [this, token](uint32_t) { Hear(*token); });
+    Visitor &visitor = visitors_[*token];
+    visitor.socket = std::move(socket);
+    visitor.timer = loop_->PostAt(Deadline::InMs(kPatienceMs), [this, token] { Dismiss(*token); });
 }
 
 void ChannelListener::Hear(EventLoop::Token visitor) {

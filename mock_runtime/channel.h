@@ -16,9 +16,11 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/event_loop.h"
+#include "base/listener.h"
 #include "engine/runtime.h"
 
 namespace lldd::mock {
@@ -68,16 +70,16 @@ private:
         EventLoop::Token timer = 0;
     };
 
-    ChannelListener() = default;
-    void Accept();
+    explicit ChannelListener(std::shared_ptr<EventLoop> loop)
+        : loop_(std::move(loop)), listener_(loop_.get()) {}
+    void Welcome(Fd socket);
     void Hear(EventLoop::Token visitor);
     Status Answer(int socket);
     void Dismiss(EventLoop::Token visitor);
 
     std::shared_ptr<EventLoop> loop_;
     ChannelName name_{};
-    Fd socket_;
-    EventLoop::Token token_ = 0;
+    Listener listener_;
     // Of the I/O thread alone.
     std::map<EventLoop::Token, Visitor> visitors_;
     std::map<LinkNonce, Taker> takers_;

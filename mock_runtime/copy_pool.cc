@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mock_runtime/copy_pool.h"
 
-#include <pthread.h>
-#include <signal.h>
-
 #include <system_error>
 
 #include "base/fork.h"
 #include "base/log.h"
+#include "base/thread.h"
 
 namespace lldd::mock {
 namespace {
@@ -62,19 +60,13 @@ size_t CopyPool::helpers() const {
 // A machine that has no thread to spare copies with those it has.
 void CopyPool::StartHelpers(uint32_t count) {
     if (threads_.size() >= count) return;
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     try {
         while (threads_.size() < count) {
-            threads_.emplace_back([this] { Help(); });
-            pthread_setname_np(threads_.back().native_handle(), "lldd-copy");
+            threads_.push_back(StartThread("lldd-copy", [this] { Help(); }));
         }
     } catch (const std::system_error &error) {
         LLDD_LOG(LLDD_LOG_WARNING, "cannot start a copying thread: %s", error.what());
     }
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 MoveFailure CopyPool::Run(ChunkedWork &work, size_t chunks, uint32_t threads) {

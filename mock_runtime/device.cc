@@ -113,9 +113,7 @@ Status MockDevice::Unregister(uint64_t addr, uint64_t size, const Deadline &dead
     LLDD_RETURN_IF_ERROR(memory_->Unregister(addr, size, &withdrawn));
     if (!withdrawn) return Status::Ok();
     // The I/O thread is outside the memory, and from now on finds it withdrawn.
-    {
-        const std::lock_guard<std::mutex> serving(serve_lock_);
-    }
+    { const std::lock_guard<std::mutex> serving(serve_lock_); }
     std::vector<std::shared_ptr<PeerPassage>> passages;
     {
         std::lock_guard<std::mutex> lock(passages_mutex_);

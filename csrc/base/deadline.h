@@ -25,8 +25,9 @@ public:
     // For poll() and its kind: what is left, rounded up so that a wait never ends early; 0 when
     // passed.
     int RemainingMs() const {
-        const auto left = when_ - Clock::now();
-        if (left <= Clock::duration::zero()) return 0;
+        const auto now = Clock::now();
+        if (when_ <= now) return 0;
+        const auto left = when_ - now;
         const auto ms =
             std::chrono::duration_cast<std::chrono::milliseconds>(left + kAlmostOneMs).count();
         return static_cast<int>(std::min<int64_t>(ms, static_cast<int64_t>(kLongestMs)));

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/event_loop.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
@@ -13,6 +11,7 @@
 
 #include "base/fork.h"
 #include "base/log.h"
+#include "base/thread.h"
 
 namespace lldd {
 namespace {
@@ -71,14 +70,7 @@ EventLoop::EventLoop()
     if (!epoll_ || !wake_ || epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0) {
         throw std::system_error(errno, std::generic_category(), "cannot start the I/O thread");
     }
-    // Signals of the process are for the client's threads.
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    thread_ = std::thread([this] { Run(); });
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    pthread_setname_np(thread_.native_handle(), "lldd-io");
+    thread_ = StartThread("lldd-io", [this] { Run(); });
 }
 
 EventLoop::~EventLoop() {
@@ -146,14 +138,20 @@ void EventLoop::RunAndWait(const Task &task) {
     std::mutex done_mutex;
     std::condition_variable done_changed;
     bool done = false;
+    std::exception_ptr thrown;
     Post([&] {
-        RunGuarded(task);
+        try {
+            task();
+        } catch (...) {
+            thrown = std::current_exception();
+        }
         std::lock_guard<std::mutex> lock(done_mutex);
         done = true;
         done_changed.notify_one();
     });
     std::unique_lock<std::mutex> lock(done_mutex);
     done_changed.wait(lock, [&] { return done; });
+    if (thrown) std::rethrow_exception(thrown);
 }
 
 EventLoop::Token EventLoop::PostAt(const Deadline &when, Task task) {
@@ -186,7 +184,11 @@ void EventLoop::RunTasks() {
         std::lock_guard<std::mutex> lock(mutex_);
         tasks.swap(tasks_);
     }
-    for (Task &task : tasks) RunGuarded(task);
+    for (Task &task : tasks) {
+        RunGuarded(task);
+        // What it holds goes before the next one runs: see RunAndWait.
+        task = nullptr;
+    }
 }
 
 // Runs what is due; milliseconds until the next timer, -1 without one. One at a time, because a

@@ -46,7 +46,8 @@ public:
 
     // Runs a task on the I/O thread, in the order of posting.
     void Post(Task task);
-    // The same, and waits for it; on the I/O thread runs it at once.
+    // The same, and waits for it; on the I/O thread runs it at once. What was posted before is over
+    // then, and what it held is let go. Throws what the task throws.
     void RunAndWait(const Task &task);
     // Runs a task on the I/O thread at that time, unless cancelled before.
     Token PostAt(const Deadline &when, Task task);

@@ -34,7 +34,7 @@ public:
 
     void Close() {
         const int fd = std::exchange(fd_, -1);
-        if (fd >= 0 && ForgetDescriptor(fd)) close(fd);
+        if (fd >= 0) CloseDescriptor(fd);
     }
 
 private:

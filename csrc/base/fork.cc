@@ -53,10 +53,10 @@ void RememberDescriptor(int fd) {
     state.descriptors.insert(fd);
 }
 
-bool ForgetDescriptor(int fd) {
+void CloseDescriptor(int fd) {
     ForkState &state = ForkState::Get();
     std::lock_guard<std::mutex> lock(state.mutex);
-    return state.descriptors.erase(fd) == 1;
+    if (state.descriptors.erase(fd) == 1) close(fd);
 }
 
 unsigned ForkGeneration() {

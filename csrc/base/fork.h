@@ -31,8 +31,8 @@ private:
 
 // Descriptors of the library, closed in a child. Used by Fd; see fd.h.
 void RememberDescriptor(int fd);
-// False if the descriptor was not the library's any more, i.e. in a child: do not close it.
-bool ForgetDescriptor(int fd);
+// Closes it, unless it was not the library's any more, i.e. in a child. No fork comes in between.
+void CloseDescriptor(int fd);
 
 // How often this process's line of ancestors forked since the library was loaded: state that must
 // be made anew in a child compares it.

@@ -66,16 +66,25 @@ lldd_status Report(const Status &status) noexcept {
     return status.code();
 }
 
+// The text is short enough to need no memory.
+lldd_status OutOfMemory() noexcept {
+    return Report(Status(LLDD_FAILED, "out of memory"));
+}
+
 // Nothing is thrown across the ABI.
 template <typename Body>
 lldd_status Guarded(const Body &body) noexcept {
     try {
         return Report(body());
     } catch (const std::bad_alloc &) {
-        return Report(Status(LLDD_FAILED, "memory is exhausted"));
+        return OutOfMemory();
     } catch (const std::exception &error) {
-        return Report(
-            Status(LLDD_FAILED, std::string("an error inside the library: ") + error.what()));
+        try {
+            return Report(
+                Status(LLDD_FAILED, std::string("an error inside the library: ") + error.what()));
+        } catch (const std::bad_alloc &) {
+            return OutOfMemory();
+        }
     }
 }
 

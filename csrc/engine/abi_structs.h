@@ -20,7 +20,7 @@ constexpr uint32_t kMinStructSize = 8;
 
 template <typename T>
 Status CheckSize(const char *name, uint32_t struct_size) {
-    if (struct_size >= kMinStructSize && struct_size <= kMaxStructSize && struct_size % 4 == 0)
+    if (struct_size >= kMinStructSize && struct_size <= kMaxStructSize && struct_size % 8 == 0)
         return Status::Ok();
     return Failure(LLDD_ABI_MISMATCH, "%s.struct_size is %u, this library has %zu", name,
                    struct_size, sizeof(T));

@@ -18,32 +18,24 @@ constexpr size_t kMaxNewcomers = 256;
 }  // namespace
 
 Status Acceptor::Start(const SocketAddress &address) {
-    LLDD_RETURN_IF_ERROR(Listen(address, &listener_));
-    address_ = SocketAddress::OfSocket(listener_.get());
-    token_ = loop_->Watch(listener_.get(), EPOLLIN, [this](uint32_t) { OnConnections(); });
+    Fd socket;
+    LLDD_RETURN_IF_ERROR(Listen(address, &socket));
+    address_ = SocketAddress::OfSocket(socket.get());
+    listener_.Start(std::move(socket),
+                    [this](Fd connection) { OnConnection(std::move(connection)); });
     return Status::Ok();
 }
 
 void Acceptor::Stop() {
-    if (!listener_) return;
+    if (!listening()) return;
+    listener_.Stop();
     loop_->RunAndWait([this] {
-        loop_->Remove(token_);
         while (!newcomers_.empty()) Drop(newcomers_.begin());
     });
-    listener_.Close();
     address_ = SocketAddress();
 }
 
-void Acceptor::OnConnections() {
-    Fd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (!socket) {
-        if (errno == EMFILE || errno == ENFILE) {
-            // Make room rather than spin on a connection that cannot be taken.
-            LLDD_LOG(LLDD_LOG_WARNING, "no descriptor left for a new connection");
-            if (!newcomers_.empty()) Drop(newcomers_.begin());
-        }
-        return;
-    }
+void Acceptor::OnConnection(Fd socket) {
     if (newcomers_.size() >= kMaxNewcomers) Drop(newcomers_.begin());
     SetNoDelay(socket.get());
     const auto newcomer = newcomers_.emplace(newcomers_.end());

@@ -10,6 +10,7 @@
 
 #include "base/event_loop.h"
 #include "base/fd.h"
+#include "base/listener.h"
 #include "base/socket.h"
 #include "base/status.h"
 #include "engine/wire.h"
@@ -23,7 +24,7 @@ public:
     using GreetedHandler = std::function<void(Fd socket, const wire::Hello &hello)>;
 
     Acceptor(EventLoop *loop, GreetedHandler on_greeted)
-        : loop_(loop), on_greeted_(std::move(on_greeted)) {}
+        : loop_(loop), on_greeted_(std::move(on_greeted)), listener_(loop) {}
     ~Acceptor() { Stop(); }
     Acceptor(const Acceptor &) = delete;
     Acceptor &operator=(const Acceptor &) = delete;
@@ -33,7 +34,7 @@ public:
     // No handler runs afterwards; connections that have not greeted are dropped.
     void Stop();
 
-    bool listening() const { return static_cast<bool>(listener_); }
+    bool listening() const { return listener_.listening(); }
     // With the real port; "" and 0 when not listening.
     const SocketAddress &address() const { return address_; }
 
@@ -48,15 +49,14 @@ private:
     };
     using Newcomers = std::list<Newcomer>;
 
-    void OnConnections();
+    void OnConnection(Fd socket);
     void OnBytes(Newcomers::iterator newcomer);
     void Drop(Newcomers::iterator newcomer);
 
     EventLoop *const loop_;
     const GreetedHandler on_greeted_;
-    Fd listener_;
+    Listener listener_;
     SocketAddress address_;
-    EventLoop::Token token_ = 0;
     Newcomers newcomers_;  // I/O thread only, oldest first
 };
 

@@ -40,36 +40,72 @@ bool FrameParser::Next(wire::FrameHeader *header, std::string_view *body) {
     return true;
 }
 
-void ControlChannel::Start(RequestHandler on_request, ClosedHandler on_closed) {
+void ControlChannel::Start(std::weak_ptr<void> owner, RequestHandler on_request,
+                           ClosedHandler on_closed) {
     on_request_ = std::move(on_request);
     on_closed_ = std::move(on_closed);
     // The handler must not run before token_ is known.
     std::lock_guard<std::mutex> lock(mutex_);
-    token_ = loop_->Watch(socket_.get(), EPOLLIN, [this](uint32_t events) { OnEvents(events); });
+    token_ =
+        loop_->Watch(socket_.get(), EPOLLIN, [this, owner = std::move(owner)](uint32_t events) {
+            const std::shared_ptr<void> alive = owner.lock();
+            if (alive != nullptr) OnEvents(events);
+        });
 }
+
+// One call that waits for its answer.
+class ControlChannel::PendingCall {
+public:
+    PendingCall(ControlChannel *channel, std::string *answer)
+        : channel_(channel), waiting_{answer} {
+        std::lock_guard<std::mutex> lock(channel_->mutex_);
+        if (channel_->closed_) return;
+        id_ = channel_->NextIdLocked();
+        channel_->waiting_.emplace(id_, &waiting_);
+    }
+    ~PendingCall() {
+        std::lock_guard<std::mutex> lock(channel_->mutex_);
+        channel_->waiting_.erase(id_);
+    }
+    PendingCall(const PendingCall &) = delete;
+    PendingCall &operator=(const PendingCall &) = delete;
+
+    // 0: the channel is closed.
+    uint32_t id() const { return id_; }
+    Status Wait(const Deadline &deadline) {
+        std::unique_lock<std::mutex> lock(channel_->mutex_);
+        channel_->answered_.wait_until(lock, deadline.when(),
+                                       [&] { return waiting_.done || channel_->closed_; });
+        if (waiting_.done) return Status::Ok();
+        if (channel_->closed_) return Failure(LLDD_FAILED, "%s", kConnectionClosed);
+        return Failure(LLDD_TIMEOUT, "no answer in time");
+    }
+
+private:
+    ControlChannel *const channel_;
+    Waiting waiting_;
+    uint32_t id_ = 0;
+};
 
 Status ControlChannel::Call(wire::Kind kind, std::string_view body, const Deadline &deadline,
                             std::string *answer) {
-    Waiting waiting{answer};
-    std::unique_lock<std::mutex> lock(mutex_);
-    if (closed_) return Failure(LLDD_FAILED, "%s", kConnectionClosed);
-    const uint32_t request_id = next_request_id_++;
-    waiting_.emplace(request_id, &waiting);
-    lock.unlock();
-    Send(kind, request_id, body);
-    lock.lock();
-    answered_.wait_until(lock, deadline.when(), [&] { return waiting.done || closed_; });
-    waiting_.erase(request_id);
-    if (waiting.done) return Status::Ok();
-    if (closed_) return Failure(LLDD_FAILED, "%s", kConnectionClosed);
-    return Failure(LLDD_TIMEOUT, "no answer in time");
+    PendingCall call(this, answer);
+    if (call.id() == 0) return Failure(LLDD_FAILED, "%s", kConnectionClosed);
+    Send(kind, call.id(), body);
+    return call.Wait(deadline);
+}
+
+// Never 0.
+uint32_t ControlChannel::NextIdLocked() {
+    if (++next_request_id_ == 0) ++next_request_id_;
+    return next_request_id_;
 }
 
 void ControlChannel::Tell(wire::Kind kind, std::string_view body) {
     uint32_t request_id;
     {
         std::lock_guard<std::mutex> lock(mutex_);
-        request_id = next_request_id_++;
+        request_id = NextIdLocked();
     }
     Send(kind, request_id, body);
 }
@@ -88,7 +124,6 @@ void ControlChannel::Send(uint16_t kind, uint32_t request_id, std::string_view b
     if (closed_) return;
     outgoing_.append(head.data(), head.size());
     outgoing_.append(body);
-    // A broken connection is noticed by the I/O thread, too, which tells everybody.
     if (FlushLocked() && !outgoing_.empty()) loop_->Change(token_, EPOLLIN | EPOLLOUT);
 }
 
@@ -99,15 +134,17 @@ bool ControlChannel::FlushLocked() {
                                   outgoing_.size() - sent_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent > 0) {
             sent_bytes += static_cast<size_t>(sent);
-        } else if (errno == EAGAIN) {
+        } else if (errno == EAGAIN && outgoing_.size() - sent_bytes <= kMaxOutgoing) {
             break;
         } else if (errno != EINTR) {
+            // The I/O thread sees the end of the connection, and tells everybody.
+            shutdown(socket_.get(), SHUT_RDWR);
             outgoing_.clear();
             return false;
         }
     }
     outgoing_.erase(0, sent_bytes);
-    return outgoing_.size() <= kMaxOutgoing;
+    return true;
 }
 
 void ControlChannel::OnEvents(uint32_t events) {

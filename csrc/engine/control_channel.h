@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -28,6 +29,8 @@ class FrameParser {
 public:
     explicit FrameParser(uint32_t max_body) : max_body_(max_body) {}
 
+    void set_max_body(uint32_t max_body) { max_body_ = max_body; }
+
     void Append(const char *data, size_t size) { bytes_.append(data, size); }
     // True and a frame, whose body lives until the next call; false if more bytes are needed, or
     // broken() is true.
@@ -35,7 +38,7 @@ public:
     bool broken() const { return broken_; }
 
 private:
-    const uint32_t max_body_;
+    uint32_t max_body_;
     std::string bytes_;
     size_t taken_ = 0;
     bool broken_ = false;
@@ -54,8 +57,11 @@ public:
     ControlChannel(const ControlChannel &) = delete;
     ControlChannel &operator=(const ControlChannel &) = delete;
 
-    // Begins to listen. The handlers must keep alive what they use.
-    void Start(RequestHandler on_request, ClosedHandler on_closed);
+    // Begins to listen. The owner of this channel is kept alive while a handler runs; a handler
+    // does not run without it.
+    void Start(std::weak_ptr<void> owner, RequestHandler on_request, ClosedHandler on_closed);
+    // How large a frame the peer may send. On the I/O thread, or before Start.
+    void SetMaxBody(uint32_t max_body) { parser_.set_max_body(max_body); }
 
     // Sends a request and waits for its answer. LLDD_TIMEOUT; LLDD_FAILED with kConnectionClosed.
     // Not on the I/O thread.
@@ -80,11 +86,14 @@ private:
         bool done = false;
     };
 
+    class PendingCall;
+
     void OnEvents(uint32_t events);
     void Send(uint16_t kind, uint32_t request_id, std::string_view body);
     bool FlushLocked();  // false: the connection is broken
     void Dispatch();
     void Lost();
+    uint32_t NextIdLocked();
 
     EventLoop *const loop_;
     Fd socket_;
@@ -97,7 +106,7 @@ private:
     std::condition_variable answered_;
     std::unordered_map<uint32_t, Waiting *> waiting_;
     std::string outgoing_;
-    uint32_t next_request_id_ = 1;
+    uint32_t next_request_id_ = 0;
     bool closed_ = false;
     bool close_after_flush_ = false;
 };

@@ -13,6 +13,7 @@ namespace {
 
 constexpr uint32_t kDefaultSyncTimeoutMs = 1000;
 constexpr size_t kMaxNotices = 64;
+constexpr uint64_t kMaxTableBytes = 1 << 20;
 
 unsigned long long Printable(uint64_t number) {
     return number;
@@ -38,6 +39,9 @@ Status CheckConfig(const lldd_config &config) {
     }
     if (config.link_retry_count > 100)
         return out_of("link_retry_count", config.link_retry_count, "1..100");
+    const uint32_t known_flags = LLDD_CONFIG_STRICT_HARDWARE | LLDD_CONFIG_LISTEN;
+    if ((config.flags & ~known_flags) != 0)
+        return out_of("flags", config.flags, "a sum of LLDD_CONFIG_*");
     const bool listen = (config.flags & LLDD_CONFIG_LISTEN) != 0;
     if (listen && config.listen_ip == nullptr) {
         return Failure(LLDD_PARAM_INVALID, "listen_ip is missing, LLDD_CONFIG_LISTEN asks for it");
@@ -58,7 +62,8 @@ Engine::Engine(const lldd_config &config)
       mode_(config.mode),
       link_style_(config.link_style),
       device_id_(config.device_id),
-      sync_timeout_ms_(Default(config.sync_timeout_ms, kDefaultSyncTimeoutMs)) {}
+      sync_timeout_ms_(Default(config.sync_timeout_ms, kDefaultSyncTimeoutMs)),
+      strict_hardware_((config.flags & LLDD_CONFIG_STRICT_HARDWARE) != 0) {}
 
 Engine::~Engine() {
     Close();
@@ -114,6 +119,7 @@ Status Engine::Start(const lldd_config &config) {
     transfer_options.cluster_id = cluster_id_;
     transfer_options.mode = mode_;
     transfer_options.sync_timeout_ms = sync_timeout_ms_;
+    transfer_options.strict_hardware = strict_hardware_;
     transfer_options.has_device_pool = device_pool_.pages != nullptr;
     transfers_ = std::make_unique<Transfers>(&store_, &in_use_, links_.get(), device_.get(),
                                              transfer_options);
@@ -138,6 +144,7 @@ Status Engine::OpenPool(const char *name, Placement placement, uint64_t size, ui
 }
 
 void Engine::Close() {
+    std::lock_guard<std::mutex> one_at_a_time(close_mutex_);
     if (!gate_.Close()) return;
     if (groups_ != nullptr) groups_->Close();
     if (links_ != nullptr) links_->CloseAll(SyncDeadline());
@@ -313,7 +320,7 @@ void Engine::OnLinkDown(const Link &link) {
 
 void Engine::OnResolve(const std::shared_ptr<Link> &link, uint32_t request_id,
                        const wire::Resolve &resolve) {
-    pins_->Resolve(link.get(), resolve.key,
+    pins_->Resolve(link.get(), resolve,
                    [weak = std::weak_ptr<Link>(link), request_id](const auto &reply) {
                        const std::shared_ptr<Link> asking = weak.lock();
                        if (asking != nullptr)
@@ -384,6 +391,9 @@ Status Engine::Allocate(const lldd_cache_desc &desc, const std::vector<lldd_cach
     std::vector<std::string> notices;
     LLDD_RETURN_IF_ERROR(store_.AddAllocated(cache, keys.data(), keys.size(), &notices));
     AddNotices(std::move(notices));
+    // On the device the entry has been made by the time the table turns out to be too large, and it
+    // stays.
+    LLDD_RETURN_IF_ERROR(CheckTableSize());
     *cache_id = cache->id;
     *addrs = cache->addrs;
     return Status::Ok();
@@ -408,8 +418,9 @@ Status Engine::Register(const lldd_cache_desc &desc, std::vector<uint64_t> addrs
     const bool for_transport = remote_accessible || mode_ == LLDD_MODE_REQUEST;
     size_t done = 0;
     Status status;
-    for (; for_transport && status.ok() && done < cache->addrs.size(); ++done) {
+    for (; for_transport && done < cache->addrs.size(); ++done) {
         const uint64_t addr = cache->addrs[done];
+        if (addr == 0 && !remote_accessible) continue;
         if (addr == 0 || addr > UINT64_MAX - size) {
             status = Failure(LLDD_PARAM_INVALID, "addrs[%zu] is 0x%llx: %s", done, Printable(addr),
                              addr == 0 ? "a tensor cannot start there"
@@ -422,7 +433,8 @@ Status Engine::Register(const lldd_cache_desc &desc, std::vector<uint64_t> addrs
     std::vector<std::string> notices;
     if (status.ok()) status = store_.AddRegistered(cache, keys.data(), keys.size(), &notices);
     if (!status.ok()) {
-        for (size_t i = 0; i < done; ++i) {
+        for (size_t i = 0; for_transport && i < done; ++i) {
+            if (cache->addrs[i] == 0) continue;
             const Status undone = device_->Unregister(cache->addrs[i], size, SyncDeadline());
             if (!undone.ok())
                 LLDD_LOG(LLDD_LOG_WARNING, "registration taken back: %s", undone.text().c_str());
@@ -432,6 +444,18 @@ Status Engine::Register(const lldd_cache_desc &desc, std::vector<uint64_t> addrs
     AddNotices(std::move(notices));
     *cache_id = cache->id;
     return status;
+}
+
+// How the device lays the table of one-sided mode out.
+Status Engine::CheckTableSize() const {
+    if (!strict_hardware_ || mode_ != LLDD_MODE_ONE_SIDED) return Status::Ok();
+    const CacheTable table = store_.Table();
+    uint64_t bytes = 24 + 24 * uint64_t{table.names.size()};
+    for (const CacheRef &cache : table.caches) bytes += 64 + 8 * uint64_t{cache->shape.num_tensors};
+    if (bytes <= kMaxTableBytes) return Status::Ok();
+    return Failure(LLDD_PARAM_INVALID,
+                   "the cache table would have %llu bytes, the device holds %llu", Printable(bytes),
+                   Printable(kMaxTableBytes));
 }
 
 Status Engine::Deallocate(int64_t cache_id) {
@@ -453,6 +477,7 @@ Status Engine::Unregister(int64_t cache_id) {
     }
     if (!cache->remote_accessible && mode_ != LLDD_MODE_REQUEST) return status;
     for (const uint64_t addr : cache->addrs) {
+        if (addr == 0) continue;
         const Status withdrawn = device_->Unregister(addr, cache->shape.tensor_bytes, deadline);
         if (!withdrawn.ok() && status.ok()) {
             status = Failure(withdrawn.code(), "cache %lld is unregistered, but: %s",

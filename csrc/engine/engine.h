@@ -74,6 +74,7 @@ private:
     Status OpenPool(const char *name, Placement placement, uint64_t size, uint32_t page_shift,
                     Pool *pool);
     Status CheckHasPool(const char *what) const;
+    Status CheckTableSize() const;
     Pool &PoolOf(Placement placement) {
         return placement == Placement::kDevice ? device_pool_ : host_pool_;
     }
@@ -96,9 +97,11 @@ private:
     const uint32_t link_style_;
     const int32_t device_id_;
     const uint32_t sync_timeout_ms_;
+    const bool strict_hardware_;
 
     ForkGuard fork_guard_;
     CallGate gate_;
+    std::mutex close_mutex_;
     std::mutex notices_mutex_;
     std::deque<std::string> notices_;
     mutable std::mutex listener_mutex_;

@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/groups.h"
 
-#include <pthread.h>
-#include <signal.h>
-
 #include <algorithm>
 #include <exception>
 #include <utility>
 
 #include "base/log.h"
+#include "base/thread.h"
 
 namespace lldd {
 namespace {
@@ -313,13 +311,7 @@ void Groups::Post(std::function<void()> task) {
     if (stopping_) return;
     tasks_.push_back(std::move(task));
     if (!worker_.joinable()) {
-        sigset_t all;
-        sigset_t before;
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before);
-        worker_ = std::thread([this] { Work(); });
-        pthread_sigmask(SIG_SETMASK, &before, nullptr);
-        pthread_setname_np(worker_.native_handle(), "lldd-groups");
+        worker_ = StartThread("lldd-groups", [this] { Work(); });
     }
     tasks_changed_.notify_all();
 }

@@ -66,9 +66,16 @@ Status Link::Table(const Deadline &deadline, const PeerTable **table, bool *was_
     return Status::Ok();
 }
 
+void Link::SetConnection(std::unique_ptr<Connection> connection) {
+    owned_connection_ = std::move(connection);
+    connection_.store(owned_connection_.get());
+    // Either this end sees that the peer has gone meanwhile, or PeerGone sees the connection.
+    if (peer_gone()) owned_connection_->PeerGone();
+}
+
 void Link::PeerGone() {
-    peer_gone_.store(true, std::memory_order_release);
-    if (connection_ != nullptr) connection_->PeerGone();
+    peer_gone_.store(true);
+    if (Connection *const connected = connection()) connected->PeerGone();
     std::lock_guard<std::mutex> lock(stream_mutex_);
     stream_delivered_.notify_all();
 }
@@ -76,7 +83,8 @@ void Link::PeerGone() {
 Status Link::Shutdown(const Deadline &deadline) {
     if (shut_down_) return Status::Ok();
     shut_down_ = true;
-    return connection_ == nullptr ? Status::Ok() : connection_->Close(deadline);
+    Connection *const connected = connection();
+    return connected == nullptr ? Status::Ok() : connected->Close(deadline);
 }
 
 void Link::ShutdownWhenIdle(std::function<void()> then) {
@@ -160,8 +168,8 @@ void Link::DialFor(uint32_t request_id) {
         return;
     }
     dial_.token = loop_->Watch(dial_.socket.get(), EPOLLOUT, [this](uint32_t) {
-        const std::shared_ptr<Link> self = shared_from_this();
-        FinishDial();
+        const std::shared_ptr<Link> self = weak_from_this().lock();
+        if (self != nullptr) FinishDial();
     });
 }
 
@@ -179,7 +187,7 @@ void Link::FinishDial() {
         // A new connection has room for a few bytes: this does not wait.
         status = SendAll(stream.get(), bytes.data(), bytes.size(), Deadline::Passed());
     }
-    if (status.ok()) connection_->ServeStream(std::move(stream));
+    if (status.ok()) connection()->ServeStream(std::move(stream));
     channel_.Answer(wire::kDialStream, dial_.request_id, wire::StatusBody::Of(status).Encode());
 }
 

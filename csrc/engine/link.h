@@ -68,10 +68,18 @@ public:
     void SetNonce(const LinkNonce &nonce) { identity_.nonce = nonce; }
     void SetGroup(const std::string &group) { identity_.group = group; }
     void SetCommId(uint64_t comm_id) { identity_.comm_id = comm_id; }
-    void SetConnection(std::unique_ptr<Connection> connection) {
-        connection_ = std::move(connection);
-    }
-    Connection *connection() const { return connection_.get(); }
+    // Once, while the link is made.
+    void SetConnection(std::unique_ptr<Connection> connection);
+    // Null until then.
+    Connection *connection() const { return connection_.load(); }
+
+    // Whether the peer may ask for anything: not before this end knows who it is.
+    void AllowRequests() { requests_allowed_.store(true); }
+    bool requests_allowed() const { return requests_allowed_.load(); }
+
+    // Names the next request of this end that the owner keeps something for. For whoever has the
+    // turn.
+    uint64_t NextPin() { return ++last_pin_; }
 
     // ---- For whoever has the turn.
 
@@ -87,7 +95,7 @@ public:
 
     // The connection broke or was closed by the peer. The link stays, its transfers fail.
     void PeerGone();
-    bool peer_gone() const { return peer_gone_.load(std::memory_order_acquire); }
+    bool peer_gone() const { return peer_gone_.load(); }
     // From now on nobody gets a usable turn.
     void MarkUnlinked() { unlinked_.store(true, std::memory_order_release); }
     bool unlinked() const { return unlinked_.load(std::memory_order_acquire); }
@@ -132,11 +140,14 @@ private:
     Identity identity_;
     std::string peer_name_;
     ControlChannel channel_;
-    std::unique_ptr<Connection> connection_;
+    std::unique_ptr<Connection> owned_connection_;
+    std::atomic<Connection *> connection_{nullptr};
+    std::atomic<bool> requests_allowed_{false};
 
     std::mutex turn_mutex_;
     std::optional<PeerTable> table_;  // guarded by the turn
     std::vector<Run> runs_;           // guarded by the turn
+    uint64_t last_pin_ = 0;           // guarded by the turn
     bool shut_down_ = false;          // guarded by the turn
     std::atomic<bool> peer_gone_{false};
     std::atomic<bool> unlinked_{false};

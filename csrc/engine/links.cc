@@ -12,6 +12,7 @@
 
 #include "base/hmac.h"
 #include "base/log.h"
+#include "base/thread.h"
 
 namespace lldd {
 namespace {
@@ -20,7 +21,9 @@ namespace {
 constexpr size_t kParallel = 16;
 // Whoever has greeted must have linked within this time.
 constexpr uint64_t kHandshakeMs = 60000;
-constexpr size_t kMaxPending = 1024;
+constexpr size_t kMaxPending = 128;
+// What a stranger may send at once: an endpoint with a hundred thousand regions.
+constexpr uint32_t kMaxStrangersBody = 4u << 20;
 
 unsigned long long Printable(uint64_t number) {
     return number;
@@ -50,7 +53,7 @@ std::vector<ClusterResult> InParallel(const std::vector<ClusterSpec> &specs, con
     std::vector<std::thread> threads;
     for (size_t i = 1; i < std::min(count, kParallel); ++i) {
         try {
-            threads.emplace_back(work);
+            threads.push_back(StartThread("lldd-link", work));
         } catch (const std::system_error &error) {
             // Fewer threads only make it slower.
             LLDD_LOG(LLDD_LOG_WARNING, "cannot start a thread for linking: %s", error.what());
@@ -207,6 +210,14 @@ void Links::DropWhenIdle(const LinkPtr &link, bool answer_unlink, uint32_t reque
 void Links::CloseAll(const Deadline &deadline) {
     acceptor_.Stop();
     group_acceptor_.Stop();
+    // From here on nobody adds a link.
+    loop_->RunAndWait([this] {
+        while (!pending_.empty()) {
+            const LinkPtr link = pending_.begin()->first;
+            ForgetPending(link);
+            link->channel().Close();
+        }
+    });
     std::vector<LinkPtr> links;
     {
         std::lock_guard<std::mutex> lock(mutex_);
@@ -221,13 +232,6 @@ void Links::CloseAll(const Deadline &deadline) {
                      status.text().c_str());
         }
     }
-    loop_->RunAndWait([this] {
-        while (!pending_.empty()) {
-            const LinkPtr link = pending_.begin()->first;
-            ForgetPending(link);
-            link->channel().Close();
-        }
-    });
     links.clear();
     // What was posted for a link may be the last to hold it; the device must outlive it.
     loop_->RunAndWait([] {});
@@ -236,6 +240,7 @@ void Links::CloseAll(const Deadline &deadline) {
 void Links::StartChannel(const LinkPtr &link) {
     const std::weak_ptr<Link> weak = link;
     link->channel().Start(
+        weak,
         [this, weak](uint16_t kind, uint32_t request_id, std::string_view body) {
             OnRequest(weak, kind, request_id, body);
         },
@@ -251,6 +256,7 @@ public:
     Linking(Links *links, uint64_t cluster_id) : links_(links) {
         std::lock_guard<std::mutex> lock(links_->mutex_);
         place_ = links_->linking_to_.insert(cluster_id);
+        ++links_->attempts_[cluster_id];
     }
     ~Linking() {
         std::lock_guard<std::mutex> lock(links_->mutex_);
@@ -263,6 +269,29 @@ private:
     Links *const links_;
     std::multiset<uint64_t>::iterator place_;
 };
+
+// Both ends may link to each other at the same time. The link of the end with the smaller id is the
+// one that stays: that end refuses the other's, as long as its own is being made or if it was made
+// since the other was prepared.
+bool Links::OwnLinkGoesFirst(uint64_t peer, uint64_t attempts_before) const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (one_way() || options_.cluster_id >= peer) return false;
+    if (linking_to_.count(peer) != 0) return true;
+    const auto attempts = attempts_.find(peer);
+    return attempts != attempts_.end() && attempts->second != attempts_before &&
+           by_peer_.count(peer) != 0;
+}
+
+uint64_t Links::AttemptsAt(uint64_t peer) const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto attempts = attempts_.find(peer);
+    return attempts == attempts_.end() ? 0 : attempts->second;
+}
+
+bool Links::IsLinkingTo(uint64_t peer) const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return linking_to_.count(peer) != 0;
+}
 
 std::vector<ClusterResult> Links::LinkClusters(const std::vector<ClusterSpec> &specs,
                                                const Deadline &deadline) {
@@ -294,7 +323,8 @@ Status Links::LinkMutually(const ClusterSpec &spec, const LinkPtr &link, const D
     // it down, or name the peer wrongly.
     const LinkPtr named = Find(spec.has_id ? spec.id : link->peer());
     const LinkPtr old = Find(link->peer());
-    if (named != nullptr && old != nullptr) {
+    // A communicator's link is not this call's to replace.
+    if (old != nullptr && (named != nullptr || !old->identity().group.empty())) {
         return Failure(LLDD_ALREADY_LINK, "%s is linked already; unlink first",
                        old->peer_name().c_str());
     }
@@ -304,7 +334,13 @@ Status Links::LinkMutually(const ClusterSpec &spec, const LinkPtr &link, const D
     }
     const Linking linking(this, link->peer());
     Status status = Shake(link, named == nullptr, deadline);
-    return status.ok() ? status : Undo(link, deadline, std::move(status));
+    if (status.ok()) return status;
+    status = Undo(link, deadline, std::move(status));
+    if (status.code() == LLDD_LINK_FAILED && Find(link->peer()) != nullptr) {
+        return Status(LLDD_ALREADY_LINK,
+                      status.text() + "; the peer has made a link at the same time");
+    }
+    return status;
 }
 
 // The peer is known under the id that the client gave, and only this end may use the link.
@@ -474,6 +510,7 @@ Status Links::Shake(const LinkPtr &link, bool replace, const Deadline &deadline)
     // Stored before the peer is told, which may use the link as soon as it knows.
     if (!Store(link))
         return Failure(LLDD_ALREADY_LINK, "another link to this peer was made meanwhile");
+    link->AllowRequests();
     LLDD_RETURN_IF_ERROR(ask(wire::kLinkConfirm, {}, &answer));
     wire::StatusBody done;
     if (!done.Decode(answer)) return Failure(LLDD_LINK_FAILED, "the peer's answer cannot be read");
@@ -572,6 +609,7 @@ void Links::OnGreeted(Fd socket, const wire::Hello &hello) {
             ForgetPending(late);
         });
     pending_.emplace(link, pending);
+    link->channel().SetMaxBody(kMaxStrangersBody);
     StartChannel(link);
 }
 
@@ -580,7 +618,8 @@ void Links::OnRequest(const std::weak_ptr<Link> &weak, uint16_t kind, uint32_t r
     const LinkPtr link = weak.lock();
     if (link == nullptr) return;
     const bool accepting = pending_.count(link) != 0;
-    const bool in_order = accepting == (kind == wire::kLinkRequest || kind == wire::kLinkConfirm);
+    const bool handshake = kind == wire::kLinkRequest || kind == wire::kLinkConfirm;
+    const bool in_order = accepting ? handshake : !handshake && link->requests_allowed();
     if (in_order && Serve(link, kind, request_id, body)) return;
     LLDD_LOG(
         LLDD_LOG_WARNING,
@@ -618,6 +657,7 @@ void Links::OnLinkRequest(const LinkPtr &link, uint32_t request_id, std::string_
         reply.text = "the two ends have different auth tokens";
     } else {
         pending.replace = request.replace;
+        pending.attempts = AttemptsAt(request.cluster_id);
         reply = PrepareLink(link, request);
         pending.prepared = reply.status == LLDD_SUCCESS;
         if (pending.prepared) reply.proof = ProofOf(*link, LinkEnd::kAcceptor, reply.Encode());
@@ -651,15 +691,11 @@ wire::LinkReply Links::PrepareLink(const LinkPtr &link, const wire::LinkRequest 
         return refuse(Failure(LLDD_ALREADY_LINK, "cluster %llu has a link to cluster %llu already",
                               Printable(options_.cluster_id), Printable(request.cluster_id)));
     }
-    {
-        // Both ends link to each other at once: the one with the smaller id makes the link.
-        std::lock_guard<std::mutex> lock(mutex_);
-        if (!one_way() && request.group.empty() && options_.cluster_id < request.cluster_id &&
-            linking_to_.count(request.cluster_id) != 0) {
-            return refuse(Failure(LLDD_ALREADY_LINK,
-                                  "cluster %llu is linking to cluster %llu at the same time",
-                                  Printable(options_.cluster_id), Printable(request.cluster_id)));
-        }
+    if (request.group.empty() &&
+        OwnLinkGoesFirst(request.cluster_id, AttemptsAt(request.cluster_id))) {
+        return refuse(Failure(LLDD_ALREADY_LINK,
+                              "cluster %llu is linking to cluster %llu at the same time",
+                              Printable(options_.cluster_id), Printable(request.cluster_id)));
     }
     if (request.mode != options_.mode) {
         return refuse(Failure(LLDD_PARAM_INVALID,
@@ -696,28 +732,41 @@ void Links::OnLinkConfirm(const LinkPtr &link, uint32_t request_id) {
         Store(link);
         if (!groups_->OnAccepted(link))
             status = Failure(LLDD_LINK_FAILED, "the communicator was left meanwhile");
+    } else if (status.ok() && OwnLinkGoesFirst(link->peer(), pending.attempts)) {
+        status =
+            Failure(LLDD_ALREADY_LINK, "cluster %llu has linked to cluster %llu at the same time",
+                    Printable(options_.cluster_id), Printable(link->peer()));
     } else if (status.ok()) {
-        const LinkPtr old = Find(link->peer());
-        if (old != nullptr && pending.replace && !one_way() &&
-            link->peer() != options_.cluster_id) {
-            if (!old->peer_gone()) {
-                host_->AddNotice(Format(
-                    "a new link from cluster %llu at %s replaced a live one from %s: two clients "
-                    "may be using one cluster id",
-                    Printable(link->peer()), link->identity().peer_address.ToString().c_str(),
-                    old->identity().peer_address.ToString().c_str()));
-            }
-            DropWhenIdle(old, false, 0);
-        }
-        if (!Store(link))
+        if (pending.replace && !one_way()) DropReplaced(*link);
+        if (!Store(link)) {
             status =
                 Failure(LLDD_ALREADY_LINK, "another link from this cluster was made meanwhile");
+        }
+    }
+    if (status.ok()) {
+        link->channel().SetMaxBody(wire::kMaxBody);
+        link->AllowRequests();
     }
     link->channel().Answer(wire::kLinkConfirm, request_id, wire::StatusBody::Of(status).Encode());
     if (!status.ok()) {
         Remove(link);
         link->ShutdownWhenIdle([link] { link->channel().CloseAfterFlush(); });
     }
+}
+
+// The initiator has no link to this end: an old one is of no use any more.
+void Links::DropReplaced(const Link &link) {
+    const LinkPtr old = Find(link.peer());
+    if (old == nullptr || link.peer() == options_.cluster_id || !old->identity().group.empty())
+        return;
+    if (!old->peer_gone() && !IsLinkingTo(link.peer())) {
+        host_->AddNotice(
+            Format("a new link from cluster %llu at %s replaced a live one from %s: two clients "
+                   "may be using one cluster id",
+                   Printable(link.peer()), link.identity().peer_address.ToString().c_str(),
+                   old->identity().peer_address.ToString().c_str()));
+    }
+    DropWhenIdle(old, false, 0);
 }
 
 void Links::OnUnlink(const LinkPtr &link, uint32_t request_id) {

@@ -144,6 +144,10 @@ private:
     void OnUnlink(const LinkPtr &link, uint32_t request_id);
     void OnClosed(const std::weak_ptr<Link> &weak);
     void ForgetPending(const LinkPtr &link);
+    void DropReplaced(const Link &link);
+    bool OwnLinkGoesFirst(uint64_t peer, uint64_t attempts_before) const;
+    uint64_t AttemptsAt(uint64_t peer) const;
+    bool IsLinkingTo(uint64_t peer) const;
 
     void StartChannel(const LinkPtr &link);
     bool Store(const LinkPtr &link);
@@ -176,11 +180,14 @@ private:
     std::set<LinkPtr> hidden_;
     // Peers that this end is linking to right now.
     std::multiset<uint64_t> linking_to_;
+    // How often it has begun to.
+    std::map<uint64_t, uint64_t> attempts_;
 
     struct Pending {
         EventLoop::Token timer = 0;
         bool replace = false;
         bool prepared = false;
+        uint64_t attempts = 0;  // of this end to link to that peer, when the link was prepared
     };
     std::map<LinkPtr, Pending> pending_;  // links being accepted; I/O thread only
 

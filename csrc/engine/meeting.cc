@@ -92,8 +92,7 @@ Status Meeting::Start(const std::string &name, const std::vector<uint64_t> &othe
         return ErrnoFailure(LLDD_LINK_FAILED, errno, "cannot wait for the other members of \"%s\"",
                             name.c_str());
     }
-    listener_ = std::move(listener);
-    token_ = loop_->Watch(listener_.get(), EPOLLIN, [this](uint32_t) { OnVisitor(); });
+    listener_.Start(std::move(listener), [this](Fd visitor) { Exchange(std::move(visitor)); });
     for (const uint64_t other : others) {
         const sockaddr_un address = AddressOf(name, other, &size);
         Fd visit = NewSocket();
@@ -107,16 +106,10 @@ Status Meeting::Start(const std::string &name, const std::vector<uint64_t> &othe
 }
 
 void Meeting::Stop() {
-    if (!listener_) return;
-    loop_->Remove(token_);
-    listener_.Close();
+    if (!listener_.listening()) return;
+    listener_.Stop();
     for (Visit &visit : visits_) loop_->Remove(visit.token);
     visits_.clear();
-}
-
-void Meeting::OnVisitor() {
-    Fd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (socket) Exchange(std::move(socket));
 }
 
 void Meeting::Exchange(Fd socket) {

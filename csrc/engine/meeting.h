@@ -17,6 +17,7 @@
 
 #include "base/event_loop.h"
 #include "base/fd.h"
+#include "base/listener.h"
 #include "base/status.h"
 
 namespace lldd {
@@ -38,7 +39,7 @@ public:
     using CardHandler = std::function<void(const MeetingCard &card)>;
 
     Meeting(EventLoop *loop, MeetingCard own, CardHandler on_card)
-        : loop_(loop), own_(std::move(own)), on_card_(std::move(on_card)) {}
+        : loop_(loop), own_(std::move(own)), on_card_(std::move(on_card)), listener_(loop) {}
     ~Meeting() { Stop(); }
     Meeting(const Meeting &) = delete;
     Meeting &operator=(const Meeting &) = delete;
@@ -54,15 +55,13 @@ private:
     };
     using Visits = std::list<Visit>;
 
-    void OnVisitor();
     void Exchange(Fd socket);
     void OnCard(Visits::iterator visit);
 
     EventLoop *const loop_;
     const MeetingCard own_;
     const CardHandler on_card_;
-    Fd listener_;
-    EventLoop::Token token_ = 0;
+    Listener listener_;
     Visits visits_;
 };
 

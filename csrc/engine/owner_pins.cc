@@ -7,6 +7,12 @@
 #include "engine/peer_table.h"
 
 namespace lldd {
+namespace {
+
+// So many requests of one link are kept; a puller has one.
+constexpr long kMostPinsOfOne = 64;
+
+}  // namespace
 
 Status OwnerPins::Find(const lldd_cache_key &key, NamedEntry *entry) const {
     std::optional<NamedEntry> found;
@@ -34,7 +40,21 @@ bool OwnerPins::IsTaken(const CacheName &name) const {
     });
 }
 
-void OwnerPins::Resolve(const void *holder, const lldd_cache_key &key, Answer answer) {
+void OwnerPins::Resolve(const void *holder, const wire::Resolve &resolve, Answer answer) {
+    const PinName name(holder, resolve.pin);
+    // A puller has one request at a time; what is left of earlier ones, it released.
+    const auto first = pins_.lower_bound(PinName(holder, 0));
+    const auto last = pins_.upper_bound(PinName(holder, UINT64_MAX));
+    if (std::distance(first, last) >= kMostPinsOfOne || pins_.count(name) != 0) {
+        wire::ResolveReply reply;
+        reply.status = wire::StatusBody::Of(Failure(LLDD_FAILED, "too many requests of one link"));
+        answer(reply);
+        return;
+    }
+    Serve(name, resolve.key, std::move(answer));
+}
+
+void OwnerPins::Serve(const PinName &name, const lldd_cache_key &key, Answer answer) {
     NamedEntry entry;
     const Status status = Find(key, &entry);
     wire::ResolveReply reply;
@@ -44,22 +64,23 @@ void OwnerPins::Resolve(const void *holder, const lldd_cache_key &key, Answer an
         return;
     }
     if (entry.consumable.has_value() && IsTaken(*entry.consumable)) {
-        waiting_.push_back({holder, key, std::move(answer)});
+        waiting_.push_back({name, key, std::move(answer)});
         return;
     }
-    reply.pin = next_pin_++;
     reply.batch_index = entry.batch_index;
     reply.owner_has_device_pool = has_device_pool_;
     wire::Writer writer;
     EncodeCache(*entry.cache, &writer);
     reply.cache = writer.Take();
-    pins_.emplace(reply.pin, Pin{holder, std::move(entry)});
+    pins_.emplace(name, Pin{std::move(entry)});
     answer(reply);
 }
 
 void OwnerPins::Release(const void *holder, const wire::Release &release) {
-    const auto found = pins_.find(release.pin);
-    if (found == pins_.end() || found->second.holder != holder) return;
+    const PinName name(holder, release.pin);
+    waiting_.remove_if([&](const Waiting &waiting) { return waiting.name == name; });
+    const auto found = pins_.find(name);
+    if (found == pins_.end()) return;
     const Pin pin = std::move(found->second);
     pins_.erase(found);
     if (release.done && pin.entry.consumable.has_value()) UseUp(pin.entry, release);
@@ -81,7 +102,10 @@ void OwnerPins::UseUp(const NamedEntry &entry, const wire::Release &release) {
             remaining.tensors[tensor] = false;
             --remaining.count;
         }
-        if (remaining.count != 0) return;
+        if (remaining.count != 0) {
+            SweepRemaining();
+            return;
+        }
     }
     remaining_.erase(name);
     // The client may have given the name to another cache meanwhile.
@@ -89,11 +113,21 @@ void OwnerPins::UseUp(const NamedEntry &entry, const wire::Release &release) {
     if (now.has_value() && now->cache == entry.cache) store_->RemoveKey(name);
 }
 
-void OwnerPins::Drop(const void *holder) {
-    for (auto pin = pins_.begin(); pin != pins_.end();) {
-        pin = pin->second.holder == holder ? pins_.erase(pin) : std::next(pin);
+// Of keys that the client removed after a part of them was pulled.
+void OwnerPins::SweepRemaining() {
+    if (remaining_.size() < swept_at_) return;
+    for (auto entry = remaining_.begin(); entry != remaining_.end();) {
+        const std::optional<NamedEntry> now = store_->Find(entry->first);
+        const bool gone = !now.has_value() || now->cache->id != entry->second.cache_id;
+        entry = gone ? remaining_.erase(entry) : std::next(entry);
     }
-    waiting_.remove_if([&](const Waiting &waiting) { return waiting.holder == holder; });
+    swept_at_ = std::max(kSweepFrom, 2 * remaining_.size());
+}
+
+void OwnerPins::Drop(const void *holder) {
+    pins_.erase(pins_.lower_bound(PinName(holder, 0)),
+                pins_.upper_bound(PinName(holder, UINT64_MAX)));
+    waiting_.remove_if([&](const Waiting &waiting) { return waiting.name.first == holder; });
     ServeWaiting();
 }
 
@@ -101,7 +135,7 @@ void OwnerPins::ServeWaiting() {
     // Those that have to go on waiting queue up again, in the old order.
     std::list<Waiting> queued;
     queued.swap(waiting_);
-    for (Waiting &waiting : queued) Resolve(waiting.holder, waiting.key, std::move(waiting.answer));
+    for (Waiting &waiting : queued) Serve(waiting.name, waiting.key, std::move(waiting.answer));
 }
 
 }  // namespace lldd

@@ -13,6 +13,7 @@
 #include <list>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/cache_store.h"
@@ -31,20 +32,21 @@ public:
     OwnerPins &operator=(const OwnerPins &) = delete;
 
     // `holder` names the link that asks.
-    void Resolve(const void *holder, const lldd_cache_key &key, Answer answer);
-    // Ends a pin of that holder; no effect if there is none. A pull that is done uses the key up,
-    // or the tensors of it that were pulled.
+    void Resolve(const void *holder, const wire::Resolve &resolve, Answer answer);
+    // Ends a pin of that holder, or its wait for one; no effect if there is none. A pull that is
+    // done uses the key up, or the tensors of it that were pulled.
     void Release(const void *holder, const wire::Release &release);
     // The link is closed: its pins end, as failed ones.
     void Drop(const void *holder);
 
 private:
+    // Pins of different links may have the same number.
+    using PinName = std::pair<const void *, uint64_t>;
     struct Pin {
-        const void *holder;
         NamedEntry entry;
     };
     struct Waiting {
-        const void *holder;
+        PinName name;
         lldd_cache_key key;
         Answer answer;
     };
@@ -59,14 +61,17 @@ private:
     Status Find(const lldd_cache_key &key, NamedEntry *entry) const;
     bool IsTaken(const CacheName &name) const;
     void UseUp(const NamedEntry &entry, const wire::Release &release);
+    void Serve(const PinName &name, const lldd_cache_key &key, Answer answer);
     void ServeWaiting();
+    void SweepRemaining();
 
     CacheStore *const store_;
     const bool has_device_pool_;
-    uint64_t next_pin_ = 1;
-    std::map<uint64_t, Pin> pins_;
+    std::map<PinName, Pin> pins_;
     std::list<Waiting> waiting_;
     std::map<CacheName, Remaining> remaining_;
+    static constexpr size_t kSweepFrom = 1024;
+    size_t swept_at_ = kSweepFrom;
 };
 
 }  // namespace lldd

@@ -176,6 +176,7 @@ Status Transfers::Pull(const lldd_pull_args &args, const lldd_cache_key &key) {
 Status Transfers::PullInTurn(const PullCall &call, Link *link) {
     LLDD_RETURN_IF_ERROR(link->CheckUsable());
     const Deadline deadline = Deadline::InMs(options_.sync_timeout_ms);
+    LLDD_RETURN_IF_ERROR(CheckRequestSize(call));
     LLDD_RETURN_IF_ERROR(options_.mode == LLDD_MODE_ONE_SIDED
                              ? PullOneSided(call, link, deadline)
                              : PullByRequest(call, link, deadline));
@@ -206,8 +207,16 @@ Status Transfers::PullOneSided(const PullCall &call, Link *link, const Deadline 
 Status Transfers::PullByRequest(const PullCall &call, Link *link, const Deadline &deadline) {
     wire::Resolve resolve;
     resolve.key = call.key;
+    resolve.pin = link->NextPin();
+    wire::Release release;
+    release.pin = resolve.pin;
     std::string answer;
-    LLDD_RETURN_IF_ERROR(AskOwner(link, wire::kResolve, resolve.Encode(), deadline, &answer));
+    Status status = AskOwner(link, wire::kResolve, resolve.Encode(), deadline, &answer);
+    if (!status.ok()) {
+        // The answer may still come: nobody will use what it pins.
+        link->channel().Tell(wire::kRelease, release.Encode());
+        return status;
+    }
     wire::ResolveReply reply;
     if (!reply.Decode(answer)) return Failure(LLDD_FAILED, "the peer's answer cannot be read");
     LLDD_RETURN_IF_ERROR(reply.status.ToStatus());
@@ -215,7 +224,6 @@ Status Transfers::PullByRequest(const PullCall &call, Link *link, const Deadline
     PeerCache remote;
     wire::Reader reader(reply.cache);
     std::vector<Run> &runs = link->runs();
-    Status status;
     if (!DecodeCache(&reader, &remote)) {
         status = Failure(LLDD_FAILED, "the peer sent a cache that cannot be read");
     }
@@ -224,8 +232,6 @@ Status Transfers::PullByRequest(const PullCall &call, Link *link, const Deadline
     if (status.ok()) status = CheckDirection(call, remote.shape, reply.owner_has_device_pool);
     if (status.ok()) status = link->connection()->Read(runs.data(), runs.size(), deadline);
 
-    wire::Release release;
-    release.pin = reply.pin;
     release.done = status.ok();
     const uint64_t first_tensor =
         uint64_t{call.request.src_layers.start} * call.request.tensors_per_layer;
@@ -241,6 +247,39 @@ Status Transfers::PullByRequest(const PullCall &call, Link *link, const Deadline
     }
     // Whoever asks after this pull has returned finds the key used up.
     return AskOwner(link, wire::kRelease, release.Encode(), deadline, &answer);
+}
+
+// What fits a request to the device: 5.3 of the contract.
+Status Transfers::CheckRequestSize(const PullCall &call) const {
+    if (!options_.strict_hardware) return Status::Ok();
+    const PullRequest &request = call.request;
+    const bool by_request = options_.mode == LLDD_MODE_REQUEST;
+    const bool to_device = call.local.shape.placement == Placement::kDevice;
+    const uint64_t tensors = request.dst_layers.count != 0
+                                 ? uint64_t{request.dst_layers.count} * request.tensors_per_layer
+                                 : call.local.shape.num_tensors;
+    // Only lists of two paged caches are merged.
+    const uint64_t runs = request.num_dst_blocks == 0   ? 1
+                          : request.num_src_blocks == 0 ? request.num_dst_blocks
+                                                        : call.pairs.size();
+    const uint64_t limit = by_request ? 7160 : 131064;
+    if (tensors + 2 * runs > limit) {
+        return Failure(LLDD_PARAM_INVALID,
+                       "%llu tensors and %llu runs of blocks do not fit a request: tensors + 2 * "
+                       "runs is at most %llu",
+                       Printable(tensors), Printable(runs), Printable(limit));
+    }
+    if (by_request && to_device && tensors > 2043) {
+        return Failure(LLDD_PARAM_INVALID,
+                       "%llu tensors in device memory, a request has at most 2043",
+                       Printable(tensors));
+    }
+    if (by_request && !to_device && request.num_src_blocks > 7158) {
+        return Failure(LLDD_PARAM_INVALID,
+                       "%llu source blocks for host memory, a request has at most 7158",
+                       Printable(request.num_src_blocks));
+    }
+    return Status::Ok();
 }
 
 // Which placements request mode serves. The pools are what a device stages through; here only their

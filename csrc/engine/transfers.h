@@ -25,6 +25,7 @@ public:
         uint32_t mode = 0;
         uint32_t sync_timeout_ms = 0;
         bool has_device_pool = false;
+        bool strict_hardware = false;
     };
     struct Counters {
         std::atomic<uint64_t> pulls{0};
@@ -76,6 +77,7 @@ private:
     Status PullInTurn(const PullCall &call, Link *link);
     Status PullOneSided(const PullCall &call, Link *link, const Deadline &deadline);
     Status PullByRequest(const PullCall &call, Link *link, const Deadline &deadline);
+    Status CheckRequestSize(const PullCall &call) const;
     Status CheckDirection(const PullCall &call, const CacheShape &source,
                           bool owner_has_device_pool) const;
     Status SendToAddresses(const lldd_transfer_args &args, PushSource *source);

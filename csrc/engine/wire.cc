@@ -149,6 +149,7 @@ bool StatusBody::Decode(std::string_view body) {
 
 std::string Resolve::Encode() const {
     Writer writer;
+    writer.Number(pin);
     writer.Number(key.kind);
     writer.Number(key.model_id);
     writer.Number(key.req_id);
@@ -161,6 +162,7 @@ std::string Resolve::Encode() const {
 bool Resolve::Decode(std::string_view body) {
     Reader reader(body);
     key.struct_size = sizeof key;
+    pin = reader.Number<uint64_t>();
     key.kind = reader.Number<uint32_t>();
     key.model_id = reader.Number<uint64_t>();
     key.req_id = reader.Number<uint64_t>();
@@ -173,7 +175,6 @@ bool Resolve::Decode(std::string_view body) {
 std::string ResolveReply::Encode() const {
     Writer writer;
     writer.Bytes(status.Encode());
-    writer.Number(pin);
     writer.Number(batch_index);
     writer.Number(static_cast<uint8_t>(owner_has_device_pool));
     writer.Bytes(cache);
@@ -183,7 +184,6 @@ std::string ResolveReply::Encode() const {
 bool ResolveReply::Decode(std::string_view body) {
     Reader reader(body);
     const bool readable = status.Decode(reader.Bytes());
-    pin = reader.Number<uint64_t>();
     batch_index = reader.Number<uint64_t>();
     owner_has_device_pool = reader.Number<uint8_t>() != 0;
     cache = reader.Bytes();

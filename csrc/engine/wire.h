@@ -199,6 +199,7 @@ struct StatusBody {
 
 // Which cache a key means: the members of lldd_cache_key that count.
 struct Resolve {
+    uint64_t pin = 0;  // chosen by the puller: what Release names
     lldd_cache_key key{};
 
     std::string Encode() const;
@@ -207,7 +208,6 @@ struct Resolve {
 
 struct ResolveReply {
     StatusBody status;
-    uint64_t pin = 0;  // to be released
     uint64_t batch_index = 0;
     bool owner_has_device_pool = false;
     std::string cache;  // see DecodeCache in peer_table.h

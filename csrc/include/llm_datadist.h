@@ -19,6 +19,7 @@
  *     config.cluster_id = 2;
  *     config.role = LLDD_ROLE_DECODER;
  *     config.mode = LLDD_MODE_ONE_SIDED;
+ *     config.rdma_traffic_class = config.rdma_service_level = LLDD_UNSET;
  *     lldd_engine *engine;
  *     if (lldd_engine_open(&config, &engine) != LLDD_SUCCESS) { puts(lldd_last_error()); exit(1); }
  *     ... lldd_cache_register, lldd_link_clusters, lldd_pull ...
@@ -125,7 +126,8 @@ extern "C" {
 #define LLDD_LINK_STYLE_MUTUAL 0
 #define LLDD_LINK_STYLE_ONE_WAY 1
 
-/* lldd_config.flags */
+/* lldd_config.flags. STRICT_HARDWARE: refuse what only the device refuses (sizes of requests and of the cache table). LISTEN:
+ * listen_ip and listen_port count. */
 #define LLDD_CONFIG_STRICT_HARDWARE 1
 #define LLDD_CONFIG_LISTEN 2
 
@@ -569,8 +571,8 @@ lldd_status lldd_key_remove(lldd_engine *engine, const lldd_cache_key *key);
 
 /* ---------------------------------------------------------------------------------------------------- links ---- */
 
-/* Links to num_clusters peers in parallel; results (as many) says what became of each, and is written whenever
- * num_clusters > 0. The returned status is success, or that of the last failing entry. One call makes both ends; the
+/* Links to num_clusters peers in parallel; results (as many) says what became of each, and is written whatever the
+ * entries came to. The returned status is success, or that of the last failing entry. One call makes both ends; the
  * link is stored under the id that the peer told.
  * Per entry: LLDD_PARAM_INVALID: not exactly one remote address, an address that cannot be parsed, another mode at the
  * peer. LLDD_LINK_FAILED: connection refused, or the peer speaks another protocol. LLDD_TIMEOUT: not done within

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 from ..cache import CacheDesc, MemInfo, Memtype, Placement
 from ..config import LLMClusterInfo
@@ -22,6 +22,8 @@ from ..utils.log import get_logger
 from . import facade, marshal
 from .facade import Facade
 from .marshal import LayerRanges, PullFrame, PushFrame
+
+Row = TypeVar("Row")
 
 _NOTICE_BYTES = 1024
 _MAX_NOTICES = 64
@@ -262,43 +264,49 @@ class Engine:
 
     def links(self) -> list[LinkInfo]:
         """Return the links of the engine."""
-        rows = self._rows("links", "lldd_link_info", partial(self._native.links, self._handle))
-        return [
-            LinkInfo(
+        ffi = self._native.ffi
+        return self._rows(
+            "links",
+            "lldd_link_info",
+            partial(self._native.links, self._handle),
+            lambda row: LinkInfo(
                 peer_cluster_id=row.peer_cluster_id,
                 state=LinkState(row.state),
-                peer_address=marshal.text(self._native.ffi, row.peer_address),
+                peer_address=marshal.text(ffi, row.peer_address),
                 is_initiator=bool(row.is_initiator),
                 comm_id=row.comm_id,
                 pulls=row.pulls,
                 pushes=row.pushes,
                 bytes_in=row.bytes_in,
                 bytes_out=row.bytes_out,
-            )
-            for row in rows
-        ]
+            ),
+        )
 
     def link_paths(self, cluster_id: int) -> list[PathInfo]:
         """Return how the memory of one linked peer is reached."""
-        call = partial(self._native.link_paths, self._handle, cluster_id)
         ffi = self._native.ffi
-        return [
-            PathInfo(
+        return self._rows(
+            "link_paths",
+            "lldd_path_info",
+            partial(self._native.link_paths, self._handle, cluster_id),
+            lambda row: PathInfo(
                 memory=MemoryKind(row.memory),
                 path=marshal.text(ffi, row.path),
                 reason=marshal.text(ffi, row.reason),
-            )
-            for row in self._rows("link_paths", "lldd_path_info", call)
-        ]
+            ),
+        )
 
-    def _rows(self, name: str, struct: str, call: Callable[..., int]) -> list[Any]:
+    def _rows(
+        self, name: str, struct: str, call: Callable[..., int], read: Callable[[Any], Row]
+    ) -> list[Row]:
         count = self._native.ffi.new("uint64_t *")
         capacity = 16
         while True:
             rows = marshal.new_array(self._native.ffi, struct, capacity)
             self._check(name, call(rows, capacity, count))
             if count[0] <= capacity:
-                return [rows[index] for index in range(count[0])]
+                # Read here: a row does not keep the array alive that it lies in.
+                return [read(rows[index]) for index in range(count[0])]
             capacity = count[0]
 
     # ---- transfers ----

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/listener.h"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "base/log.h"
+
+namespace lldd {
+namespace {
+
+// How long a listener waits when the process has no descriptor, or the kernel no memory, for
+// another connection.
+constexpr uint64_t kPauseMs = 100;
+
+}  // namespace
+
+void Listener::Start(Fd socket, Handler on_connection) {
+    on_connection_ = std::move(on_connection);
+    token_ = loop_->Watch(socket.get(), EPOLLIN, [this](uint32_t) { OnConnections(); });
+    socket_ = std::move(socket);
+}
+
+void Listener::Stop() {
+    if (!socket_) return;
+    loop_->RunAndWait([this] {
+        loop_->Remove(token_);
+        loop_->Cancel(pause_);
+    });
+    socket_.Close();
+}
+
+void Listener::OnConnections() {
+    Fd socket(accept4(socket_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (socket) {
+        on_connection_(std::move(socket));
+    } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+        Pause();
+    }
+}
+
+// The connection stays where it is, so the listener would be called again at once.
+void Listener::Pause() {
+    LLDD_LOG(LLDD_LOG_WARNING, "a new connection has to wait: errno %d", errno);
+    loop_->Change(token_, 0);
+    pause_ = loop_->PostAt(Deadline::InMs(kPauseMs), [this] { loop_->Change(token_, EPOLLIN); });
+}
+
+}  // namespace lldd

@@ -1,0 +1,41 @@
+// A listening socket on the I/O thread.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+
+#include "base/event_loop.h"
+#include "base/fd.h"
+
+namespace lldd {
+
+class Listener {
+public:
+    // Gets each new connection, non-blocking, on the I/O thread.
+    using Handler = std::function<void(Fd socket)>;
+
+    explicit Listener(EventLoop *loop) : loop_(loop) {}
+    ~Listener() { Stop(); }
+    Listener(const Listener &) = delete;
+    Listener &operator=(const Listener &) = delete;
+
+    // `socket` listens and does not block.
+    void Start(Fd socket, Handler on_connection);
+    // No handler runs afterwards, but the one that calls.
+    void Stop();
+
+    bool listening() const { return static_cast<bool>(socket_); }
+
+private:
+    void OnConnections();
+    void Pause();
+
+    EventLoop *const loop_;
+    Fd socket_;
+    Handler on_connection_;
+    EventLoop::Token token_ = 0;
+    EventLoop::Token pause_ = 0;  // I/O thread only
+};
+
+}  // namespace lldd
