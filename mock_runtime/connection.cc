@@ -14,9 +14,7 @@ namespace {
 
 constexpr Transport kFastestFirst[] = {Transport::kMapped, Transport::kCma, Transport::kTcp};
 
-unsigned long long Number(uint64_t value) {
-    return value;
-}
+unsigned long long Number(uint64_t value) { return value; }
 
 Route RouteOf(Transport transport) {
     switch (transport) {

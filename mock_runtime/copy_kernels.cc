@@ -14,13 +14,9 @@
 namespace lldd::mock {
 namespace {
 
-void CopyMemcpy(void *dst, const void *src, size_t size) {
-    std::memcpy(dst, src, size);
-}
+void CopyMemcpy(void *dst, const void *src, size_t size) { std::memcpy(dst, src, size); }
 void NothingToFinish() {}
-bool Always() {
-    return true;
-}
+bool Always() { return true; }
 
 #if defined(__x86_64__)
 
@@ -88,16 +84,10 @@ __attribute__((target("avx2"))) void CopyAvx2(void *dst, const void *src, size_t
     if (size != 0) std::memcpy(to, from, size);
 }
 
-void FinishStream() {
-    _mm_sfence();
-}
+void FinishStream() { _mm_sfence(); }
 
-bool HasAvx512() {
-    return __builtin_cpu_supports("avx512f") != 0;
-}
-bool HasAvx2() {
-    return __builtin_cpu_supports("avx2") != 0;
-}
+bool HasAvx512() { return __builtin_cpu_supports("avx512f") != 0; }
+bool HasAvx2() { return __builtin_cpu_supports("avx2") != 0; }
 // "Enhanced rep movsb": without it the instruction copies byte by byte.
 bool HasErms() {
     unsigned a = 0;
@@ -126,9 +116,7 @@ constexpr Candidate kCandidates[] = {
 
 }  // namespace
 
-void CopySmall(void *dst, const void *src, size_t size) {
-    std::memcpy(dst, src, size);
-}
+void CopySmall(void *dst, const void *src, size_t size) { std::memcpy(dst, src, size); }
 
 const CopyKernel *FindCopyKernel(const std::string &name) {
     for (const Candidate &candidate : kCandidates) {

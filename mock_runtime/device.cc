@@ -96,13 +96,9 @@ Status MockDevice::AllocatePool(Placement placement, uint64_t size, uint64_t *ad
     return memory_->AllocatePool(placement, size, addr);
 }
 
-void MockDevice::FreePool(uint64_t addr) {
-    memory_->FreePool(addr);
-}
+void MockDevice::FreePool(uint64_t addr) { memory_->FreePool(addr); }
 
-Status MockDevice::Commit(uint64_t addr, uint64_t size) {
-    return memory_->Commit(addr, size);
-}
+Status MockDevice::Commit(uint64_t addr, uint64_t size) { return memory_->Commit(addr, size); }
 
 Status MockDevice::Register(uint64_t addr, uint64_t size, Placement placement) {
     return memory_->Register(addr, size, placement);

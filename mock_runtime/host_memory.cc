@@ -85,9 +85,7 @@ PageRange RoundInward(uint64_t addr, uint64_t size) {
     return {start, end - start};
 }
 
-uint64_t AvailableMemory() {
-    return std::min(MemAvailable(), ControlGroupAvailable());
-}
+uint64_t AvailableMemory() { return std::min(MemAvailable(), ControlGroupAvailable()); }
 
 bool IsMapped(uint64_t addr, uint64_t size, bool writable) {
     const File file(std::fopen("/proc/self/maps", "re"));

@@ -30,9 +30,7 @@ void SleepWhile(std::atomic<uint32_t> &word, uint32_t value, const Deadline &dea
 
 }  // namespace
 
-uint64_t LinkPage::Size() {
-    return PageSize();
-}
+uint64_t LinkPage::Size() { return PageSize(); }
 
 Status LinkPage::Create(LinkPage *page) {
     return SharedMemory::Create("lldd-link", Size(), SharedMemory::Writers::kAll, &page->memory_);

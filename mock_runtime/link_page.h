@@ -42,9 +42,7 @@ private:
 };
 
 // The accessing end.
-inline void Enter(LinkSide &side) {
-    side.passage.fetch_add(1, std::memory_order_seq_cst);
-}
+inline void Enter(LinkSide &side) { side.passage.fetch_add(1, std::memory_order_seq_cst); }
 void Leave(LinkSide &side);
 
 // The owner: waits until an access that was under way when it was called is over. False: it is not

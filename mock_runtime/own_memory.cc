@@ -18,9 +18,7 @@ constexpr size_t kMostMarks = 4096;
 // What is left to the rest of the machine when a pool grows.
 constexpr uint64_t kLeftFree = 64U << 20;
 
-unsigned long long Hex(uint64_t addr) {
-    return addr;
-}
+unsigned long long Hex(uint64_t addr) { return addr; }
 
 // How much registrations of this process have populated; see MayPopulate.
 std::atomic<uint64_t> g_populated{0};

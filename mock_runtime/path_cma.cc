@@ -6,9 +6,7 @@
 namespace lldd::mock {
 namespace {
 
-void *Pointer(uint64_t addr) {
-    return reinterpret_cast<void *>(addr);
-}
+void *Pointer(uint64_t addr) { return reinterpret_cast<void *>(addr); }
 
 constexpr MoveFailure kGone{MoveFailure::kPeerGone, 0, 0};
 

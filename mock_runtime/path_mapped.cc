@@ -14,9 +14,7 @@ bool Overlap(uint64_t a, uint64_t b, uint64_t length) {
     return a < b ? b - a < length : a - b < length;
 }
 
-void *Pointer(uint64_t addr) {
-    return reinterpret_cast<void *>(addr);
-}
+void *Pointer(uint64_t addr) { return reinterpret_cast<void *>(addr); }
 
 }  // namespace
 

@@ -29,9 +29,7 @@ ssize_t SendVectors(int fd, iovec *vectors, size_t count) {
     return sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-bool WouldBlock(ssize_t result) {
-    return result < 0 && (errno == EAGAIN || errno == EINTR);
-}
+bool WouldBlock(ssize_t result) { return result < 0 && (errno == EAGAIN || errno == EINTR); }
 
 }  // namespace
 

@@ -59,8 +59,6 @@ void CloseDescriptor(int fd) {
     if (state.descriptors.erase(fd) == 1) close(fd);
 }
 
-unsigned ForkGeneration() {
-    return ForkState::Get().generation.load(std::memory_order_relaxed);
-}
+unsigned ForkGeneration() { return ForkState::Get().generation.load(std::memory_order_relaxed); }
 
 }  // namespace lldd

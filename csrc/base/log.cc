@@ -38,9 +38,7 @@ const char *LevelName(uint32_t level) {
 
 }  // namespace
 
-bool LogEnabled(uint32_t level) {
-    return level >= g_level.load(std::memory_order_relaxed);
-}
+bool LogEnabled(uint32_t level) { return level >= g_level.load(std::memory_order_relaxed); }
 
 void SetLog(uint32_t level, int fd) {
     g_level.store(level, std::memory_order_relaxed);

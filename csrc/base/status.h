@@ -39,6 +39,9 @@ private:
     std::string text_;
 };
 
+// For %llu.
+inline unsigned long long Printable(uint64_t number) { return number; }
+
 // printf into a std::string.
 std::string Format(const char *format, ...) __attribute__((format(printf, 1, 2)));
 std::string FormatV(const char *format, va_list args) __attribute__((format(printf, 1, 0)));

@@ -37,6 +37,7 @@ namespace {
 using lldd::CallGate;
 using lldd::Engine;
 using lldd::Failure;
+using lldd::Printable;
 using lldd::Status;
 using lldd::abi::CheckOut;
 using lldd::abi::ReadArray;
@@ -67,9 +68,7 @@ lldd_status Report(const Status &status) noexcept {
 }
 
 // The text is short enough to need no memory.
-lldd_status OutOfMemory() noexcept {
-    return Report(Status(LLDD_FAILED, "out of memory"));
-}
+lldd_status OutOfMemory() noexcept { return Report(Status(LLDD_FAILED, "out of memory")); }
 
 // Nothing is thrown across the ABI.
 template <typename Body>
@@ -119,7 +118,7 @@ Status ReadKey(const lldd_cache_key *from, lldd_cache_key *to) {
 Status CheckList(const char *name, const uint64_t *list, uint64_t count) {
     if (list != nullptr || count == 0) return Status::Ok();
     return Failure(LLDD_PARAM_INVALID, "%s is null, but %llu are announced", name,
-                   static_cast<unsigned long long>(count));
+                   Printable(count));
 }
 
 template <typename Args>
@@ -213,16 +212,11 @@ Status WriteList(const std::vector<T> &from, const char *name, T *to, uint64_t c
 
 }  // namespace
 
-// -------------------------------------------------------------------------------------------------
-// the library ----
+// ---- the library ----
 
-uint32_t lldd_version(void) {
-    return LLDD_VERSION_MAJOR * 65536 + LLDD_VERSION_MINOR;
-}
+uint32_t lldd_version(void) { return LLDD_VERSION_MAJOR * 65536 + LLDD_VERSION_MINOR; }
 
-uint64_t lldd_fingerprint(void) {
-    return LLDD_FINGERPRINT;
-}
+uint64_t lldd_fingerprint(void) { return LLDD_FINGERPRINT; }
 
 const lldd_field *lldd_layout(uint64_t *count) {
     if (count != nullptr) *count = sizeof kLayout / sizeof kLayout[0];
@@ -295,13 +289,9 @@ const char *lldd_status_name(lldd_status status) {
     }
 }
 
-const char *lldd_last_error(void) {
-    return ThisThreadsError().text.c_str();
-}
+const char *lldd_last_error(void) { return ThisThreadsError().text.c_str(); }
 
-int64_t lldd_last_error_raw(void) {
-    return ThisThreadsError().raw;
-}
+int64_t lldd_last_error_raw(void) { return ThisThreadsError().raw; }
 
 lldd_status lldd_log_set(uint32_t level, int32_t fd) {
     return Guarded([&]() -> Status {
@@ -314,8 +304,7 @@ lldd_status lldd_log_set(uint32_t level, int32_t fd) {
     });
 }
 
-// ------------------------------------------------------------------------------------------- life
-// of an engine ----
+// ---- life of an engine ----
 
 lldd_status lldd_engine_open(const lldd_config *config, lldd_engine **engine) {
     return Guarded([&]() -> Status {
@@ -389,8 +378,7 @@ lldd_status lldd_engine_switch_listener(lldd_engine *handle, const char *ip, uin
                     [&](Engine &engine) { return engine.SwitchListener(ip, port); });
 }
 
-// ------------------------------------------------------------------------------------------------------
-// caches ----
+// ---- caches ----
 
 lldd_status lldd_cache_allocate(lldd_engine *handle, const lldd_cache_desc *desc,
                                 const lldd_cache_key *keys, uint64_t num_keys, int64_t *cache_id,
@@ -450,8 +438,7 @@ lldd_status lldd_key_remove(lldd_engine *handle, const lldd_cache_key *key) {
     });
 }
 
-// -------------------------------------------------------------------------------------------------------
-// links ----
+// ---- links ----
 
 lldd_status lldd_link_clusters(lldd_engine *handle, const lldd_cluster *clusters,
                                uint64_t num_clusters, uint32_t timeout_ms,
@@ -525,7 +512,7 @@ lldd_status lldd_link_paths(lldd_engine *handle, uint64_t peer_cluster_id, lldd_
         const auto link = engine.links().Find(peer_cluster_id);
         if (link == nullptr) {
             return Failure(LLDD_NOT_YET_LINK, "there is no link to cluster %llu",
-                           static_cast<unsigned long long>(peer_cluster_id));
+                           Printable(peer_cluster_id));
         }
         std::vector<lldd_path_info> written;
         for (const lldd::PathDescription &path : link->connection()->Paths()) {
@@ -539,8 +526,7 @@ lldd_status lldd_link_paths(lldd_engine *handle, uint64_t peer_cluster_id, lldd_
     });
 }
 
-// ---------------------------------------------------------------------------------------------------
-// transfers ----
+// ---- transfers ----
 
 lldd_status lldd_pull(lldd_engine *handle, const lldd_pull_args *args) {
     return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
@@ -579,8 +565,7 @@ lldd_status lldd_transfer_layer(lldd_engine *handle, const lldd_transfer_args *a
     });
 }
 
-// ------------------------------------------------------------------------------------------------
-// local copies ----
+// ---- local copies ----
 
 lldd_status lldd_cache_copy(lldd_engine *handle, const lldd_copy_args *args) {
     return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {

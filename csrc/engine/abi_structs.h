@@ -56,7 +56,7 @@ Status ReadArray(const char *name, const T *from, uint64_t count, std::vector<T>
     if (count == 0) return Status::Ok();
     if (from == nullptr)
         return Failure(LLDD_PARAM_INVALID, "%s is null, but %llu are announced", name,
-                       static_cast<unsigned long long>(count));
+                       Printable(count));
     uint32_t stride;
     std::memcpy(&stride, from, sizeof stride);
     to->resize(count);
@@ -68,7 +68,7 @@ Status ReadArray(const char *name, const T *from, uint64_t count, std::vector<T>
         std::memcpy(&size, element, sizeof size);
         if (size != stride) {
             return Failure(LLDD_ABI_MISMATCH, "%s[%llu].struct_size is %u, that of the first is %u",
-                           name, static_cast<unsigned long long>(i), size, stride);
+                           name, Printable(i), size, stride);
         }
     }
     return Status::Ok();

@@ -12,9 +12,7 @@ namespace {
 constexpr uint64_t kMax = std::numeric_limits<uint64_t>::max();
 
 // The list may change under our feet: the compiler must not read an element a second time.
-uint64_t LoadOnce(const uint64_t *place) {
-    return __atomic_load_n(place, __ATOMIC_RELAXED);
-}
+uint64_t LoadOnce(const uint64_t *place) { return __atomic_load_n(place, __ATOMIC_RELAXED); }
 
 uint64_t CeilDivide(uint64_t bytes, uint64_t piece) {
     return bytes / piece + (bytes % piece != 0 ? 1 : 0);

@@ -15,10 +15,6 @@ constexpr uint32_t kDefaultSyncTimeoutMs = 1000;
 constexpr size_t kMaxNotices = 64;
 constexpr uint64_t kMaxTableBytes = 1 << 20;
 
-unsigned long long Printable(uint64_t number) {
-    return number;
-}
-
 template <typename T>
 T Default(T given, T instead) {
     return given == 0 ? instead : given;
@@ -65,12 +61,9 @@ Engine::Engine(const lldd_config &config)
       sync_timeout_ms_(Default(config.sync_timeout_ms, kDefaultSyncTimeoutMs)),
       strict_hardware_((config.flags & LLDD_CONFIG_STRICT_HARDWARE) != 0) {}
 
-Engine::~Engine() {
-    Close();
-}
+Engine::~Engine() { Close(); }
 
-// --------------------------------------------------------------------------------------------
-// opening, closing ----
+// ---- opening, closing ----
 
 Status Engine::Open(const lldd_config &config, std::unique_ptr<Engine> *engine) {
     LLDD_RETURN_IF_ERROR(CheckConfig(config));
@@ -164,9 +157,7 @@ void Engine::Close() {
     LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu closed", Printable(cluster_id_));
 }
 
-Deadline Engine::SyncDeadline() const {
-    return Deadline::InMs(sync_timeout_ms_);
-}
+Deadline Engine::SyncDeadline() const { return Deadline::InMs(sync_timeout_ms_); }
 
 Status Engine::SwitchListener(const char *ip, uint32_t port) {
     if (link_style_ == LLDD_LINK_STYLE_ONE_WAY) return CheckSameListener(ip, port);
@@ -200,8 +191,7 @@ Status Engine::CheckSameListener(const char *ip, uint32_t port) const {
                    now.ToString().c_str());
 }
 
-// ------------------------------------------------------------------------------------------------
-// introspection ----
+// ---- introspection ----
 
 void Engine::Describe(lldd_engine_info *info) {
     info->role = role_;
@@ -259,8 +249,7 @@ bool Engine::NextNotice(std::string *text) {
     return true;
 }
 
-// ------------------------------------------------------------------------------------------------
-// communicators ----
+// ---- communicators ----
 
 Status Engine::CheckHasGroups() const {
     if (link_style_ != LLDD_LINK_STYLE_ONE_WAY) return Status::Ok();
@@ -282,8 +271,7 @@ Status Engine::GroupState(uint64_t comm_id, uint32_t *state) {
     return groups_->State(comm_id, state);
 }
 
-// -------------------------------------------------------------------------------------------
-// requests of peers ----
+// ---- requests of peers ----
 
 bool Engine::OnPeerRequest(const std::shared_ptr<Link> &link, uint16_t kind, uint32_t request_id,
                            std::string_view body) {
@@ -314,9 +302,7 @@ bool Engine::OnPeerRequest(const std::shared_ptr<Link> &link, uint16_t kind, uin
     }
 }
 
-void Engine::OnLinkDown(const Link &link) {
-    pins_->Drop(&link);
-}
+void Engine::OnLinkDown(const Link &link) { pins_->Drop(&link); }
 
 void Engine::OnResolve(const std::shared_ptr<Link> &link, uint32_t request_id,
                        const wire::Resolve &resolve) {
@@ -352,8 +338,7 @@ wire::LocateReply Engine::Locate(const wire::Locate &locate) const {
     return reply;
 }
 
-// -------------------------------------------------------------------------------------------------------
-// caches ----
+// ---- caches ----
 
 Status Engine::CheckHasPool(const char *what) const {
     if (device_pool_.pages != nullptr || host_pool_.pages != nullptr) return Status::Ok();

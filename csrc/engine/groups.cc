@@ -18,10 +18,6 @@ constexpr uint32_t kDefaultTotalS = 120;
 // The other member is known to be there: it need not be waited for longer.
 constexpr uint64_t kDialMs = 5000;
 
-unsigned long long Printable(uint64_t number) {
-    return number;
-}
-
 // The members by rank, so that the order in which a client lists them makes no difference.
 std::string Describe(const GroupSpec &spec) {
     std::vector<GroupSpec::Member> members = spec.members;
@@ -46,9 +42,7 @@ std::string Difference(const std::string &own, const std::string &other) {
 
 }  // namespace
 
-Groups::~Groups() {
-    Close();
-}
+Groups::~Groups() { Close(); }
 
 Status Groups::Check(const GroupSpec &spec) const {
     if (spec.name.empty() || spec.name.size() > kMaxName) {
@@ -194,8 +188,7 @@ void Groups::Close() {
     loop_->RunAndWait([] {});
 }
 
-// -------------------------------------------------------------------------------------------------
-// preparation ----
+// ---- preparation ----
 
 Groups::GroupPtr Groups::FindPreparing(const std::string &name) const {
     for (const auto &entry : groups_) {

@@ -22,9 +22,8 @@ Link::Link(EventLoop *loop, Identity identity, Fd control)
 
 void Link::SetPeer(uint64_t cluster_id) {
     identity_.peer_cluster_id = cluster_id;
-    peer_name_ =
-        Format("cluster %llu (%s)", static_cast<unsigned long long>(identity_.peer_cluster_id),
-               identity_.peer_address.ToString().c_str());
+    peer_name_ = Format("cluster %llu (%s)", Printable(identity_.peer_cluster_id),
+                        identity_.peer_address.ToString().c_str());
 }
 
 Link::~Link() {

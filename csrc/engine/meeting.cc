@@ -30,10 +30,9 @@ uint64_t Hash(std::string_view text) {
 
 sockaddr_un AddressOf(const std::string &name, uint64_t cluster_id, socklen_t *size) {
     const char *scope = std::getenv("LLM_DATADIST_SCOPE");
-    const std::string text = Format(
-        "lldd-meet-%u-%016llx-%016llx-%llu", getuid(),
-        static_cast<unsigned long long>(Hash(scope == nullptr ? "" : scope)),
-        static_cast<unsigned long long>(Hash(name)), static_cast<unsigned long long>(cluster_id));
+    const std::string text = Format("lldd-meet-%u-%016llx-%016llx-%llu", getuid(),
+                                    Printable(Hash(scope == nullptr ? "" : scope)),
+                                    Printable(Hash(name)), Printable(cluster_id));
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     // A zero byte first: the name is in no file system, and gone with its socket.
@@ -42,9 +41,7 @@ sockaddr_un AddressOf(const std::string &name, uint64_t cluster_id, socklen_t *s
     return address;
 }
 
-Fd NewSocket() {
-    return Fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-}
+Fd NewSocket() { return Fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)); }
 
 // An abstract name is anybody's: only the own user's processes are members.
 bool SameUser(int fd) {

@@ -10,10 +10,6 @@ namespace {
 // for ever.
 constexpr uint64_t kLocalCopyMs = 600'000;
 
-unsigned long long Printable(uint64_t number) {
-    return number;
-}
-
 // Reused by the calls of one thread, which have at most one transfer each.
 BlockPairs *ScratchPairs() {
     static thread_local BlockPairs pairs;
@@ -27,12 +23,8 @@ std::vector<LocalRun> *ScratchRuns() {
     return &runs;
 }
 
-PlanCache PlanOf(const Cache &cache) {
-    return {cache.id, cache.shape, cache.addrs.data()};
-}
-PlanCache PlanOf(const PeerCache &cache) {
-    return {cache.id, cache.shape, cache.addrs.data()};
-}
+PlanCache PlanOf(const Cache &cache) { return {cache.id, cache.shape, cache.addrs.data()}; }
+PlanCache PlanOf(const PeerCache &cache) { return {cache.id, cache.shape, cache.addrs.data()}; }
 
 uint64_t BytesOf(const std::vector<Run> &runs) {
     uint64_t bytes = 0;
@@ -136,8 +128,7 @@ Status Transfers::ReadTable(Link *link, const Deadline &deadline, const PeerTabl
     return status;
 }
 
-// ----------------------------------------------------------------------------------------------------
-// pulls ----
+// ---- pulls ----
 
 Status Transfers::Pull(const lldd_pull_args &args, const lldd_cache_key &key) {
     return Count([&]() -> Status {
@@ -309,8 +300,7 @@ Status Transfers::CheckDirection(const PullCall &call, const CacheShape &source,
     return Status::Ok();
 }
 
-// ---------------------------------------------------------------------------------------------------
-// pushes ----
+// ---- pushes ----
 
 Status Transfers::Push(const lldd_push_args &args, const lldd_cache_key &key,
                        uint32_t *layers_done) {
@@ -465,8 +455,7 @@ Status Transfers::SendToAddressesInTurn(const lldd_transfer_args &args, PushSour
     return Status::Ok();
 }
 
-// ---------------------------------------------------------------------------------------------
-// local copies ----
+// ---- local copies ----
 
 Status Transfers::RunCopies(const std::vector<LocalRun> &runs) {
     if (!runs.empty()) {

@@ -1,0 +1,379 @@
+// Links as the calling thread makes and ends them.
+//
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "base/hmac.h"
+#include "base/log.h"
+#include "base/thread.h"
+#include "engine/links.h"
+
+namespace lldd {
+namespace {
+
+// As many clusters of one call are handled at the same time.
+constexpr size_t kParallel = 16;
+// The results of body(spec) for each spec, several at a time.
+template <typename Body>
+std::vector<ClusterResult> InParallel(const std::vector<ClusterSpec> &specs, const Body &body) {
+    const size_t count = specs.size();
+    std::vector<ClusterResult> results(count);
+    std::atomic<size_t> next{0};
+    const auto work = [&] {
+        for (size_t i = next++; i < count; i = next++) {
+            try {
+                results[i] = body(specs[i]);
+            } catch (const std::exception &error) {
+                results[i].status =
+                    Failure(LLDD_FAILED, "an error inside the library: %s", error.what());
+            }
+        }
+    };
+    std::vector<std::thread> threads;
+    for (size_t i = 1; i < std::min(count, kParallel); ++i) {
+        try {
+            threads.push_back(StartThread("lldd-link", work));
+        } catch (const std::system_error &error) {
+            // Fewer threads only make it slower.
+            LLDD_LOG(LLDD_LOG_WARNING, "cannot start a thread for linking: %s", error.what());
+            break;
+        }
+    }
+    work();
+    for (std::thread &thread : threads) thread.join();
+    return results;
+}
+
+Status OneRemoteAddress(const ClusterSpec &spec, SocketAddress *address) {
+    if (spec.remote.size() != 1) {
+        return Failure(LLDD_PARAM_INVALID, "exactly one remote ip info is needed, %zu are given",
+                       spec.remote.size());
+    }
+    return SocketAddress::Parse(spec.remote[0].ip, spec.remote[0].port, address);
+}
+
+}  // namespace
+
+// While it lives, this end is linking to that cluster.
+class Links::Linking {
+public:
+    Linking(Links *links, uint64_t cluster_id) : links_(links) {
+        std::lock_guard<std::mutex> lock(links_->mutex_);
+        place_ = links_->linking_to_.insert(cluster_id);
+        ++links_->attempts_[cluster_id];
+    }
+    ~Linking() {
+        std::lock_guard<std::mutex> lock(links_->mutex_);
+        links_->linking_to_.erase(place_);
+    }
+    Linking(const Linking &) = delete;
+    Linking &operator=(const Linking &) = delete;
+
+private:
+    Links *const links_;
+    std::multiset<uint64_t>::iterator place_;
+};
+
+// Both ends may link to each other at the same time. The link of the end with the smaller id is the
+// one that stays: that end refuses the other's, as long as its own is being made or if it was made
+// since the other was prepared.
+bool Links::OwnLinkGoesFirst(uint64_t peer, uint64_t attempts_before) const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (one_way() || options_.cluster_id >= peer) return false;
+    if (linking_to_.count(peer) != 0) return true;
+    const auto attempts = attempts_.find(peer);
+    return attempts != attempts_.end() && attempts->second != attempts_before &&
+           by_peer_.count(peer) != 0;
+}
+
+uint64_t Links::AttemptsAt(uint64_t peer) const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto attempts = attempts_.find(peer);
+    return attempts == attempts_.end() ? 0 : attempts->second;
+}
+
+bool Links::IsLinkingTo(uint64_t peer) const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return linking_to_.count(peer) != 0;
+}
+
+std::vector<ClusterResult> Links::LinkClusters(const std::vector<ClusterSpec> &specs,
+                                               const Deadline &deadline) {
+    return InParallel(specs, [&](const ClusterSpec &spec) { return LinkOne(spec, deadline); });
+}
+
+ClusterResult Links::LinkOne(const ClusterSpec &spec, const Deadline &deadline) {
+    ClusterResult result;
+    result.cluster_id = spec.id;
+    SocketAddress address;
+    result.status = OneRemoteAddress(spec, &address);
+    if (!result.status.ok()) return result;
+    if (one_way() && acceptor_.address().ToString() == address.ToString()) {
+        result.status =
+            Failure(LLDD_PARAM_INVALID, "%s is the own address", address.ToString().c_str());
+        return result;
+    }
+    LinkPtr link;
+    result.status = Dial(address, deadline, {}, &link);
+    if (!result.status.ok()) return result;
+    result.cluster_id = link->peer();
+    result.status =
+        one_way() ? LinkOneWay(spec, link, deadline) : LinkMutually(spec, link, deadline);
+    return result;
+}
+
+Status Links::LinkMutually(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline) {
+    // An old link is replaced when the client holds none under the id it gave: it may have forced
+    // it down, or name the peer wrongly.
+    const LinkPtr named = Find(spec.has_id ? spec.id : link->peer());
+    const LinkPtr old = Find(link->peer());
+    // A communicator's link is not this call's to replace.
+    if (old != nullptr && (named != nullptr || !old->identity().group.empty())) {
+        return Failure(LLDD_ALREADY_LINK, "%s is linked already; unlink first",
+                       old->peer_name().c_str());
+    }
+    if (old != nullptr) {
+        const Link::Turn turn(old);
+        LLDD_RETURN_IF_ERROR(TakeDown(old, deadline));
+    }
+    const Linking linking(this, link->peer());
+    Status status = Shake(link, named == nullptr, deadline);
+    if (status.ok()) return status;
+    status = Undo(link, deadline, std::move(status));
+    if (status.code() == LLDD_LINK_FAILED && Find(link->peer()) != nullptr) {
+        return Status(LLDD_ALREADY_LINK,
+                      status.text() + "; the peer has made a link at the same time");
+    }
+    return status;
+}
+
+// The peer is known under the id that the client gave, and only this end may use the link.
+Status Links::LinkOneWay(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline) {
+    LinkPtr old = FindByAddress(link->identity().peer_address);
+    if (spec.has_id) link->SetPeer(spec.id);
+    if (old == nullptr) old = Find(link->peer());
+    if (old != nullptr) {
+        return Failure(LLDD_ALREADY_LINK, "%s is linked already; unlink first",
+                       old->peer_name().c_str());
+    }
+    Status status = Shake(link, false, deadline);
+    return status.ok() ? status : Undo(link, deadline, std::move(status));
+}
+
+Status Links::Dial(const SocketAddress &address, const Deadline &deadline, Link::Identity identity,
+                   LinkPtr *link) {
+    Fd socket;
+    wire::Hello peer;
+    const wire::Hello own = OwnHello();
+    LLDD_RETURN_IF_ERROR(lldd::Connect(address, deadline, &socket));
+    LLDD_RETURN_IF_ERROR(Greet(socket.get(), deadline, own, &peer));
+    identity.initiator_greeting = own.nonce;
+    identity.acceptor_greeting = peer.nonce;
+    identity.own_cluster_id = options_.cluster_id;
+    identity.peer_cluster_id = peer.cluster_id;
+    identity.end = LinkEnd::kInitiator;
+    identity.peer_address = address;
+    identity.nonce = RandomNonce();
+    *link = std::make_shared<Link>(loop_, std::move(identity), std::move(socket));
+    return Status::Ok();
+}
+
+Status Links::Undo(const LinkPtr &link, const Deadline &deadline, Status status) {
+    const Link::Turn turn(link);
+    const Status down = TakeDown(link, deadline);
+    if (!down.ok()) LLDD_LOG(LLDD_LOG_WARNING, "half a link taken down: %s", down.text().c_str());
+    return std::move(status).WithPrefix("link to " + link->peer_name() + ": ");
+}
+
+// ---- communicators ----
+
+Status Links::StartAcceptingForGroups(SocketAddress *address) {
+    if (!group_acceptor_.listening()) {
+        SocketAddress any_port;
+        LLDD_RETURN_IF_ERROR(SocketAddress::Parse("127.0.0.1", 0, &any_port));
+        LLDD_RETURN_IF_ERROR(group_acceptor_.Start(any_port));
+    }
+    *address = group_acceptor_.address();
+    return Status::Ok();
+}
+
+Status Links::LinkForGroup(const SocketAddress &address, uint64_t peer, const std::string &group,
+                           uint64_t comm_id, const Deadline &deadline, std::shared_ptr<Link> *out) {
+    Link::Identity identity;
+    identity.group = group;
+    identity.comm_id = comm_id;
+    LinkPtr link;
+    LLDD_RETURN_IF_ERROR(Dial(address, deadline, std::move(identity), &link));
+    Status status =
+        link->peer() == peer
+            ? Shake(link, false, deadline)
+            : Failure(LLDD_LINK_FAILED, "cluster %llu was expected there", Printable(peer));
+    if (!status.ok()) return Undo(link, deadline, std::move(status));
+    *out = link;
+    return Status::Ok();
+}
+
+void Links::PublishGroupLinks(const std::vector<std::shared_ptr<Link>> &links) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (const LinkPtr &link : links) {
+        if (hidden_.erase(link) == 0) continue;
+        by_peer_[link->peer()].push_back(link);
+        made_.fetch_add(1, std::memory_order_relaxed);
+    }
+}
+
+Status Links::EndGroupLink(const std::shared_ptr<Link> &link, const Deadline &deadline) {
+    const Link::Turn turn(link);
+    return TakeDown(link, deadline);
+}
+
+// ---- handshake ----
+
+wire::Hello Links::OwnHello() const {
+    wire::Hello hello;
+    hello.auth = options_.secret.empty() ? wire::Auth::kNone : wire::Auth::kHmacSha256;
+    hello.cluster_id = options_.cluster_id;
+    hello.nonce = RandomNonce();
+    return hello;
+}
+
+Status Links::CheckAuth(const wire::Hello &peer) const {
+    if (peer.auth == wire::Auth::kNone && !options_.secret.empty()) {
+        return Failure(LLDD_LINK_FAILED, "this end has an auth token, the other end has none");
+    }
+    if (peer.auth != wire::Auth::kNone && options_.secret.empty()) {
+        return Failure(LLDD_LINK_FAILED, "the other end asks for an auth token, this end has none");
+    }
+    return Status::Ok();
+}
+
+std::string Links::ProofOf(const Link &link, LinkEnd sender, const std::string &message) const {
+    const Link::Identity &identity = link.identity();
+    return wire::Proof(options_.secret, sender, identity.initiator_greeting,
+                       identity.acceptor_greeting, message);
+}
+
+// Each end tells the version, a nonce and how it wants to be convinced of the other's right to
+// link.
+Status Links::Greet(int socket, const Deadline &deadline, const wire::Hello &own,
+                    wire::Hello *peer) {
+    const auto bytes = own.Encode();
+    char answer[wire::Hello::kSize];
+    Status status = SendAll(socket, bytes.data(), bytes.size(), deadline);
+    if (status.ok()) status = ReceiveAll(socket, answer, sizeof answer, deadline);
+    if (!status.ok()) {
+        return Failure(status.code() == LLDD_TIMEOUT ? LLDD_TIMEOUT : LLDD_LINK_FAILED,
+                       "%s accepted the connection but did not answer: %s",
+                       SocketAddress::OfPeer(socket).ToString().c_str(), status.text().c_str());
+    }
+    LLDD_RETURN_IF_ERROR(peer->Decode({answer, sizeof answer}));
+    return CheckAuth(*peer);
+}
+
+// From the request to the stored link. The channel runs already, so that a dying peer is noticed at
+// once.
+Status Links::Shake(const LinkPtr &link, bool replace, const Deadline &deadline) {
+    wire::LinkRequest request;
+    request.cluster_id = options_.cluster_id;
+    request.mode = options_.mode;
+    request.link_style = options_.link_style;
+    request.replace = replace;
+    request.nonce = link->identity().nonce;
+    request.group = link->identity().group;
+    LLDD_RETURN_IF_ERROR(device_->Endpoint(request.nonce, &request.endpoint));
+    request.proof = ProofOf(*link, LinkEnd::kInitiator, request.Encode());
+    StartChannel(link);
+
+    const auto ask = [&](wire::Kind kind, const std::string &body, std::string *answer) {
+        const Status status = link->channel().Call(kind, body, deadline, answer);
+        if (status.ok() || status.code() == LLDD_TIMEOUT) return status;
+        return Failure(LLDD_LINK_FAILED, "%s", status.text().c_str());
+    };
+    std::string answer;
+    LLDD_RETURN_IF_ERROR(ask(wire::kLinkRequest, request.Encode(), &answer));
+    wire::LinkReply reply;
+    if (!reply.Decode(answer)) return Failure(LLDD_LINK_FAILED, "the peer's answer cannot be read");
+    if (reply.status != LLDD_SUCCESS)
+        return Status(reply.status, "refused by the peer: " + reply.text);
+    const std::string proof = std::exchange(reply.proof, "");
+    if (!SameDigest(proof, ProofOf(*link, LinkEnd::kAcceptor, reply.Encode()))) {
+        return Failure(LLDD_LINK_FAILED, "the peer has another auth token");
+    }
+
+    ConnectionSetup setup;
+    setup.end = LinkEnd::kInitiator;
+    setup.nonce = request.nonce;
+    setup.peer_endpoint = std::move(reply.endpoint);
+    setup.streams = link.get();
+    std::unique_ptr<Connection> connection;
+    LLDD_RETURN_IF_ERROR(device_->Connect(setup, deadline, &connection));
+    link->SetConnection(std::move(connection));
+
+    // Stored before the peer is told, which may use the link as soon as it knows.
+    if (!Store(link))
+        return Failure(LLDD_ALREADY_LINK, "another link to this peer was made meanwhile");
+    link->AllowRequests();
+    LLDD_RETURN_IF_ERROR(ask(wire::kLinkConfirm, {}, &answer));
+    wire::StatusBody done;
+    if (!done.Decode(answer)) return Failure(LLDD_LINK_FAILED, "the peer's answer cannot be read");
+    if (done.status != LLDD_SUCCESS)
+        return Status(done.status, "refused by the peer: " + done.text);
+    return Status::Ok();
+}
+
+std::vector<ClusterResult> Links::UnlinkClusters(const std::vector<ClusterSpec> &specs,
+                                                 const Deadline &deadline, bool force) {
+    return InParallel(specs,
+                      [&](const ClusterSpec &spec) { return UnlinkOne(spec, deadline, force); });
+}
+
+ClusterResult Links::UnlinkOne(const ClusterSpec &spec, const Deadline &deadline, bool force) {
+    ClusterResult result;
+    result.cluster_id = spec.id;
+    const bool local_only = force || one_way();
+    SocketAddress address;
+    if (!local_only || !spec.has_id) {
+        result.status = OneRemoteAddress(spec, &address);
+        if (!result.status.ok()) return result;
+    }
+    LinkPtr link;
+    if (spec.has_id) {
+        link = FindByClusters(spec.id);
+    } else {
+        link = FindByAddress(address);
+    }
+    if (link == nullptr) return result;
+    result.cluster_id = link->peer();
+
+    const Link::Turn turn(link);
+    if (link->unlinked()) return result;
+    if (!local_only) {
+        const Status told = UnlinkBoth(link, deadline);
+        if (!told.ok()) {
+            result.status = Status(
+                told.code(), "unlink from " + link->peer_name() + ": " + told.text(), told.raw());
+            return result;
+        }
+    }
+    result.status = TakeDown(link, deadline);
+    return result;
+}
+
+Status Links::UnlinkBoth(const LinkPtr &link, const Deadline &deadline) {
+    if (link->peer_gone()) return Failure(LLDD_UNLINK_FAILED, "%s", kConnectionClosed);
+    std::string answer;
+    link->unlink_under_way.store(true);
+    const Status status = link->channel().Call(wire::kUnlink, {}, deadline, &answer);
+    link->unlink_under_way.store(false);
+    // Both ends may unlink at the same time, and the other one be done first.
+    if (status.ok() || link->unlinked()) return Status::Ok();
+    if (status.code() == LLDD_TIMEOUT) return status;
+    return Failure(LLDD_UNLINK_FAILED, "%s", status.text().c_str());
+}
+
+}  // namespace lldd
