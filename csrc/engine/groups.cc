@@ -18,14 +18,20 @@ constexpr uint32_t kDefaultTotalS = 120;
 // The other member is known to be there: it need not be waited for longer.
 constexpr uint64_t kDialMs = 5000;
 
-// The members by rank, so that the order in which a client lists them makes no difference.
-std::string Describe(const GroupSpec &spec) {
+// So that the order in which a client lists them makes no difference.
+std::vector<GroupSpec::Member> MembersByRank(const GroupSpec &spec) {
     std::vector<GroupSpec::Member> members = spec.members;
     std::sort(members.begin(), members.end(), [](const auto &a, const auto &b) {
         return a.rank != b.rank ? a.rank < b.rank : a.cluster_id < b.cluster_id;
     });
+    return members;
+}
+
+uint64_t LowestRank(const GroupSpec &spec) { return MembersByRank(spec).front().cluster_id; }
+
+std::string Describe(const GroupSpec &spec) {
     std::string text = Format("\"%s\":", spec.name.c_str());
-    for (const auto &member : members) {
+    for (const auto &member : MembersByRank(spec)) {
         text += Format(" cluster %llu has rank %u;", Printable(member.cluster_id), member.rank);
     }
     return text;
@@ -79,44 +85,25 @@ Status Groups::Check(const GroupSpec &spec) const {
 Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
     std::lock_guard<std::mutex> one_at_a_time(join_mutex_);
     LLDD_RETURN_IF_ERROR(Check(spec));
-    SocketAddress accepting;
-    LLDD_RETURN_IF_ERROR(links_->StartAcceptingForGroups(&accepting));
     const auto group = std::make_shared<Group>();
     group->spec = spec;
     group->description = Describe(spec);
     const uint64_t total_s = options_.total_time_s == 0 ? kDefaultTotalS : options_.total_time_s;
-    std::vector<uint64_t> others;
-    for (const auto &member : spec.members) {
-        if (member.cluster_id != options_.cluster_id) others.push_back(member.cluster_id);
-    }
     {
         std::lock_guard<std::mutex> lock(mutex_);
         group->comm_id = ++last_id_;
         groups_.emplace(group->comm_id, group);
     }
-    MeetingCard card;
-    card.cluster_id = options_.cluster_id;
-    card.group = group->description;
-    card.rank_table = spec.rank_table;
-    card.ip = accepting.ip();
-    card.port = accepting.port();
     Status status;
     loop_->RunAndWait([&] {
-        const std::weak_ptr<Group> weak = group;
-        group->meeting =
-            std::make_unique<Meeting>(loop_, card, [this, weak](const MeetingCard &other) {
-                const GroupPtr alive = weak.lock();
-                if (alive != nullptr) OnCard(alive, other);
-            });
-        status = group->meeting->Start(spec.name, others);
-        if (!status.ok()) {
-            group->meeting.reset();
-            return;
-        }
-        group->timer = loop_->PostAt(Deadline::InMs(total_s * 1000), [this, weak] {
-            const GroupPtr late = weak.lock();
-            if (late != nullptr) Fail(late, "not all members came in time");
-        });
+        status = Attend(group);
+        if (!status.ok()) return;
+        group->timer = loop_->PostAt(Deadline::InMs(total_s * 1000),
+                                     [this, weak = std::weak_ptr<Group>(group)] {
+                                         const GroupPtr late = weak.lock();
+                                         if (late != nullptr)
+                                             Fail(late, "not all members came in time");
+                                     });
     });
     if (!status.ok()) {
         // The id was never told: it is the next one's.
@@ -126,6 +113,41 @@ Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
         return status;
     }
     *comm_id = group->comm_id;
+    return Status::Ok();
+}
+
+// Begins to meet the other members. On the I/O thread.
+Status Groups::Attend(const GroupPtr &group) {
+    bool several_hosts = false;
+    SocketAddress address;
+    LLDD_RETURN_IF_ERROR(Rendezvous::FromEnvironment(&several_hosts, &address));
+    SocketAddress accepting;
+    LLDD_RETURN_IF_ERROR(links_->StartAcceptingForGroups(several_hosts, address, &accepting));
+    MeetingCard card;
+    card.cluster_id = options_.cluster_id;
+    card.name = group->spec.name;
+    card.group = group->description;
+    card.rank_table = group->spec.rank_table;
+    card.ip = accepting.ip();
+    card.port = accepting.port();
+    if (card.Encode().size() > kMaxMeetingCard)
+        return Failure(LLDD_PARAM_INVALID, "rank_table is larger than 64 KiB");
+    const auto on_card = [this, weak = std::weak_ptr<Group>(group)](const MeetingCard &other) {
+        const GroupPtr alive = weak.lock();
+        if (alive != nullptr) OnCard(alive, other);
+    };
+    if (several_hosts) {
+        if (rendezvous_ == nullptr) rendezvous_ = std::make_unique<Rendezvous>(loop_, address);
+        const bool holds = LowestRank(group->spec) == options_.cluster_id;
+        return rendezvous_->Attend(holds, card, on_card, &group->meeting);
+    }
+    std::vector<uint64_t> others;
+    for (const auto &member : group->spec.members) {
+        if (member.cluster_id != options_.cluster_id) others.push_back(member.cluster_id);
+    }
+    auto meeting = std::make_unique<LocalMeeting>(loop_, card, on_card);
+    LLDD_RETURN_IF_ERROR(meeting->Start(others));
+    group->meeting = std::move(meeting);
     return Status::Ok();
 }
 
@@ -185,7 +207,7 @@ void Groups::Close() {
     }
     if (worker_.joinable()) worker_.join();
     // What was posted still refers to this object.
-    loop_->RunAndWait([] {});
+    loop_->RunAndWait([this] { rendezvous_.reset(); });
 }
 
 // ---- preparation ----

@@ -24,6 +24,7 @@
 #include "base/status.h"
 #include "engine/links.h"
 #include "engine/meeting.h"
+#include "engine/rendezvous.h"
 
 namespace lldd {
 
@@ -75,6 +76,7 @@ private:
 
     Status Check(const GroupSpec &spec) const;
     GroupPtr FindPreparing(const std::string &name) const;
+    Status Attend(const GroupPtr &group);
     void OnCard(const GroupPtr &group, const MeetingCard &card);
     void Dial(const GroupPtr &group, uint64_t peer, const SocketAddress &address);
     bool AddLink(const GroupPtr &group, const std::shared_ptr<Link> &link);
@@ -92,6 +94,7 @@ private:
     mutable std::mutex mutex_;
     std::map<uint64_t, GroupPtr> groups_;
     uint64_t last_id_ = 0;
+    std::unique_ptr<Rendezvous> rendezvous_;
 
     // Making a link blocks, so neither the I/O thread nor the caller of Join does it.
     std::mutex tasks_mutex_;

@@ -130,7 +130,8 @@ Status Links::TakeDown(const LinkPtr &link, const Deadline &deadline) {
     Status status = link->Shutdown(deadline);
     link->channel().Close();
     loop_->RunAndWait([&] { host_->OnLinkDown(*link); });
-    return status;
+    if (status.ok()) return status;
+    return std::move(status).WithPrefix("unlink from " + link->peer_name() + ": ");
 }
 
 void Links::DropWhenIdle(const LinkPtr &link, bool answer_unlink, uint32_t request_id) {

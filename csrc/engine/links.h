@@ -92,8 +92,10 @@ public:
 
     // Before the first communicator is joined.
     void SetGroupHost(GroupHost *groups) { groups_ = groups; }
-    // Where members of this host may link to.
-    Status StartAcceptingForGroups(SocketAddress *address);
+    // Where members may link to: on this host, or from where `reachable_from` can be reached, at
+    // all addresses of its family. The first call decides.
+    Status StartAcceptingForGroups(bool several_hosts, const SocketAddress &reachable_from,
+                                   SocketAddress *address);
     Status LinkForGroup(const SocketAddress &address, uint64_t peer, const std::string &group,
                         uint64_t comm_id, const Deadline &deadline, std::shared_ptr<Link> *link);
     void PublishGroupLinks(const std::vector<std::shared_ptr<Link>> &links);

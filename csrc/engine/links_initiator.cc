@@ -192,10 +192,13 @@ Status Links::Undo(const LinkPtr &link, const Deadline &deadline, Status status)
 
 // ---- communicators ----
 
-Status Links::StartAcceptingForGroups(SocketAddress *address) {
+Status Links::StartAcceptingForGroups(bool several_hosts, const SocketAddress &reachable_from,
+                                      SocketAddress *address) {
     if (!group_acceptor_.listening()) {
         SocketAddress any_port;
-        LLDD_RETURN_IF_ERROR(SocketAddress::Parse("127.0.0.1", 0, &any_port));
+        const char *ip = "127.0.0.1";
+        if (several_hosts) ip = reachable_from.family() == AF_INET6 ? "::" : "0.0.0.0";
+        LLDD_RETURN_IF_ERROR(SocketAddress::Parse(ip, 0, &any_port));
         LLDD_RETURN_IF_ERROR(group_acceptor_.Start(any_port));
     }
     *address = group_acceptor_.address();

@@ -17,8 +17,6 @@
 namespace lldd {
 namespace {
 
-// A rank table of 64 KiB and the rest of a card.
-constexpr size_t kMaxCard = 160 << 10;
 constexpr int kBacklog = 64;
 
 // A name of any length as 16 hexadecimal digits: FNV-1a.
@@ -57,6 +55,7 @@ std::string MeetingCard::Encode() const {
     writer.Number(wire::kMagic);
     writer.Number(wire::kVersion);
     writer.Number(cluster_id);
+    writer.Bytes(name);
     writer.Bytes(group);
     writer.Bytes(rank_table);
     writer.Bytes(ip);
@@ -69,6 +68,7 @@ bool MeetingCard::Decode(std::string_view bytes) {
     if (reader.Number<uint32_t>() != wire::kMagic || reader.Number<uint16_t>() != wire::kVersion)
         return false;
     cluster_id = reader.Number<uint64_t>();
+    name = reader.Bytes();
     group = reader.Bytes();
     rank_table = reader.Bytes();
     ip = reader.Bytes();
@@ -76,22 +76,22 @@ bool MeetingCard::Decode(std::string_view bytes) {
     return reader.Done();
 }
 
-Status Meeting::Start(const std::string &name, const std::vector<uint64_t> &others) {
-    if (own_.Encode().size() > kMaxCard) {
+Status LocalMeeting::Start(const std::vector<uint64_t> &others) {
+    if (own_.Encode().size() > kMaxMeetingCard) {
         return Failure(LLDD_PARAM_INVALID, "rank_table is larger than 64 KiB");
     }
     socklen_t size = 0;
-    const sockaddr_un own_address = AddressOf(name, own_.cluster_id, &size);
+    const sockaddr_un own_address = AddressOf(own_.name, own_.cluster_id, &size);
     Fd listener = NewSocket();
     if (!listener ||
         bind(listener.get(), reinterpret_cast<const sockaddr *>(&own_address), size) != 0 ||
         listen(listener.get(), kBacklog) != 0) {
         return ErrnoFailure(LLDD_LINK_FAILED, errno, "cannot wait for the other members of \"%s\"",
-                            name.c_str());
+                            own_.name.c_str());
     }
     listener_.Start(std::move(listener), [this](Fd visitor) { Exchange(std::move(visitor)); });
     for (const uint64_t other : others) {
-        const sockaddr_un address = AddressOf(name, other, &size);
+        const sockaddr_un address = AddressOf(own_.name, other, &size);
         Fd visit = NewSocket();
         // Refused: not there yet, and it will call here when it comes.
         if (visit &&
@@ -102,14 +102,14 @@ Status Meeting::Start(const std::string &name, const std::vector<uint64_t> &othe
     return Status::Ok();
 }
 
-void Meeting::Stop() {
+void LocalMeeting::Stop() {
     if (!listener_.listening()) return;
     listener_.Stop();
     for (Visit &visit : visits_) loop_->Remove(visit.token);
     visits_.clear();
 }
 
-void Meeting::Exchange(Fd socket) {
+void LocalMeeting::Exchange(Fd socket) {
     if (!SameUser(socket.get())) return;
     const std::string card = own_.Encode();
     if (send(socket.get(), card.data(), card.size(), MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
@@ -122,8 +122,8 @@ void Meeting::Exchange(Fd socket) {
         loop_->Watch(visit->socket.get(), EPOLLIN, [this, visit](uint32_t) { OnCard(visit); });
 }
 
-void Meeting::OnCard(Visits::iterator visit) {
-    std::vector<char> bytes(kMaxCard);
+void LocalMeeting::OnCard(Visits::iterator visit) {
+    std::vector<char> bytes(kMaxMeetingCard);
     const ssize_t received = recv(visit->socket.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);
     if (received < 0 && (errno == EAGAIN || errno == EINTR)) return;
     loop_->Remove(visit->token);

@@ -1,5 +1,5 @@
-// Where the members of a communicator meet on one host: an abstract socket a member, named after
-// user, scope, communicator and cluster id.
+// How the members of a communicator meet on one host: at an abstract socket a member, named after
+// user, scope, communicator and cluster id. On several hosts: see rendezvous.h.
 //
 // Whoever comes listens first and then calls on all the others. Those that are there answer; those
 // that come later call on him. So each pair meets, in whatever order its members come, and nobody
@@ -25,6 +25,7 @@ namespace lldd {
 // What a member tells the others.
 struct MeetingCard {
     uint64_t cluster_id = 0;
+    std::string name;   // of the communicator
     std::string group;  // all that must be equal, for people and for comparison
     std::string rank_table;
     std::string ip;  // where its links are accepted
@@ -34,21 +35,31 @@ struct MeetingCard {
     bool Decode(std::string_view bytes);
 };
 
+// A rank table of 64 KiB and the rest of a card.
+constexpr size_t kMaxMeetingCard = 160 << 10;
+
+// Gets the card of each other member, maybe more than once.
+using MeetingCardHandler = std::function<void(const MeetingCard &card)>;
+
+// What a member attends until it is destroyed.
 class Meeting {
 public:
-    using CardHandler = std::function<void(const MeetingCard &card)>;
+    virtual ~Meeting() = default;
+};
 
-    Meeting(EventLoop *loop, MeetingCard own, CardHandler on_card)
+class LocalMeeting final : public Meeting {
+public:
+    LocalMeeting(EventLoop *loop, MeetingCard own, MeetingCardHandler on_card)
         : loop_(loop), own_(std::move(own)), on_card_(std::move(on_card)), listener_(loop) {}
-    ~Meeting() { Stop(); }
-    Meeting(const Meeting &) = delete;
-    Meeting &operator=(const Meeting &) = delete;
+    ~LocalMeeting() override { Stop(); }
+    LocalMeeting(const LocalMeeting &) = delete;
+    LocalMeeting &operator=(const LocalMeeting &) = delete;
 
     // `others`: cluster ids. LLDD_LINK_FAILED if this member is in a meeting of that name already.
-    Status Start(const std::string &name, const std::vector<uint64_t> &others);
-    void Stop();
+    Status Start(const std::vector<uint64_t> &others);
 
 private:
+    void Stop();
     struct Visit {
         Fd socket;
         EventLoop::Token token = 0;
@@ -60,7 +71,7 @@ private:
 
     EventLoop *const loop_;
     const MeetingCard own_;
-    const CardHandler on_card_;
+    const MeetingCardHandler on_card_;
     Listener listener_;
     Visits visits_;
 };

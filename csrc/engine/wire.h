@@ -69,6 +69,7 @@ enum Kind : uint16_t {
     kResolve = 6,  // request mode: Resolve; answered by a ResolveReply, which may have to wait for
                    // another pull
     kRelease = 7,  // request mode: Release; answered by an empty frame
+    kCard = 9,     // at a rendezvous: a MeetingCard; not answered
     kLocate = 8,   // request mode: Locate; answered by a LocateReply
     kAnswer = 0x8000,
 };

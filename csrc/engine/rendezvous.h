@@ -1,0 +1,62 @@
+// Where the members of a communicator meet when they are on several hosts: at one address, that of
+// LLM_DATADIST_RENDEZVOUS, which the member with the lowest rank holds.
+//
+// Every other member connects there, again and again until somebody answers, and sends its card.
+// The holder passes the cards of one communicator on to all its members, its own included. An
+// engine holds the address for all its communicators at once. Everything runs on the I/O thread.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+
+#include "base/event_loop.h"
+#include "base/listener.h"
+#include "base/socket.h"
+#include "base/status.h"
+#include "engine/meeting.h"
+
+namespace lldd {
+
+class Rendezvous {
+public:
+    // Where the environment says that it is; `address` stays as it was if it says nothing.
+    // LLDD_PARAM_INVALID if it says something that is no address.
+    static Status FromEnvironment(bool *given, SocketAddress *address);
+
+    Rendezvous(EventLoop *loop, const SocketAddress &address)
+        : loop_(loop), address_(address), listener_(loop) {}
+    ~Rendezvous();
+    Rendezvous(const Rendezvous &) = delete;
+    Rendezvous &operator=(const Rendezvous &) = delete;
+
+    // Attends the meeting of the card's name until `meeting` is destroyed. A member that does not
+    // hold the address gets its own card's ip from its connection. LLDD_LINK_FAILED: the holder
+    // cannot have the address.
+    Status Attend(bool holds, MeetingCard own, MeetingCardHandler on_card,
+                  std::unique_ptr<Meeting> *meeting);
+
+private:
+    class Held;
+    class Visiting;
+    class Session;
+    using SessionPtr = std::shared_ptr<Session>;
+
+    void OnVisitor(Fd socket);
+    void OnCard(const SessionPtr &session, std::string_view body);
+    void Introduce(const SessionPtr &session, const Held &held);
+    void End(const SessionPtr &session);
+
+    EventLoop *const loop_;
+    const SocketAddress address_;
+    // Of the holder.
+    Listener listener_;
+    std::set<SessionPtr> sessions_;
+    std::map<std::string, Held *> held_;
+};
+
+}  // namespace lldd
