@@ -20,8 +20,11 @@ constexpr uint64_t kPauseMs = 100;
 
 void Listener::Start(Fd socket, Handler on_connection) {
     on_connection_ = std::move(on_connection);
-    token_ = loop_->Watch(socket.get(), EPOLLIN, [this](uint32_t) { OnConnections(); });
-    socket_ = std::move(socket);
+    // On the I/O thread, so that no handler runs before both are there.
+    loop_->RunAndWait([&] {
+        token_ = loop_->Watch(socket.get(), EPOLLIN, [this](uint32_t) { OnConnections(); });
+        socket_ = std::move(socket);
+    });
 }
 
 void Listener::Stop() {
