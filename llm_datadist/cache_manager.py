@@ -607,10 +607,10 @@ class CacheManager:
             refuse("swap_blocks: the blocks of src_cache and dst_cache have different sizes")
         if src_desc.num_tensors != dst_desc.num_tensors:
             refuse("swap_blocks: src_cache and dst_cache have different numbers of tensors")
-        src = self._engine.block_ids("the keys of src_to_dst", list(src_to_dst))
-        dst = self._engine.block_ids("the values of src_to_dst", list(src_to_dst.values()))
         _check_below("src_to_dst: source", src_to_dst, src_desc.batch_size)
         _check_below("src_to_dst: destination", src_to_dst.values(), dst_desc.batch_size)
+        src = self._engine.block_ids("the keys of src_to_dst", list(src_to_dst))
+        dst = self._engine.block_ids("the values of src_to_dst", list(src_to_dst.values()))
         if src_desc.placement == dst_desc.placement:
             refuse(f"swap_blocks: both caches have {src_desc.placement}")
         self._engine.swap_blocks(

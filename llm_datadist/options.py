@@ -116,11 +116,12 @@ def _apply_transfer_backend(options: dict[str, str]) -> None:
 def _engine_options(cluster_id: int, role: LLMRole, options: dict[str, str]) -> EngineOptions:
     if options.get(keys.TRANSFER_BACKEND, "hixl") != "hixl":
         refuse(f'{keys.TRANSFER_BACKEND} must be "hixl", got {options[keys.TRANSFER_BACKEND]!r}')
+    one_way_links = keys.TRANSFER_BACKEND in options
     return EngineOptions(
         cluster_id=cluster_id,
         role=role,
         one_sided=_flag(options, keys.ENABLE_REMOTE_ACCESSIBLE),
-        one_way_links=keys.TRANSFER_BACKEND in options,
+        one_way_links=one_way_links,
         strict_hardware=os.environ.get(STRICT_HARDWARE, "0") not in ("", "0"),
         device_id=_number(options, keys.DEVICE_ID, 0, INT32_MAX, 0),
         sync_timeout_ms=_number(options, keys.SYNC_TIMEOUT, 1, INT32_MAX, 1000),
@@ -129,7 +130,8 @@ def _engine_options(cluster_id: int, role: LLMRole, options: dict[str, str]) -> 
         device_pool=_pool(options, keys.MEM_POOL),
         host_pool=_pool(options, keys.HOST_MEM_POOL),
         link_total_time_s=_number(options, keys.LINK_TOTAL_TIME, 0, INT32_MAX, 0),
-        link_retry_count=_number(options, keys.LINK_RETRY_COUNT, 1, 100, 1),
+        # The "hixl" backend does not even read it (contract 3.2).
+        link_retry_count=1 if one_way_links else _number(options, keys.LINK_RETRY_COUNT, 1, 100, 1),
         rdma_traffic_class=_optional_number(options, keys.RDMA_TRAFFIC_CLASS),
         rdma_service_level=_optional_number(options, keys.RDMA_SERVICE_LEVEL),
         local_comm_res=options.get(keys.LOCAL_COMM_RES) or None,

@@ -130,10 +130,13 @@ ClusterResult Links::LinkOne(const ClusterSpec &spec, const Deadline &deadline) 
 Status Links::LinkMutually(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline) {
     // An old link is replaced when the client holds none under the id it gave: it may have forced
     // it down, or name the peer wrongly.
-    const LinkPtr named = Find(spec.has_id ? spec.id : link->peer());
+    // Known before the directory is looked at, so that the peer's own link is not taken for an old one.
+    const Linking linking(this, link->peer());
     const LinkPtr old = Find(link->peer());
+    const bool by_other_name = spec.has_id && spec.id != link->peer();
+    const bool named = by_other_name ? Find(spec.id) != nullptr : old != nullptr;
     // A communicator's link is not this call's to replace.
-    if (old != nullptr && (named != nullptr || !old->identity().group.empty())) {
+    if (old != nullptr && (named || !old->identity().group.empty())) {
         return Failure(LLDD_ALREADY_LINK, "%s is linked already; unlink first",
                        old->peer_name().c_str());
     }
@@ -141,8 +144,7 @@ Status Links::LinkMutually(const ClusterSpec &spec, const LinkPtr &link, const D
         const Link::Turn turn(old);
         LLDD_RETURN_IF_ERROR(TakeDown(old, deadline));
     }
-    const Linking linking(this, link->peer());
-    Status status = Shake(link, named == nullptr, deadline);
+    Status status = Shake(link, !named, deadline);
     if (status.ok()) return status;
     status = Undo(link, deadline, std::move(status));
     if (status.code() == LLDD_LINK_FAILED && Find(link->peer()) != nullptr) {
