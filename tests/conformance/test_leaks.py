@@ -9,13 +9,12 @@ from stage import OWNER, PULLER, Stage, linked
 
 from llm_datadist import BlocksCacheKey, LLMStatusCode
 from llm_datadist.testing import Geometry, eventually, leaked
-from llm_datadist.testing.resources import resident_bytes
+from llm_datadist.testing.resources import RESIDENT_TELLS, resident_bytes
 
 KEY = BlocksCacheKey(OWNER, 0)
 GEOMETRY = Geometry(num_tensors=2, num_blocks=16, block_bytes=32 << 10)
 
 
-@pytest.mark.sanitize
 @pytest.mark.parametrize("ending", ["finalize", "unlink", "force"])
 def test_rounds_of_init_link_pull_and_finalize(stage: Stage, path: Path, ending: str) -> None:
     owner, puller = stage.process(), stage.process()
@@ -38,9 +37,11 @@ def test_rounds_of_init_link_pull_and_finalize(stage: Stage, path: Path, ending:
         eventually(lambda p=peer, b=before: not leaked(b, p.resources()), "all is given back", 5)
         assert leaked(before, peer.resources()) == []
     # What a round leaves for good would be there 20 times.
-    assert resident[-1] - resident[9] < 8 << 20
+    assert not RESIDENT_TELLS or resident[-1] - resident[9] < 8 << 20
 
 
+@pytest.mark.sanitize
+@pytest.mark.threads
 def test_a_link_that_comes_and_goes_leaves_nothing_at_either_end(stage: Stage, path: Path) -> None:
     pair = stage.pair(path)
     ends = (pair.owner, pair.puller)
@@ -55,6 +56,7 @@ def test_a_link_that_comes_and_goes_leaves_nothing_at_either_end(stage: Stage, p
         eventually(lambda p=peer, b=then: not leaked(b, p.resources()), "all is given back", 5)
 
 
+@pytest.mark.sanitize
 def test_failed_links_leave_nothing(stage: Stage) -> None:
     owner = stage.engine(OWNER)
     puller = stage.engine(PULLER, one_sided=False, listen=None)
@@ -65,6 +67,7 @@ def test_failed_links_leave_nothing(stage: Stage) -> None:
         eventually(lambda p=peer, b=then: not leaked(b, p.resources()), "all is given back", 5)
 
 
+@pytest.mark.sanitize
 def test_dead_peers_leave_nothing_after_a_forced_unlink(stage: Stage, path: Path) -> None:
     puller = stage.engine(PULLER, path, listen=None)
     path.cache(puller, "kv", GEOMETRY, 2)
@@ -84,7 +87,7 @@ def test_registering_and_unregistering_leaves_nothing(stage: Stage) -> None:
     before, resident = peer.resources(), resident_bytes(peer.pid)
     peer.call(register_and_unregister, 2000)
     assert leaked(before, peer.resources()) == []
-    assert resident_bytes(peer.pid) - resident < 8 << 20
+    assert not RESIDENT_TELLS or resident_bytes(peer.pid) - resident < 8 << 20
 
 
 def register_and_unregister(actor, times: int) -> None:

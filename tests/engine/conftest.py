@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -26,18 +27,23 @@ WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werr
 
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Shim:
+    """Build the shim; LLDD_TEST_CXXFLAGS adds flags, such as those of a sanitizer."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
     assert compiler, "no C++ compiler found"
+    added = shlex.split(os.environ.get("LLDD_TEST_CXXFLAGS", ""))
+    # A sanitizer that watches Python (tests/sanitizers) shall not watch the compiler.
+    environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
     folder = tmp_path_factory.mktemp("engine_shim")
     objects = []
     jobs = []
     for source in SOURCES:
         objects.append(folder / (source.stem + ".o"))
         command = [compiler, "-std=c++17", "-O2", "-g1", "-fPIC", *WARNINGS, "-pthread"]
-        command += [f"-I{CSRC}", f"-I{CSRC / 'include'}", "-c", str(source), "-o", str(objects[-1])]
-        jobs.append(subprocess.Popen(command))
+        command += [f"-I{CSRC}", f"-I{CSRC / 'include'}", *added]
+        command += ["-c", str(source), "-o", str(objects[-1])]
+        jobs.append(subprocess.Popen(command, env=environment))
     assert [job.wait() for job in jobs] == [0] * len(jobs)
     library = folder / "libengine_shim.so"
-    link = [compiler, "-shared", "-pthread", *map(str, objects), "-o", str(library)]
-    subprocess.run(link, check=True)
+    link = [compiler, "-shared", "-pthread", *added, *map(str, objects), "-o", str(library)]
+    subprocess.run(link, env=environment, check=True)
     return Shim(library)

@@ -383,6 +383,7 @@ int ServeCommands(int socket) {
         std::string text;
         side.Synchronise();
         const Status status = Obey(&side, message.substr(0, static_cast<size_t>(size)), &text);
+        side.Synchronise();
         const std::string answer = Encode(status, text);
         if (send(orders.get(), answer.data(), answer.size(), MSG_NOSIGNAL) < 0) return 0;
     }

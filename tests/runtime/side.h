@@ -59,8 +59,8 @@ public:
     Status Connect(LinkEnd end, uint64_t nonce, const std::string &peer_endpoint,
                    uint32_t peer_port, const Deadline &deadline = Deadline::InMs(5000));
     Status Confirm();
-    // Orders this thread after what the I/O thread did. A peer's word does so in fact, but a thread
-    // sanitizer does not see that.
+    // Orders this thread after what the I/O thread did and before what it will do. A peer's word
+    // does so in fact, but a thread sanitizer does not see that.
     void Synchronise();
     Status Disconnect(const Deadline &deadline = Deadline::InMs(5000));
     // The listener goes, as a peer's does that is gone.

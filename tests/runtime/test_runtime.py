@@ -29,6 +29,14 @@ TRANSPORTS = {
     "any": (None,),
     "local": (None,),
 }
+# Those in which threads meet.
+THREADED = (
+    "transfer.both_ends_ask",
+    "transfer.two_links_at_once",
+    "transfer.unlinked",
+    "transfer.killed",
+    "registered.withdrawn_meanwhile",
+)
 EXIT_SKIPPED = 77
 LONGEST_SECONDS = 60
 
@@ -48,17 +56,20 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runtime")
     compiler = shlex.split(os.environ.get("CXX", "g++"))
     flags = [*FLAGS, *shlex.split(os.environ.get("LLDD_TEST_CXXFLAGS", ""))]
+    # A sanitizer that watches Python (tests/sanitizers) shall not watch the compiler.
+    environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
 
     def compile_one(source: Path) -> Path:
         made = folder / f"{source.parent.name}-{source.stem}.o"
         command = [*compiler, *flags, *INCLUDES, "-c", str(source), "-o", str(made)]
-        subprocess.run(command, check=True)
+        subprocess.run(command, env=environment, check=True)
         return made
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         objects = [str(made) for made in pool.map(compile_one, SOURCES)]
     program = folder / "driver"
-    subprocess.run([*compiler, *flags, *objects, "-o", str(program)], check=True)
+    link = [*compiler, *flags, *objects, "-o", str(program)]
+    subprocess.run(link, env=environment, check=True)
     return program
 
 
@@ -67,10 +78,16 @@ def test_every_case_is_run(driver: Path) -> None:
     assert sorted(listed.stdout.split()) == sorted(_names())
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize(
     ("name", "transport"),
     [
-        pytest.param(name, transport, id=f"{name}-{transport}" if transport else name)
+        pytest.param(
+            name,
+            transport,
+            id=f"{name}-{transport}" if transport else name,
+            marks=[pytest.mark.threads] if name in THREADED else [],
+        )
         for name in _names()
         for transport in TRANSPORTS[name.split(".")[0]]
     ],
