@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from engines import Engines, open_engines
 from paths import Path, wanted
 from stage import Pair, PeerPool, Stage, open_stage, probe_process_vm
 
@@ -97,6 +98,13 @@ def stage(
     failed = request.node.stash.setdefault(FAILED, [False])
     with open_stage(pool, process_vm_refused, failed) as stage:
         yield stage
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engines]:
+    """Engines of this process; finalized at the end."""
+    with open_engines(monkeypatch) as engines:
+        yield engines
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from llm_datadist import BlocksCacheKey, LLMException, LLMStatusCode
 from llm_datadist.testing import Geometry, check, moved
 from llm_datadist.testing.actor import ClusterAddress, EngineSpec
 
+pytestmark = pytest.mark.threads
+
 S = LLMStatusCode
 GEOMETRY = Geometry(num_tensors=4, num_blocks=48, block_bytes=4096)
 THREADS = 4
@@ -31,6 +33,7 @@ def shuffled(seed: int, count: int) -> list[int]:
     return blocks
 
 
+@pytest.mark.rule("C7.8-3")
 @pytest.mark.sanitize
 def test_a_decoder_pulls_from_two_prompts_from_several_threads(stage: Stage, path: Path) -> None:
     prompts = [stage.engine(11 + i, path) for i in range(2)]
@@ -83,6 +86,7 @@ def test_two_decoders_pull_from_one_prompt_from_several_threads(stage: Stage, pa
         check(target, moved(target.filled(), source.filled(), everything[::-1], everything))
 
 
+@pytest.mark.rule("C9.1-14", "C7.8-4")
 @pytest.mark.sanitize
 def test_twelve_pushing_threads(stage: Stage, path: Path) -> None:
     pair = stage.pair(path, GEOMETRY, sync_timeout_ms=20000)
@@ -103,6 +107,7 @@ def test_twelve_pushing_threads(stage: Stage, path: Path) -> None:
     assert pair.puller.call("counters").pushes == 12 * 5 * GEOMETRY.num_tensors // 2
 
 
+@pytest.mark.rule("C9.1-14", "C7.8-4")
 def test_thirty_two_pulling_threads(stage: Stage, path: Path) -> None:
     pair = stage.pair(path, GEOMETRY, sync_timeout_ms=20000)
     jobs = [("kv", BlocksCacheKey(OWNER, 0), [3, 4, 40], [5, 6, 7])] * 10
@@ -112,6 +117,7 @@ def test_thirty_two_pulling_threads(stage: Stage, path: Path) -> None:
     check(pair.target, moved(pair.target.filled(), pair.source.filled(), [3, 4, 40], [5, 6, 7]))
 
 
+@pytest.mark.rule("C7.8-3")
 @pytest.mark.sanitize
 def test_both_ends_pull_and_push_at_once(stage: Stage, path: Path) -> None:
     owner = stage.engine(OWNER, path, sync_timeout_ms=20000)
@@ -170,6 +176,7 @@ def link_until_finalized(actor, cluster: ClusterAddress) -> str:
         actor.announce("linked")
 
 
+@pytest.mark.rule("C7.8-2")
 @pytest.mark.sanitize
 @pytest.mark.parametrize("round_", range(3))
 def test_finalize_races_with_calls_and_they_end_with_statuses(
@@ -202,6 +209,7 @@ def test_finalize_races_with_calls_and_they_end_with_statuses(
         check(again, moved(again.filled(), pair.source.filled(), [0], [1]))
 
 
+@pytest.mark.rule("C7.8-8")
 @pytest.mark.sanitize
 def test_unlink_and_link_race_with_pulls(stage: Stage, path: Path) -> None:
     pair = stage.pair(path, sync_timeout_ms=5000)
@@ -221,6 +229,7 @@ def test_unlink_and_link_race_with_pulls(stage: Stage, path: Path) -> None:
     check(pair.target, moved(pair.target.filled(), pair.source.filled(), [3, 4], [3, 4]))
 
 
+@pytest.mark.rule("C7.8-1", "C7.8-6")
 def test_a_link_that_hangs_does_not_hold_up_other_links(stage: Stage, path: Path) -> None:
     pair = stage.pair(path, sync_timeout_ms=3000)
     stopped = stage.engine(33, path)

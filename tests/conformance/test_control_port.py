@@ -232,6 +232,7 @@ def test_many_connections_that_say_nothing(victim: Victim) -> None:
 
 
 @pytest.mark.sanitize
+@pytest.mark.threads
 def test_slow_senders_hold_nobody_up(stage: Stage, victim: Victim) -> None:
     spoken, _ = record(stage, victim.owner)
     with ExitStack() as open_connections:

@@ -31,6 +31,7 @@ def notices(peer, cluster_id: int) -> None:
     )
 
 
+@pytest.mark.rule("C7.6-2", "C7.6-6", "C7.6-7", "C10-42")
 @pytest.mark.parametrize("operation", ["pull", "push"])
 @pytest.mark.parametrize("attempt", range(3))
 def test_killed_in_the_middle(stage: Stage, path: Path, operation: str, attempt: int) -> None:
@@ -64,6 +65,7 @@ def test_killed_in_the_middle(stage: Stage, path: Path, operation: str, attempt:
     check(pair.target, moved(before, source.filled(), [3], [4]))
 
 
+@pytest.mark.rule("C7.6-2", "C10-24")
 @pytest.mark.sanitize
 def test_a_killed_peer_is_noticed_without_waiting_out_the_deadline(pair: Pair) -> None:
     pair.puller.pull("kv", KEY, [0], [0])
@@ -77,7 +79,9 @@ def test_a_killed_peer_is_noticed_without_waiting_out_the_deadline(pair: Pair) -
     check(pair.target, moved(pair.target.filled(), pair.source.filled(), [0], [0]))
 
 
+@pytest.mark.rule("C7.7-1", "C10-42")
 @pytest.mark.sanitize
+@pytest.mark.threads
 @pytest.mark.parametrize("ending", ["finalize", "unlink"])
 def test_a_peer_that_closes_during_transfers(stage: Stage, path: Path, ending: str) -> None:
     pair = stage.pair(path, Geometry(2, 64, 16 << 10), sync_timeout_ms=LONG_MS)
@@ -98,7 +102,9 @@ def test_a_peer_that_closes_during_transfers(stage: Stage, path: Path, ending: s
     check(pair.target, moved(pair.target.filled(), pair.source.filled(), everything, everything))
 
 
+@pytest.mark.rule("C7.2-3", "C7.8-8")
 @pytest.mark.sanitize
+@pytest.mark.threads
 def test_a_peer_that_unlinks_both_ends_during_transfers(pair: Pair) -> None:
     call = pair.puller.start_call(repeat, "pull", "kv", KEY, [0, 1, 2], "repeat")
     pair.puller.wait_for("repeat", times=3)
@@ -111,6 +117,7 @@ def test_a_peer_that_unlinks_both_ends_during_transfers(pair: Pair) -> None:
     check_refusal(error, S.LLM_NOT_YET_LINK, OWNER)
 
 
+@pytest.mark.rule("C10-47")
 def test_a_stopped_peer_is_a_timeout_and_the_link_works_when_it_goes_on(
     stage: Stage, path: Path
 ) -> None:
@@ -129,6 +136,7 @@ def test_a_stopped_peer_is_a_timeout_and_the_link_works_when_it_goes_on(
     check(pair.target, moved(pair.target.filled(), pair.source.filled(), [1], [1]))
 
 
+@pytest.mark.rule("C3.2-7", "C6.1-32")
 @pytest.mark.parametrize("operation", ["pull", "push"])
 def test_nothing_arrives_after_a_timeout_was_reported(stage: Stage, operation: str) -> None:
     (tcp,) = list(_tcp())
@@ -162,6 +170,7 @@ def _tcp() -> list[Path]:
     return [Path("tcp", MemoryKind.REGISTERED, True)]
 
 
+@pytest.mark.rule("C6.1-31")
 def test_a_stopped_peers_memory_is_read_without_it(stage: Stage, path: Path) -> None:
     if path.name == "tcp":
         pytest.skip("capability one-sided reads: TCP needs the peer's help")
@@ -175,6 +184,7 @@ def test_a_stopped_peers_memory_is_read_without_it(stage: Stage, path: Path) -> 
     check(pair.source, moved(pair.source.filled(), pair.target.filled(), [9], [2]))
 
 
+@pytest.mark.rule("C6.1-32", "C7.8-4")
 @pytest.mark.parametrize("operation", ["pull", "push"])
 def test_the_deadline_starts_when_the_link_is_free(stage: Stage, operation: str) -> None:
     # Eight calls over one stopped link queue; each has the whole deadline once it is its turn.
@@ -190,6 +200,7 @@ def test_the_deadline_starts_when_the_link_is_free(stage: Stage, operation: str)
     assert times[-1] < 8 * 0.2 + 3
 
 
+@pytest.mark.rule("C7.6-4")
 def test_killed_while_linking(stage: Stage) -> None:
     owner = stage.engine(OWNER)
     puller = stage.engine(PULLER, listen=None)
@@ -201,6 +212,7 @@ def test_killed_while_linking(stage: Stage) -> None:
     assert puller.call("links") == []
 
 
+@pytest.mark.threads
 def test_many_pullers_of_one_killed_owner(stage: Stage, path: Path) -> None:
     pair = stage.pair(path, sync_timeout_ms=LONG_MS)
     other = stage.engine(21, path)

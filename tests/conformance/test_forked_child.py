@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from paths import Path
@@ -14,7 +16,7 @@ from stage import OWNER, PULLER, SMALL, Pair, Stage, linked
 from work import seconds_of
 
 from llm_datadist import BlocksCacheKey, LLMDataDist, LLMException, LLMRole, LLMStatusCode
-from llm_datadist.testing import check, eventually, moved
+from llm_datadist.testing import Peer, check, eventually, moved
 from llm_datadist.testing.actor import EngineSpec
 from llm_datadist.testing.resources import children_of
 
@@ -22,23 +24,42 @@ S = LLMStatusCode
 KEY = BlocksCacheKey(OWNER, 0)
 
 
-def wait_for_signal(actor) -> None:
+def report_and_wait(actor, pipe: int) -> None:
+    os.write(pipe, b"running")
     signal.pause()
 
 
-def end_orphan(pid: int) -> None:
-    """End a child of a killed peer, which has become a child of this process."""
-    eventually(lambda: pid in children_of(os.getpid()), "the orphan comes here")
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+def fork_a_waiting_child(actor) -> int:
+    """Returns when the child runs: what fork does in it, it has done by then."""
+    reader, writer = os.pipe()
+    pid = actor.fork(report_and_wait, writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        assert pipe.read(7) == b"running"
+    return pid
+
+
+@contextmanager
+def child_of(peer: Peer) -> Iterator[None]:
+    """A forked child of the peer that lives as long as the block, even when the peer dies."""
+    pid = peer.call(fork_a_waiting_child)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        if peer.process.poll() is None:
+            peer.call("wait_for_forked", pid)
+        else:
+            # An orphan becomes a child of this process.
+            eventually(lambda: pid in children_of(os.getpid()), "the orphan comes here")
+            os.waitpid(pid, 0)
 
 
 @pytest.mark.parametrize("operation", ["pull", "push"])
 def test_the_parents_death_is_seen_though_its_child_lives(pair: Pair, operation: str) -> None:
     pair.puller.pull("kv", KEY, [0], [0])
-    child = pair.owner.call("fork", wait_for_signal)
-    pair.owner.kill()
-    try:
+    with child_of(pair.owner):
+        pair.owner.kill()
         # Not by the deadline of 1 s: the connections are closed, because the child has none of
         # them.
         eventually(
@@ -50,8 +71,6 @@ def test_the_parents_death_is_seen_though_its_child_lives(pair: Pair, operation:
         check_refusal(error, S.LLM_TIMEOUT, OWNER)
         assert GONE in str(error)
         assert taken < 0.9
-    finally:
-        end_orphan(child)
 
 
 def test_the_port_can_be_reused_though_the_child_lives(stage: Stage) -> None:
@@ -60,48 +79,34 @@ def test_the_port_can_be_reused_though_the_child_lives(stage: Stage) -> None:
     puller.register("kv", SMALL, 2)
     linked(puller, owner)
     host, port = owner.listen_address
-    child = owner.call("fork", wait_for_signal)
-    owner.kill()
-    try:
+    with child_of(owner):
+        owner.kill()
         again = stage.engine(OWNER, listen=f"{host}:{port}")
         again.register("kv", SMALL, 1, 0)
         puller.unlink(owner, force=True)
         linked(puller, again)
         puller.pull("kv", KEY, [0], [0])
-    finally:
-        end_orphan(child)
 
 
 def test_finalize_frees_the_port_though_the_child_lives(stage: Stage) -> None:
     owner = stage.engine(OWNER)
     host, port = owner.listen_address
-    child = owner.call("fork", wait_for_signal)
-    owner.finalize()
-    owner.init(OWNER, listen=f"{host}:{port}")
-    os.kill(child, signal.SIGKILL)
-    owner.call("wait_for_forked", child)
+    with child_of(owner):
+        owner.finalize()
+        owner.init(OWNER, listen=f"{host}:{port}")
 
 
+@pytest.mark.sanitize
+@pytest.mark.threads
 def test_a_fork_does_not_disturb_the_parent(pair: Pair) -> None:
     for _ in range(3):
-        child = pair.owner.call("fork", wait_for_signal)
-        other = pair.puller.call("fork", wait_for_signal)
-        pair.puller.pull("kv", KEY, [3], [4])
-        pair.puller.push("kv", KEY, [5], [6])
-        pair.owner.call("fill", "kv", 8)
-        pair.puller.pull("kv", KEY, [7], [9])
-        for peer, pid in ((pair.owner, child), (pair.puller, other)):
-            os.kill(pid, signal.SIGKILL)
-            peer.call("wait_for_forked", pid)
-        check(
-            pair.target,
-            moved(
-                moved(pair.target.filled(), pair.source.filled(), [3], [4]),
-                SMALL.filled(8),
-                [7],
-                [9],
-            ),
-        )
+        with child_of(pair.owner), child_of(pair.puller):
+            pair.puller.pull("kv", KEY, [3], [4])
+            pair.puller.push("kv", KEY, [5], [6])
+            pair.owner.call("fill", "kv", 8)
+            pair.puller.pull("kv", KEY, [7], [9])
+        expected = moved(pair.target.filled(), pair.source.filled(), [3], [4])
+        check(pair.target, moved(expected, SMALL.filled(8), [7], [9]))
         pair.owner.call("fill", "kv", 1)
 
 
@@ -217,6 +222,8 @@ def end_at_once(actor) -> None:
     """The child leaves through the interpreter's exit."""
 
 
+@pytest.mark.sanitize
+@pytest.mark.threads
 def test_forks_during_transfers(pair: Pair) -> None:
     from work import repeat
 

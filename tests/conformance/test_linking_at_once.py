@@ -37,6 +37,7 @@ def peer_of(engine: LLMDataDist) -> LLMClusterInfo:
 
 
 @pytest.mark.sanitize
+@pytest.mark.threads
 def test_both_ends_link_at_once():
     """One link comes of it, whoever wins; no end is left with a dead one, and nobody is warned of a
     stranger with the same cluster id (warnings are errors here).

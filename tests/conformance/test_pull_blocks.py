@@ -29,6 +29,7 @@ LISTS = {
 }
 
 
+@pytest.mark.rule("C5.3-8", "C5.3-11", "C5.3-13")
 @pytest.mark.sanitize
 @pytest.mark.parametrize("name", LISTS)
 def test_block_lists(pair: Pair, name: str) -> None:
@@ -38,6 +39,7 @@ def test_block_lists(pair: Pair, name: str) -> None:
     check(pair.source, pair.source.filled())
 
 
+@pytest.mark.rule("C5.1-8", "C10-32")
 @pytest.mark.sanitize
 @pytest.mark.parametrize(
     "convert",
@@ -59,6 +61,7 @@ def test_forms_of_block_ids(pair: Pair, convert) -> None:
     check(pair.target, moved(pair.target.filled(), pair.source.filled(), src, dst))
 
 
+@pytest.mark.rule("C5.1-8", "C10-32")
 @pytest.mark.parametrize("wrong", [[-1], [2**64], ["0"], [0.0], np.array([0], np.int32), "0"])
 def test_other_forms_of_block_ids_are_type_errors(stage: Stage, path: Path, wrong) -> None:
     pair = stage.pair(path)
@@ -83,6 +86,7 @@ RANGES = {
 }
 
 
+@pytest.mark.rule("C5.4-2", "C5.4-3", "C5.4-4", "C5.4-5", "C5.4-6")
 @pytest.mark.parametrize("name", RANGES)
 def test_layer_ranges(stage: Stage, path: Path, name: str) -> None:
     n, owned, own, src_range, dst_range = RANGES[name]
@@ -127,6 +131,7 @@ REFUSED_RANGES = {
 }
 
 
+@pytest.mark.rule("C5.2-7", "C5.2-8", "C5.4-1", "C5.4-4", "C5.4-5", "C5.4-7", "C5.4-11")
 @pytest.mark.parametrize("name", REFUSED_RANGES)
 def test_refused_layer_ranges(stage: Stage, path: Path, name: str) -> None:
     tensors, src_range, dst_range = REFUSED_RANGES[name]
@@ -143,11 +148,13 @@ def test_refused_layer_ranges(stage: Stage, path: Path, name: str) -> None:
     check(pair.target, pair.target.filled())
 
 
+@pytest.mark.rule("C5.1-11")
 def test_no_tensors_a_layer_are_refused(pair: Pair) -> None:
     with refused(S.LLM_PARAM_INVALID):
         pair.puller.pull("kv", KEY, [0], [0], tensor_num_per_layer=0)
 
 
+@pytest.mark.rule("C5.3-17", "C5.6-1")
 def test_different_tensor_counts_are_refused(stage: Stage, path: Path) -> None:
     pair = stage.pair(path, Geometry(num_tensors=4))
     path.cache(pair.puller, "more", Geometry(num_tensors=6), 3)
@@ -155,6 +162,7 @@ def test_different_tensor_counts_are_refused(stage: Stage, path: Path) -> None:
         pair.puller.pull("more", KEY, [0], [0])
 
 
+@pytest.mark.rule("C5.3-15", "C10-13")
 def test_different_block_sizes_are_refused(stage: Stage, path: Path) -> None:
     pair = stage.pair(path, Geometry(block_bytes=512))
     other = path.cache(pair.puller, "other", Geometry(block_bytes=1024), 3)
@@ -196,6 +204,7 @@ def test_geometries(stage: Stage, path: Path, geometry: Geometry) -> None:
     check(pair.target, moved(pair.target.filled(), pair.source.filled(), src, dst))
 
 
+@pytest.mark.rule("C9.1-19")
 def test_many_caches_told_apart_by_model_id(stage: Stage, path: Path) -> None:
     models = [0, 1, 2, 77, 2**64 - 1]
     owner = stage.engine(OWNER, path)
@@ -230,6 +239,7 @@ def test_the_passive_end_pulls_and_pushes(stage: Stage, path: Path) -> None:
 # ---- what is refused, in the order of 5.1 and 5.2
 
 
+@pytest.mark.rule("C5.2-9")
 def test_not_linked(stage: Stage, path: Path) -> None:
     puller = stage.engine(PULLER, path)
     path.cache(puller, "kv", SMALL, 2)
@@ -237,6 +247,7 @@ def test_not_linked(stage: Stage, path: Path) -> None:
         puller.pull("kv", KEY, [0], [0])
 
 
+@pytest.mark.rule("C5.2-12", "C5.2-13")
 def test_local_arguments_win_over_not_linked_and_own_cluster_over_all(stage: Stage) -> None:
     puller = stage.engine(PULLER)
     puller.register("kv", SMALL, 2)
@@ -249,12 +260,14 @@ def test_local_arguments_win_over_not_linked_and_own_cluster_over_all(stage: Sta
         puller.pull("kv", KEY, [0], [0])
 
 
+@pytest.mark.rule("C5.2-2")
 @pytest.mark.sanitize
 def test_the_own_cluster(pair: Pair) -> None:
     with refused_by_engine("pull_blocks", S.LLM_PARAM_INVALID, PULLER):
         pair.puller.pull("kv", BlocksCacheKey(PULLER, 0), [0], [0])
 
 
+@pytest.mark.rule("C4.5-10")
 @pytest.mark.sanitize
 def test_an_unknown_model_id_and_the_text_names_those_that_are_there(stage: Stage, path) -> None:
     owner = stage.engine(OWNER, path)
@@ -269,6 +282,7 @@ def test_an_unknown_model_id_and_the_text_names_those_that_are_there(stage: Stag
     puller.pull("kv", BlocksCacheKey(OWNER, 14), [0], [0])
 
 
+@pytest.mark.rule("C5.2-6", "C5.3-10", "C5.3-12", "C5.6-8")
 @pytest.mark.sanitize
 @pytest.mark.parametrize(
     ("src", "dst", "wrong"),
@@ -288,6 +302,7 @@ def test_a_block_out_of_range_on_either_side(pair: Pair, src, dst, wrong: int) -
     pair.puller.pull("kv", KEY, [0], [0])
 
 
+@pytest.mark.rule("C5.3-9")
 @pytest.mark.sanitize
 def test_lists_of_unequal_length(pair: Pair) -> None:
     with refused_by_engine("pull_blocks", S.LLM_PARAM_INVALID, 3, 2):
@@ -295,12 +310,14 @@ def test_lists_of_unequal_length(pair: Pair) -> None:
     check(pair.target, pair.target.filled())
 
 
+@pytest.mark.rule("C5.1-10", "C5.1-12")
 @pytest.mark.parametrize(("src", "dst"), [([], [0]), ([0], []), ([], []), ((), (0,))])
 def test_empty_lists(pair: Pair, src, dst) -> None:
     with refused(S.LLM_PARAM_INVALID):
         pair.puller.pull("kv", KEY, src, dst)
 
 
+@pytest.mark.rule("C4.3-11", "C5.6-1", "C5.6-9")
 def test_a_host_cache_is_not_remote_accessible_unless_asked_for(stage: Stage) -> None:
     from llm_datadist import Placement
 

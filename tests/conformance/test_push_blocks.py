@@ -26,6 +26,7 @@ LISTS = {
 }
 
 
+@pytest.mark.rule("C6.1-12")
 @pytest.mark.sanitize
 @pytest.mark.parametrize("name", LISTS)
 def test_block_lists(pair: Pair, name: str) -> None:
@@ -46,6 +47,7 @@ def test_forms_of_block_ids(pair: Pair, convert) -> None:
     check(pair.source, moved(pair.source.filled(), pair.target.filled(), src, dst))
 
 
+@pytest.mark.rule("C6.1-11", "C6.1-22")
 @pytest.mark.parametrize(
     ("n", "src_range", "dst_range"),
     [
@@ -78,6 +80,7 @@ def test_layer_ranges(stage: Stage, path: Path, n: int, src_range, dst_range) ->
     check(pair.source, expected)
 
 
+@pytest.mark.rule("C6.1-8")
 def test_ranges_that_are_missing_are_all_layers(stage: Stage, path: Path) -> None:
     pair = stage.pair(path, Geometry(num_tensors=8))
     pair.puller.push("kv", KEY, [1], [2], dst_layer_range=range(4))
@@ -86,6 +89,7 @@ def test_ranges_that_are_missing_are_all_layers(stage: Stage, path: Path) -> Non
         pair.puller.push("kv", KEY, [1], [2], dst_layer_range=range(2))
 
 
+@pytest.mark.rule("C6.1-14", "C10-14")
 def test_an_odd_last_tensor_stays_behind_with_a_warning(stage: Stage, path: Path) -> None:
     pair = stage.pair(path, Geometry(num_tensors=1))
     assert pair.puller.call(warnings_of_push, [3], [4]) == ["LLMDataDistWarning"]
@@ -101,12 +105,14 @@ def warnings_of_push(actor, src, dst) -> list[str]:
     return [warning.category.__name__ for warning in caught]
 
 
+@pytest.mark.rule("C6.1-19")
 def test_by_cache_id(pair: Pair) -> None:
     key = CacheKeyByIdAndIndex(OWNER, pair.source.cache_id)
     pair.puller.push("kv", key, [3, 1], [4, 9])
     check(pair.source, moved(pair.source.filled(), pair.target.filled(), [3, 1], [4, 9]))
 
 
+@pytest.mark.rule("C6.1-1")
 def test_request_mode_has_no_push(stage: Stage) -> None:
     peer = stage.engine(PULLER, one_sided=False)
     peer.register("kv", SMALL, 2)
@@ -114,6 +120,7 @@ def test_request_mode_has_no_push(stage: Stage) -> None:
         peer.push("kv", KEY, [0], [0])
 
 
+@pytest.mark.rule("C6.1-17", "C6.1-30")
 @pytest.mark.sanitize
 def test_not_linked(stage: Stage, path: Path) -> None:
     peer = stage.engine(PULLER, path)
@@ -125,6 +132,7 @@ def test_not_linked(stage: Stage, path: Path) -> None:
         peer.push("kv", BlocksCacheKey(PULLER, 0), [0], [0])
 
 
+@pytest.mark.rule("C6.1-19")
 @pytest.mark.sanitize
 def test_an_unknown_model_id_and_the_text_names_those_that_are_there(pair: Pair) -> None:
     with refused_by_engine("push_blocks", S.LLM_KV_CACHE_NOT_EXIST, OWNER, 9, 0, "model_id"):
@@ -132,6 +140,7 @@ def test_an_unknown_model_id_and_the_text_names_those_that_are_there(pair: Pair)
     check(pair.source, pair.source.filled())
 
 
+@pytest.mark.rule("C6.1-21", "C6.1-26")
 @pytest.mark.sanitize
 @pytest.mark.parametrize(
     ("src", "dst", "wrong"),
@@ -148,6 +157,7 @@ def test_a_block_out_of_range_on_either_side(pair: Pair, src, dst, wrong: int) -
     check(pair.source, pair.source.filled())
 
 
+@pytest.mark.rule("C6.1-26")
 @pytest.mark.sanitize
 def test_lists_of_unequal_length(pair: Pair) -> None:
     with refused_by_engine("push_blocks", S.LLM_PARAM_INVALID, 3, 2):
@@ -155,12 +165,14 @@ def test_lists_of_unequal_length(pair: Pair) -> None:
     check(pair.source, pair.source.filled())
 
 
+@pytest.mark.rule("C6.1-5", "C6.1-29")
 @pytest.mark.parametrize(("src", "dst"), [([], [0]), ([0], [])])
 def test_empty_lists(pair: Pair, src, dst) -> None:
     with refused(S.LLM_PARAM_INVALID):
         pair.puller.push("kv", KEY, src, dst)
 
 
+@pytest.mark.rule("C6.1-6", "C6.1-7", "C6.1-9")
 @pytest.mark.parametrize(
     "ranges",
     [
@@ -179,6 +191,7 @@ def test_refused_layer_ranges(pair: Pair, ranges) -> None:
     check(pair.source, pair.source.filled())
 
 
+@pytest.mark.rule("C6.1-12", "C6.1-13", "C6.1-20")
 def test_a_failing_layer_leaves_the_earlier_ones_written(stage: Stage, path: Path) -> None:
     pair = stage.pair(path, Geometry(num_tensors=8))
     short = path.cache(pair.owner, "short", Geometry(num_tensors=4), 5, 1)
@@ -189,6 +202,7 @@ def test_a_failing_layer_leaves_the_earlier_ones_written(stage: Stage, path: Pat
     check(short, moved(short.filled(), pair.target.filled()[:4], [0], [1]))
 
 
+@pytest.mark.rule("C10-13")
 def test_a_push_that_does_not_fit_the_remote_stride_is_refused(stage: Stage, path: Path) -> None:
     pair = stage.pair(path, Geometry(block_bytes=512))
     path.cache(pair.puller, "larger", Geometry(block_bytes=1024), 3)

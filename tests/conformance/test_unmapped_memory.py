@@ -54,6 +54,7 @@ def still_work(owner: Peer, puller: Peer, path: Path) -> None:
     check(source, moved(source.filled(), target.filled(), [9], [9]))
 
 
+@pytest.mark.rule("C9-43", "C9-44")
 @pytest.mark.sanitize
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("geometry", [SMALL, Geometry(2, 32, 256 << 10)], ids=["small", "large"])
@@ -69,6 +70,7 @@ def test_an_unmapped_address_of_the_owner(
     still_work(owner, puller, registered_path)
 
 
+@pytest.mark.rule("C9-43", "C9-44")
 @pytest.mark.sanitize
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("geometry", [SMALL, Geometry(2, 32, 256 << 10)], ids=["small", "large"])
@@ -125,6 +127,7 @@ def test_any_alignment_and_allocator(stage: Stage, registered_path: Path, kind: 
         check(source, moved(source.filled(), expected, [7], [6]))
 
 
+@pytest.mark.rule("C9-44")
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_memory_that_the_owner_took_away_while_registered(
     stage: Stage, registered_path: Path, operation: str

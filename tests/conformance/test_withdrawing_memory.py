@@ -21,6 +21,7 @@ AFTERWARDS = 99
 
 
 @pytest.mark.sanitize
+@pytest.mark.threads
 @pytest.mark.parametrize("memory", ["kept", "unmapped", "mapped anew"])
 @pytest.mark.parametrize("round_", range(3))
 def test_unregistered_and_freed_while_peers_pull_and_push(
@@ -89,6 +90,7 @@ def test_what_the_caller_unregisters_is_no_longer_his_cache(
     check(pair.target, pair.target.filled())
 
 
+@pytest.mark.threads
 @pytest.mark.parametrize("operation", ["pull", "push"])
 def test_the_caller_unregisters_during_his_own_transfers(
     stage: Stage, registered_path: Path, operation: str

@@ -26,6 +26,8 @@ from plan_oracle import (
     merged,
 )
 
+pytestmark = pytest.mark.sanitize
+
 PLACEMENTS = st.sampled_from([HOST, DEVICE])
 GAPS = st.lists(st.integers(0, 9), min_size=1, max_size=3).map(tuple)
 EDGES = st.sampled_from([0, 1, 2, 3, 5, 8, 2**31, 2**32 - 1])

@@ -11,6 +11,8 @@ from engine_shim import PARAM_INVALID, SUCCESS, UNSET, Shim
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.sanitize
+
 REQUEST, BY_ID, BLOCKS = 1, 2, 3
 Key = tuple[int, int, int, int]
 Name = tuple[bool, int, int]

@@ -11,6 +11,8 @@ from engine_shim import PARAM_INVALID, SUCCESS, Shim
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.sanitize
+
 SHIFT = 10
 PAGE = 1 << SHIFT
 BASE = 0x7F00_0000_0000
@@ -88,6 +90,7 @@ def four_pages(shim: Shim) -> Iterator[Pool]:
         yield pool
 
 
+@pytest.mark.rule("C3.3-9", "C3.3-11", "C3.3-15")
 @pytest.mark.parametrize("size", [0, 1, 64 << 10])
 def test_four_tensors_in_256_kib(four_pages: Pool, size: int) -> None:
     addresses = [four_pages.allocate(size) for _ in range(4)]
@@ -107,6 +110,7 @@ OPERATIONS = st.lists(
 )
 
 
+@pytest.mark.rule("C3.3-9", "C3.3-10", "C3.3-11", "C3.3-12", "C3.3-13")
 @given(st.integers(PAGE, 40 * PAGE), OPERATIONS)
 def test_against_model(shim: Shim, size: int, operations: list[tuple[Any, ...]]) -> None:
     model = Model(size // PAGE)
@@ -140,6 +144,7 @@ def test_against_model(shim: Shim, size: int, operations: list[tuple[Any, ...]])
         assert pool.allocate(whole) == BASE, "everything merged again"
 
 
+@pytest.mark.rule("C3.3-10", "C3.3-11")
 def test_exact_fit_comes_before_a_larger_span(shim: Shim) -> None:
     with Pool(shim, 16 * PAGE) as pool:
         sizes = [3, 1, 2, 1, 4, 1, 4]
@@ -159,6 +164,7 @@ def test_sizes_no_pool_has(four_pages: Pool, shim: Shim) -> None:
     assert shim.lib.shim_pool_round_up(four_pages.handle, 0) == 65536
 
 
+@pytest.mark.rule("C3.3-4")
 @pytest.mark.parametrize(
     ("size", "shift", "words"),
     [

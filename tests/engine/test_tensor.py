@@ -11,6 +11,8 @@ from engine_shim import PARAM_INVALID, SUCCESS, Shim
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.sanitize
+
 ELEMENT_BYTES = {0: 4, 1: 2, 2: 1, 3: 4, 4: 1, 6: 2, 7: 2, 8: 4, 9: 8, 10: 8, 11: 8, 12: 1, 13: 16}
 ELEMENT_BYTES[27] = 2
 INT64_MAX = 2**63 - 1
@@ -32,6 +34,7 @@ def shape_of(shim: Shim, dims: list[int], **changes: int) -> tuple[int, Any]:
     return status, out
 
 
+@pytest.mark.rule("C2.3-1", "C2.3-2")
 def test_element_bytes_of_every_number(shim: Shim) -> None:
     got = {number: shim.lib.shim_element_bytes(number) for number in range(64)}
     assert {number: size for number, size in got.items() if size} == ELEMENT_BYTES
@@ -66,6 +69,7 @@ def test_largest_tensor(shim: Shim) -> None:
     assert "dims[0..0]" in shim.text()
 
 
+@pytest.mark.rule("C2.3-3", "C2.3-4")
 @pytest.mark.parametrize(
     ("dims", "changes", "words"),
     [

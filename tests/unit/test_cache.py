@@ -43,6 +43,7 @@ BYTES = {
 }
 
 
+@pytest.mark.rule("C1.3-2", "C2.3-1")
 def test_enumerations():
     assert (Placement.HOST, Placement.DEVICE) == (0, 1)
     assert str(Placement.HOST) == f"{Placement.HOST}" == "Placement.HOST"
@@ -51,11 +52,13 @@ def test_enumerations():
     assert {each: each.value for each in DataType} == {each: row[0] for each, row in BYTES.items()}
 
 
+@pytest.mark.rule("C2.3-2")
 @pytest.mark.parametrize(("data_type", "row"), BYTES.items())
 def test_bytes_of_each_type(data_type, row):
     assert CacheDesc(1, [3, 5], data_type).size == 15 * row[1]
 
 
+@pytest.mark.rule("C2.3-1")
 def test_data_types_of_the_header_have_these_numbers(ffi):
     lib = ffi.dlopen(None)
     for data_type in DataType:
@@ -63,6 +66,7 @@ def test_data_types_of_the_header_have_these_numbers(ffi):
 
 
 class TestCacheDesc:
+    @pytest.mark.rule("C1.7-3", "C1.7-6")
     def test_properties_and_repr(self):
         shape = [2, 8]
         desc = CacheDesc(2, shape, DataType.DT_INT8)
@@ -77,10 +81,12 @@ class TestCacheDesc:
             "kv_tensor_format=None)"
         )
 
+    @pytest.mark.rule("C1.7-3")
     @given(st.lists(st.integers(1, 1000), min_size=1, max_size=5), st.sampled_from(list(BYTES)))
     def test_size(self, shape, data_type):
         assert CacheDesc(1, tuple(shape), data_type).size == prod(shape) * BYTES[data_type][1]
 
+    @pytest.mark.rule("C1.7-4")
     def test_update_dim(self):
         shape = [2, 8]
         desc = CacheDesc(1, shape, DataType.DT_INT8)
@@ -97,6 +103,7 @@ class TestCacheDesc:
 
         assert CacheDesc(1, Size((4, 4)), DataType.DT_BF16).size == 32
 
+    @pytest.mark.rule("C1.7-2", "C2.3-3", "C2.3-4")
     @pytest.mark.parametrize("shape", [[0], [-1, 2], [2**62, 4], [2**63 - 1, 2**63 - 1]])
     def test_size_of_a_bad_shape(self, shape):
         desc = CacheDesc(1, shape, DataType.DT_INT8)
@@ -104,6 +111,7 @@ class TestCacheDesc:
             assert desc.size
         assert caught.value.status_code is PARAM_INVALID
 
+    @pytest.mark.rule("C1.7-1", "C1.2-4", "C1.2-6")
     @pytest.mark.parametrize(
         ("arguments", "error"),
         [
@@ -131,6 +139,7 @@ class TestCacheDesc:
             )
         assert not isinstance(caught.value, LLMException)
 
+    @pytest.mark.rule("C1.7-1", "C2.3-6")
     @pytest.mark.parametrize(
         "arguments",
         [
@@ -153,6 +162,7 @@ HOST_DESC = CacheDesc(2, [2, 8], DataType.DT_INT8, Placement.HOST)
 
 
 class TestCpuCaches:
+    @pytest.mark.rule("C1.9-1", "C1.9-2", "C1.9-7")
     def test_cache(self):
         cache = Cache.create_cpu_cache(HOST_DESC, [1, 2])
         assert (cache.cache_id, cache.tensor_addrs, cache.is_blocks_cache) == (-1, [1, 2], True)
@@ -160,6 +170,7 @@ class TestCpuCaches:
         text = "Cache(cache_id = -1, device_tensor_addrs = 2, is_blocks_cache = True)"
         assert str(cache) == repr(cache) == text
 
+    @pytest.mark.rule("C1.9-4")
     @pytest.mark.parametrize("make", [Cache.create_cpu_cache, KvCache.create_cpu_cache])
     @pytest.mark.parametrize(
         ("desc", "addrs"), [(None, [1, 2]), (HOST_DESC, (1, 2)), (HOST_DESC, ["1", 2])]
@@ -168,6 +179,7 @@ class TestCpuCaches:
         with pytest.raises(TypeError):
             make(desc, addrs)
 
+    @pytest.mark.rule("C1.9-5")
     @pytest.mark.parametrize(
         ("desc", "addrs"), [(HOST_DESC, [1]), (CacheDesc(1, [1], DataType.DT_INT8), [1])]
     )
@@ -176,6 +188,7 @@ class TestCpuCaches:
             Cache.create_cpu_cache(desc, addrs)
         assert caught.value.status_code is PARAM_INVALID
 
+    @pytest.mark.rule("C1.9-9", "C1.9-11")
     def test_kv_cache(self):
         cache = KvCache.create_cpu_cache(HOST_DESC, [1, 2])
         assert (cache.cache_id, cache.per_device_tensor_addrs) == (-1, [[1, 2]])
@@ -185,12 +198,14 @@ class TestCpuCaches:
             [3, 4],
         ]
 
+    @pytest.mark.rule("C1.9-11")
     @pytest.mark.parametrize("addrs", [[], [1], [[1, 2], 3], [[1, 2], [3]], [[]]])
     def test_kv_cache_refuses(self, addrs):
         with pytest.raises(LLMException) as caught:
             KvCache.create_cpu_cache(HOST_DESC, addrs)
         assert caught.value.status_code is PARAM_INVALID
 
+    @pytest.mark.rule("C1.9-10")
     def test_kv_cache_frees_through_its_manager(self, mocker):
         manager = mocker.Mock()
         cache = KvCache(3, HOST_DESC, [[1, 2]], manager)
@@ -198,6 +213,7 @@ class TestCpuCaches:
         manager.deallocate_cache.assert_called_once_with(cache)
 
 
+@pytest.mark.rule("C1.9-12", "C1.9-14")
 def test_mem_info():
     info = MemInfo(Memtype.MEM_TYPE_DEVICE, 1, 2)
     assert (info.mem_type, info.addr, info.size) == (Memtype.MEM_TYPE_DEVICE, 1, 2)
@@ -207,6 +223,7 @@ def test_mem_info():
             MemInfo(*arguments)
 
 
+@pytest.mark.rule("C1.1-7")
 def test_numpy_tables():
     import numpy as np
 
@@ -227,6 +244,7 @@ def test_numpy_tables():
         assert data_type.missing
 
 
+@pytest.mark.rule("C1.1-7")
 def test_importing_the_package_loads_neither_numpy_nor_cffi():
     code = (
         "import sys, llm_datadist, llm_datadist.v2.cache_manager\n"

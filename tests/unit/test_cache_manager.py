@@ -66,6 +66,7 @@ class TestAllocate:
 
         native.on("cache_allocate", allocate)
 
+    @pytest.mark.rule("C1.9-1", "C1.10-3")
     def test_contiguous(self, native, manager):
         self.give(native)
         keys = (CacheKey(1, 2, 3), CacheKey(1, UNSET, 4, 5))
@@ -82,6 +83,7 @@ class TestAllocate:
             (1, UNSET, 4, 5),
         ]
 
+    @pytest.mark.rule("C1.10-4")
     def test_blocks(self, native, manager):
         self.give(native)
         assert manager.allocate_blocks_cache(HOST_DESC, KEY).is_blocks_cache
@@ -96,6 +98,7 @@ class TestAllocate:
         manager.allocate_cache(DESC, None)
         assert native.last("cache_allocate")[3] == 0
 
+    @pytest.mark.rule("C1.2-1", "C1.10-3", "C1.10-4")
     def test_types(self, manager):
         for call in (
             lambda: manager.allocate_cache(None),
@@ -107,6 +110,7 @@ class TestAllocate:
             with pytest.raises(TypeError, match="only support"):
                 call()
 
+    @pytest.mark.rule("C1.10-3", "C1.10-4")
     def test_no_tensors_and_no_pool(self, native, request_manager):
         assert_invalid(lambda: request_manager.allocate_cache(CacheDesc(0, [1], DataType.DT_INT8)))
         assert_invalid(lambda: request_manager.allocate_cache(DESC), "mem_pool_cfg")
@@ -142,6 +146,7 @@ class TestRegister:
     def give(self, native):
         native.on("cache_register", lambda engine, args, cache_id: cache_id.__setitem__(0, 3))
 
+    @pytest.mark.rule("C1.10-7")
     def test_contiguous(self, native, manager):
         self.give(native)
         addrs = [1, 2, 3, 2**64 - 1]
@@ -152,12 +157,14 @@ class TestRegister:
         assert args["desc"]["layout"] == 0
         assert args["keys"][0]["req_id"] == 2
 
+    @pytest.mark.rule("C1.10-8")
     def test_blocks(self, native, manager):
         self.give(native)
         assert manager.register_blocks_cache(DESC, [1, 2], KEY).is_blocks_cache
         _, args, _ = native.last("cache_register")
         assert (args["desc"]["layout"], args["num_addrs"], args["keys"][0]["kind"]) == (1, 2, 3)
 
+    @pytest.mark.rule("C1.10-7", "C1.10-8", "C1.10-21")
     @pytest.mark.parametrize("name", ["register_cache", "register_blocks_cache"])
     def test_remote_accessible(self, native, manager, name):
         self.give(native)
@@ -184,6 +191,7 @@ class TestRegister:
         datadist.cache_manager.register_blocks_cache(DESC, [1, 2, 3, 4])
         assert native.last("cache_register")[1]["flags"] == 0
 
+    @pytest.mark.rule("C1.10-7", "C1.10-8")
     @pytest.mark.parametrize("name", ["register_cache", "register_blocks_cache"])
     def test_types(self, manager, name):
         register = getattr(manager, name)
@@ -199,6 +207,7 @@ class TestRegister:
         with pytest.raises(TypeError, match=r"addrs\[0\]"):
             register(DESC, [-1, 2, 3, 4])
 
+    @pytest.mark.rule("C1.10-7", "C1.10-8")
     def test_addresses(self, native, manager):
         for addrs in ([], [1, 2, 3], [1, 2, 0, 4]):
             assert_invalid(lambda a=addrs: manager.register_cache(DESC, a), "addrs")
@@ -215,6 +224,7 @@ class TestRegister:
         assert native.last("cache_unregister")[1] == 7
         assert manager.register_blocks_cache(DESC, [1, 2, 3, 4], KEY).cache_id == 7
 
+    @pytest.mark.rule("C1.10-9")
     def test_unregister(self, native, manager):
         manager.unregister_cache(-(2**63))
         assert native.last("cache_unregister")[1] == -(2**63)
@@ -224,6 +234,7 @@ class TestRegister:
 
 
 class TestRelease:
+    @pytest.mark.rule("C1.10-5", "C1.10-6")
     def test_deallocate(self, native, manager):
         contiguous, blocks = Cache(1, DESC, [1], False), Cache(2, DESC, [1], True)
         manager.deallocate_cache(contiguous)
@@ -244,6 +255,7 @@ class TestRelease:
             manager.deallocate_cache(cache)
         assert cache.tensor_addrs == [1]
 
+    @pytest.mark.rule("C1.10-10")
     def test_remove_cache_key(self, native, manager):
         manager.remove_cache_key(CacheKey(1, 2, 3))
         key = native.last("key_remove")[1]
@@ -276,6 +288,7 @@ class TestPullBlocks:
         assert args["tensors_per_layer"] == 2
         assert (args["src_layer_count"], args["dst_layer_count"]) == (0, 0)
 
+    @pytest.mark.rule("C1.10-22", "C1.10-23")
     def test_layers(self, native, manager):
         manager.pull_blocks(
             KEY,
@@ -344,6 +357,7 @@ class TestPullBlocks:
         with pytest.raises(TypeError, match="src_blocks"):
             manager.pull_blocks(BY_ID, BLOCKS, None, [1])
 
+    @pytest.mark.rule("C1.2-11", "C1.10-15")
     def test_types(self, native, manager):
         for arguments in (
             (None, BLOCKS, [1], [1]),
@@ -359,6 +373,7 @@ class TestPullBlocks:
                 manager.pull_blocks(*arguments)
         assert native.of("pull") == []
 
+    @pytest.mark.rule("C1.10-15")
     def test_param_invalid(self, native, manager):
         for arguments, text in (
             ((KEY, CONTIGUOUS, [1], [1]), "no blocks"),
@@ -460,6 +475,7 @@ class TestPullCache:
             lambda: request_manager.pull_cache(CacheKey(9, UNSET), CONTIGUOUS), "exactly one"
         )
 
+    @pytest.mark.rule("C1.10-14")
     @pytest.mark.parametrize(
         ("arguments", "error"),
         [
@@ -473,6 +489,7 @@ class TestPullCache:
         with pytest.raises(error):
             manager.pull_cache(BY_ID, *arguments)
 
+    @pytest.mark.rule("C1.10-14")
     def test_param_invalid(self, manager):
         assert_invalid(lambda: manager.pull_cache(BY_ID, BLOCKS), "has blocks")
         for size in (0, -2):
@@ -502,6 +519,7 @@ class TestPush:
         assert_invalid(lambda: request_manager.push_blocks(None, None), "one-sided")
         assert_invalid(lambda: request_manager.push_cache(None, None), "one-sided")
 
+    @pytest.mark.rule("C1.2-11", "C1.2-16", "C1.10-16", "C1.10-17")
     def test_types(self, manager):
         for call in (
             lambda: manager.push_blocks(None, BLOCKS, [1], [1]),
@@ -521,6 +539,7 @@ class TestPush:
             with pytest.raises(TypeError):
                 call()
 
+    @pytest.mark.rule("C1.10-16", "C1.10-17")
     def test_param_invalid(self, native, manager):
         for call, text in (
             (lambda: manager.push_blocks(KEY, CONTIGUOUS, [1], [1]), "no blocks"),
@@ -572,6 +591,7 @@ class TestPush:
 
 
 class TestLocalCopies:
+    @pytest.mark.rule("C1.10-11")
     def test_copy_cache(self, native, manager):
         manager.copy_cache(CONTIGUOUS, Cache(8, DESC, [], False), 1, 2, 3, 4, req_id=5)
         _, args = native.last("cache_copy")
@@ -593,6 +613,7 @@ class TestLocalCopies:
         assert_invalid(lambda: manager.copy_cache(BLOCKS, BLOCKS), "src has blocks")
         assert_invalid(lambda: manager.copy_cache(CONTIGUOUS, CONTIGUOUS, size=0), "size")
 
+    @pytest.mark.rule("C1.2-11", "C1.10-12")
     def test_copy_blocks(self, native, manager):
         manager.copy_blocks(BLOCKS, {1: [2, 3], 4: [], 5: [6]})
         assert native.last("blocks_copy")[1:] == (5, [1, 1, 5], [2, 3, 6], 3)
@@ -622,6 +643,7 @@ class TestLocalCopies:
         _, args = native.last("blocks_swap")
         assert (args["src_placement"], args["num_tensors"], args["num_blocks"]) == (1, 0, 0)
 
+    @pytest.mark.rule("C1.10-13")
     def test_swap_blocks_refuses(self, manager):
         host = Cache.create_cpu_cache(HOST_DESC, [10, 20, 30, 40])
         other_size = Cache(5, CacheDesc(4, [8, 8], DataType.DT_INT8), [1, 2, 3, 4], True)
@@ -645,6 +667,7 @@ class TestLocalCopies:
         ):
             assert_invalid(lambda a=arguments: manager.swap_blocks(*a))
 
+    @pytest.mark.rule("C1.10-19")
     def test_remap(self, native, manager):
         info = MemInfo(Memtype.MEM_TYPE_DEVICE, 2**63, 4096)
         manager.remap_registered_memory(info)
@@ -665,6 +688,7 @@ class TestLocalCopies:
             assert_invalid(lambda b=bad: manager.remap_registered_memory(b), "device memory")
 
 
+@pytest.mark.rule("C1.10-20")
 def test_check_cache_key(manager):
     manager.check_cache_key(CacheKey(1, 2))
     manager.check_cache_key(CacheKey(1, UNSET, 0, 3))

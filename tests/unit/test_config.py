@@ -14,10 +14,12 @@ from llm_datadist import LLMClusterInfo, LLMConfig, LlmConfig, LLMException, LLM
 PARAM_INVALID = LLMStatusCode.LLM_PARAM_INVALID
 
 
+@pytest.mark.rule("C1.1-12")
 def test_the_two_names_are_one_class():
     assert LLMConfig is LlmConfig
 
 
+@pytest.mark.rule("C1.3-1")
 def test_roles():
     assert [int(role) for role in LLMRole] == [1, 2, 3]
     assert str(LLMRole.PROMPT) == f"{LLMRole.PROMPT}" == "LLMRole.PROMPT"
@@ -50,15 +52,18 @@ DEFAULTS = {
 }
 
 
+@pytest.mark.rule(*(f"C3.1-{n}" for n in range(1, 22)))
 @pytest.mark.parametrize(("member", "value"), DEFAULTS.items())
 def test_defaults(member, value):
     assert getattr(LLMConfig(), member) == value
 
 
+@pytest.mark.rule("C3.1-20")
 def test_nothing_set_emits_memory_utilization_alone():
     assert LLMConfig().generate_options() == {"llm.MemoryUtilization": "0.95"}
 
 
+@pytest.mark.rule(*(f"C3.1-{n}" for n in range(1, 21)), "C3.1-23")
 @pytest.mark.parametrize(
     ("member", "value", "emitted"),
     [
@@ -107,6 +112,7 @@ def test_option_of_each_member(member, value, emitted):
     assert all(type(key) is str for key in config.options)
 
 
+@pytest.mark.rule(*(f"C3.1-{n}" for n in range(1, 22)))
 @pytest.mark.parametrize(
     ("member", "value", "error"),
     [
@@ -151,6 +157,7 @@ def test_setters_raise_builtins(member, value, error):
     assert not isinstance(caught.value, LLMException)
 
 
+@pytest.mark.rule("C3.1-1", "C3.1-2", "C3.1-11", "C3.1-12", "C3.1-20")
 @pytest.mark.parametrize(
     ("member", "value"),
     [
@@ -186,6 +193,7 @@ def test_none_means_unset(member):
     assert config.generate_options() == {"llm.MemoryUtilization": "0.95"}
 
 
+@pytest.mark.rule("C3.1-22")
 def test_an_empty_device_list_fails_when_options_are_made():
     config = LLMConfig()
     config.device_id = []
@@ -194,6 +202,7 @@ def test_an_empty_device_list_fails_when_options_are_made():
     assert "device_id" in repr(config)
 
 
+@pytest.mark.rule("C1.5-1", "C1.5-2", "C1.5-4")
 def test_one_dict_that_clients_may_add_to():
     config = LLMConfig()
     options = config.generate_options()
@@ -204,6 +213,7 @@ def test_one_dict_that_clients_may_add_to():
     assert options["ge.exec.deviceId"] == "4"
 
 
+@pytest.mark.rule("C1.5-3")
 def test_generated_keys_stay():
     config = LLMConfig()
     config.mem_pool_cfg = "{}"
@@ -212,6 +222,7 @@ def test_generated_keys_stay():
     assert config.generate_options()["llm.MemPoolConfig"] == "{}"
 
 
+@pytest.mark.rule("C3.1-15")
 def test_members_win_over_ge_options():
     config = LLMConfig()
     config.ge_options = {"llm.LinkRetryCount": "7", "x": "y"}
@@ -220,6 +231,7 @@ def test_members_win_over_ge_options():
     assert config.options["x"] == "y"
 
 
+@pytest.mark.rule("C3.1-21")
 def test_cluster_info_addresses_become_numbers():
     config = LLMConfig()
     config.cluster_info = '{"cluster_id": 1, "listen_ip_info": [{"ip": "127.0.0.1", "port": 9}]}'
@@ -245,6 +257,7 @@ def test_repr_does_not_fill_the_options():
 
 
 class TestClusterInfo:
+    @pytest.mark.rule("C1.6-1", "C1.6-2", "C1.6-10")
     def test_defaults(self):
         info = LLMClusterInfo()
         assert info.remote_cluster_id is None
@@ -253,6 +266,7 @@ class TestClusterInfo:
         assert info.remote_ip_info_list == []
         assert info.link_detail == ""
 
+    @pytest.mark.rule("C1.6-6", "C1.6-9", "C1.6-10")
     @pytest.mark.parametrize(
         ("ip", "stored"),
         [
@@ -274,12 +288,14 @@ class TestClusterInfo:
         assert info.local_ip_info_list == [(stored, 1)]
         assert info.remote_ip_info_list == [(stored, 65535)]
 
+    @pytest.mark.rule("C1.6-6")
     @given(st.ip_addresses(v=4))
     def test_lowest_byte_is_the_first_octet(self, ip):
         info = LLMClusterInfo()
         info.append_remote_ip_info(str(ip), 1)
         assert info.remote_ip_info_list[0][0].to_bytes(4, "little") == ip.packed
 
+    @pytest.mark.rule("C1.6-8")
     @pytest.mark.parametrize(
         "ip",
         [
@@ -298,6 +314,7 @@ class TestClusterInfo:
             LLMClusterInfo().append_remote_ip_info(ip, 1)
         assert not isinstance(caught.value, LLMException)
 
+    @pytest.mark.rule("C1.6-3", "C1.6-5")
     @pytest.mark.parametrize(
         ("ip", "port", "error"),
         [
@@ -315,6 +332,7 @@ class TestClusterInfo:
             info.append_local_ip_info(ip, port)
         assert info.local_ip_info_list == []
 
+    @pytest.mark.rule("C1.6-1")
     @pytest.mark.parametrize(
         ("value", "error"),
         [(None, TypeError), ("1", TypeError), (-1, ValueError), (2**64, ValueError)],
@@ -326,6 +344,7 @@ class TestClusterInfo:
         info.remote_cluster_id = 2**64 - 1
         assert info.remote_cluster_id == 2**64 - 1
 
+    @pytest.mark.rule("C1.6-2")
     def test_remote_role_type(self):
         info = LLMClusterInfo()
         info.remote_role_type = LLMRole.PROMPT

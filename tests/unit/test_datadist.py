@@ -49,6 +49,7 @@ def log_lines(mocker):
 
 
 class TestLife:
+    @pytest.mark.rule("C1.4-1", "C1.4-3")
     @pytest.mark.parametrize(
         ("role", "cluster_id", "error"),
         [
@@ -65,6 +66,7 @@ class TestLife:
         with pytest.raises(error):
             LLMDataDist(role, cluster_id)
 
+    @pytest.mark.rule("C1.4-5", "C1.4-6", "C1.4-7")
     def test_everything_needs_init(self):
         datadist = LLMDataDist(LLMRole.PROMPT, 2**64 - 1)
         assert datadist.cluster_id == 2**64 - 1
@@ -89,6 +91,7 @@ class TestLife:
                 call()
             assert type(caught.value) is RuntimeError
 
+    @pytest.mark.rule("C1.4.1-7", "C3.2-1", "C3.2-30", "C3.2-31")
     def test_config_that_reaches_the_library(self, native, open_datadist):
         open_datadist(
             cluster_id=2**64 - 1,
@@ -120,11 +123,13 @@ class TestLife:
         config, _ = native.last("engine_open")
         assert (config["link_style"], config["global_resource_config"]) == (1, "{}")
 
+    @pytest.mark.rule("C1.4.1-1")
     def test_second_init_looks_at_nothing(self, native, open_datadist):
         datadist = open_datadist()
         datadist.init("no dict")
         assert len(native.of("engine_open")) == 1
 
+    @pytest.mark.rule("C1.4-4", "C1.4-9", "C1.4-10", "C1.4.1-22")
     def test_finalize_and_again(self, native, open_datadist):
         datadist = open_datadist()
         manager = datadist.cache_manager
@@ -139,6 +144,7 @@ class TestLife:
         datadist.init({"llm.EnableCacheManager": "1"})
         assert datadist.cache_manager is not manager
 
+    @pytest.mark.rule("C1.4-9", "C1.4.1-2")
     def test_one_instance_per_process(self, open_datadist):
         first = open_datadist(1)
         second = LLMDataDist(LLMRole.PROMPT, 2)
@@ -156,6 +162,7 @@ class TestLife:
         second.finalize()
         assert LLMDataDist.llm_engine_instance is first
 
+    @pytest.mark.rule("C1.4.1-19", "C1.4.1-23", "C1.2-9")
     def test_a_failed_init_leaves_nothing(self, native):
         datadist = LLMDataDist(LLMRole.PROMPT, 1)
         config = LLMConfig()
@@ -171,6 +178,7 @@ class TestLife:
         datadist.init(config.generate_options())
         datadist.finalize()
 
+    @pytest.mark.rule("C1.4-12", "C1.4-13")
     def test_old_interface(self, open_datadist):
         datadist = open_datadist()
         assert_status(lambda: datadist.kv_cache_manager, S.LLM_PARAM_INVALID)
@@ -187,6 +195,7 @@ class TestLife:
         gc.collect()
         assert len(native.of("engine_free")) == 1
 
+    @pytest.mark.rule("C1.4-9", "C1.4.1-25")
     def test_finalize_never_raises(self, native, open_datadist, log_lines):
         datadist = open_datadist()
         native.fail("engine_close", S.LLM_FAILED)
@@ -273,6 +282,7 @@ class TestLinkClusters:
         datadist.link_clusters((unset, wrong))
         assert (unset.remote_cluster_id, wrong.remote_cluster_id) == (42, 1)
 
+    @pytest.mark.rule("C1.4-14")
     def test_failures_are_returned_logged_and_readable(self, native, datadist, log_lines):
         good, bad = cluster(1), cluster()
         self.answer(
@@ -298,6 +308,7 @@ class TestLinkClusters:
 
         return call
 
+    @pytest.mark.rule("C1.4-14")
     def test_a_call_refused_as_a_whole(self, native, datadist):
         native.fail("link_clusters", S.LLM_PARAM_INVALID)
         native.detail = "the engine is closed"
@@ -310,6 +321,7 @@ class TestLinkClusters:
         self.answer(native, "link_clusters", (12345, 0, "device error"))
         assert datadist.link_clusters([cluster(1)])[1] == [S.LLM_FAILED]
 
+    @pytest.mark.rule("C1.4-15", "C1.4-16", "C1.4-20")
     @pytest.mark.parametrize(
         ("clusters", "timeout", "error"),
         [
@@ -328,12 +340,14 @@ class TestLinkClusters:
             getattr(datadist, name)(clusters, timeout)
         assert native.of(name) == []
 
+    @pytest.mark.rule("C1.4-15", "C1.4-20")
     @pytest.mark.parametrize("name", ["link_clusters", "unlink_clusters"])
     def test_timeout_must_be_positive(self, datadist, name):
         for timeout in (0, -1):
             call = getattr(datadist, name)
             assert_status(lambda t=timeout, c=call: c(None, t), S.LLM_PARAM_INVALID, "timeout")
 
+    @pytest.mark.rule("C1.4-17")
     def test_a_local_address_is_needed_without_comm_res(self, datadist, open_datadist):
         info = cluster(1, local=None)
         call = lambda: datadist.link_clusters([info])  # noqa: E731
@@ -345,10 +359,12 @@ class TestLinkClusters:
         with_empty = open_datadist(local_comm_res="")
         assert_status(lambda: with_empty.link_clusters([info]), S.LLM_PARAM_INVALID)
 
+    @pytest.mark.rule("C1.4-18")
     def test_an_id_or_a_remote_address_is_needed(self, datadist):
         with pytest.raises(TypeError, match="remote_cluster_id"):
             datadist.link_clusters([cluster(remote=None)])
 
+    @pytest.mark.rule("C1.4-18", "C1.4-20", "C1.4-21")
     def test_unlink(self, native, datadist):
         info = cluster(7, remote=None, local=None)
         assert datadist.unlink_clusters([info], 9, True)[0] is S.LLM_SUCCESS
@@ -381,6 +397,7 @@ class TestCommunicators:
     def datadist(self, open_datadist):
         return open_datadist(1)
 
+    @pytest.mark.rule("C1.4-29")
     def test_link(self, native, datadist):
         native.on("link", lambda engine, group, comm_id: comm_id.__setitem__(0, 3))
         assert datadist.link("name", {1: 0, 2**64 - 1: 0, 5: 2**32 - 1}, "{}") == 3
@@ -389,6 +406,7 @@ class TestCommunicators:
         members = [(each["cluster_id"], each["rank"]) for each in group["members"]]
         assert members == [(1, 0), (2**64 - 1, 0), (5, 2**32 - 1)]
 
+    @pytest.mark.rule("C1.4-22", "C1.4-24", "C1.4-26", "C1.4-27", "C1.2-5", "C1.2-14")
     @pytest.mark.parametrize(
         ("name", "ranks", "table", "error"),
         [
@@ -409,6 +427,7 @@ class TestCommunicators:
         assert not isinstance(caught.value, LLMException)
         assert native.of("link") == []
 
+    @pytest.mark.rule("C1.4-23", "C1.4-25", "C1.4-28", "C1.4-29")
     @pytest.mark.parametrize(
         ("name", "ranks"),
         [
@@ -430,6 +449,7 @@ class TestCommunicators:
         )
         assert isinstance(failure, NotImplementedError)
 
+    @pytest.mark.rule("C1.4-31", "C1.4-32", "C1.4-33")
     def test_unlink_and_query(self, native, datadist):
         datadist.unlink(2**64 - 1)
         assert native.last("unlink")[1] == 2**64 - 1
@@ -446,6 +466,7 @@ class TestCommunicators:
 
 
 class TestSwitchRole:
+    @pytest.mark.rule("C1.4-39")
     def test_with_and_without_an_address(self, native, open_datadist):
         datadist = open_datadist()
         datadist.switch_role(LLMRole.PROMPT, {"llm.listenIpInfo": "[::1]:5", "other": "x"})
@@ -461,6 +482,7 @@ class TestSwitchRole:
         datadist.switch_role(LLMRole.PROMPT)
         assert native.of("engine_switch_listener") == []
 
+    @pytest.mark.rule("C1.4-34", "C1.4-36", "C1.4-37", "C1.4-38")
     def test_bad_arguments(self, open_datadist):
         datadist = open_datadist()
         for arguments in ((None,), ("PROMPT",), (LLMRole.MIX, [])):

@@ -25,6 +25,7 @@ class TestBlocksCacheKey:
         key = BlocksCacheKey(0, 0)
         assert (key.cluster_id, key.prompt_cluster_id, key.model_id) == (0, 0, 0)
 
+    @pytest.mark.rule("C1.8-6", "C1.8-13")
     @given(UINT64, UINT64)
     def test_every_form(self, cluster_id, model_id):
         for key in (
@@ -37,6 +38,7 @@ class TestBlocksCacheKey:
             assert key.model_id == model_id
         assert BlocksCacheKey(cluster_id).model_id == 0
 
+    @pytest.mark.rule("C1.8-10")
     def test_repr_uses_the_name_given(self):
         assert repr(BlocksCacheKey(1, 3)) == "BlocksCacheKey(cluster_id=1, model_id=3)"
         assert repr(BlocksCacheKey(cluster_id=1)) == "BlocksCacheKey(cluster_id=1, model_id=0)"
@@ -45,18 +47,21 @@ class TestBlocksCacheKey:
             == "BlocksCacheKey(prompt_cluster_id=1, model_id=3)"
         )
 
+    @pytest.mark.rule("C1.8-6")
     def test_precedence(self):
         assert BlocksCacheKey(1, cluster_id=2).cluster_id == 1
         assert BlocksCacheKey(1, prompt_cluster_id=2).cluster_id == 1
         assert BlocksCacheKey(cluster_id=1, prompt_cluster_id=2).cluster_id == 1
         assert BlocksCacheKey(1, 2, model_id=3).model_id == 2
 
+    @pytest.mark.rule("C1.8-7", "C1.2-7")
     def test_invalid_combinations(self):
         assert_invalid(lambda: BlocksCacheKey(), "cluster_id is required")
         assert_invalid(lambda: BlocksCacheKey(model_id=1), "cluster_id is required")
         assert_invalid(lambda: BlocksCacheKey(1, 2, 3), "at most 2")
         assert_invalid(lambda: BlocksCacheKey(1, req_id=3), "Unsupported.*req_id")
 
+    @pytest.mark.rule("C1.8-8", "C1.2-1")
     @given(NOT_INT)
     def test_not_an_int(self, value):
         with pytest.raises(TypeError, match="only support int"):
@@ -78,6 +83,7 @@ class TestBlocksCacheKey:
             BlocksCacheKey(-1)
         assert not isinstance(caught.value, LLMException)
 
+    @pytest.mark.rule("C1.2-3")
     def test_bool_passes_as_int(self):
         assert BlocksCacheKey(True).cluster_id == 1
 
@@ -92,11 +98,13 @@ class TestBlocksCacheKey:
 
 
 class TestCacheKey:
+    @pytest.mark.rule("C1.8-5")
     def test_repr(self):
         assert repr(CacheKey(1, 2)) == (
             "CacheKey(cluster_id=1, req_id=2, prefix_id=18446744073709551615, model_id=0)"
         )
 
+    @pytest.mark.rule("C1.8-1", "C1.8-13")
     @given(UINT64, UINT64, UINT64, UINT64)
     def test_every_form(self, cluster_id, req_id, model_id, prefix_id):
         for key in (
@@ -109,6 +117,7 @@ class TestCacheKey:
             assert (key.cluster_id, key.prompt_cluster_id) == (cluster_id, cluster_id)
             assert (key.req_id, key.model_id, key.prefix_id) == (req_id, model_id, prefix_id)
 
+    @pytest.mark.rule("C1.8-2")
     def test_invalid_combinations_in_order(self):
         assert_invalid(lambda: CacheKey(1, 2, 3, 4, 5), "at most 4")
         assert_invalid(lambda: CacheKey(), "cluster_id is required")
@@ -117,6 +126,7 @@ class TestCacheKey:
         assert_invalid(lambda: CacheKey(1, other=2), "req_id is required")
         assert_invalid(lambda: CacheKey(1, 2, other=3), "Unsupported")
 
+    @pytest.mark.rule("C1.8-3", "C1.2-6")
     @pytest.mark.parametrize("name", ["cluster_id", "req_id", "model_id", "prefix_id"])
     @pytest.mark.parametrize(
         ("value", "error"),
@@ -128,6 +138,7 @@ class TestCacheKey:
 
 
 class TestCacheKeyByIdAndIndex:
+    @pytest.mark.rule("C1.8-11", "C1.8-12", "C1.8-13")
     def test_values_and_repr(self):
         key = CacheKeyByIdAndIndex(1, -2, 3)
         assert (key.cluster_id, key.cache_id, key.batch_index) == (1, -2, 3)
@@ -135,6 +146,7 @@ class TestCacheKeyByIdAndIndex:
             "CacheKeyByIdAndIndex(cluster_id=1, cache_id=2, batch_index=0)"
         )
 
+    @pytest.mark.rule("C1.8-11", "C1.2-6")
     @pytest.mark.parametrize(
         ("args", "error"),
         [

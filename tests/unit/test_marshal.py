@@ -165,6 +165,7 @@ def test_keys_by_request(ffi):
     assert struct.prefix_id == 2**64 - 1
 
 
+@pytest.mark.rule("C1.2-13")
 @pytest.mark.parametrize("ip", [-1, 2**32])
 def test_an_int_that_is_no_address(ffi, ip):
     info = LLMClusterInfo()

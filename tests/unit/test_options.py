@@ -17,6 +17,7 @@ def assert_refused(options, text, code=LLMStatusCode.LLM_PARAM_INVALID):
     assert caught.value.status_code is code
 
 
+@pytest.mark.rule("C3.2-2", "C3.2-6", "C3.2-8", "C3.2-19", "C3.2-23")
 def test_defaults():
     options = read(7, LLMRole.MIX, CM)
     assert (options.cluster_id, options.role) == (7, LLMRole.MIX)
@@ -30,6 +31,7 @@ def test_defaults():
     assert (options.local_comm_res, options.auth_token) == (None, None)
 
 
+@pytest.mark.rule("C1.4.1-6", "C3.2-24", "C3.2-30", "C3.3-5")
 def test_everything_given():
     client = {
         **CM,
@@ -58,12 +60,14 @@ def test_everything_given():
     assert (options.listen_ip, options.listen_port) == ("127.0.0.1", 26000)
     assert options.device_pool == PoolOptions(4096, 12)
     assert options.host_pool == PoolOptions(65536, 16)
-    assert (options.link_total_time_s, options.link_retry_count) == (9, 4)
+    # The retry count is not read with "hixl".
+    assert (options.link_total_time_s, options.link_retry_count) == (9, 1)
     assert (options.rdma_traffic_class, options.rdma_service_level) == (100, 0)
     assert options.auth_token == "secret"
     assert "secret" not in repr(options)
 
 
+@pytest.mark.rule("C1.4.1-18")
 @pytest.mark.parametrize(
     ("text", "ip", "port"),
     [("127.0.0.1:0", "127.0.0.1", 0), ("[::1]:26000", "::1", 26000), ("[::]:65535", "::", 65535)],
@@ -73,6 +77,7 @@ def test_listen_addresses(text, ip, port):
     assert (options.listen_ip, options.listen_port) == (ip, port)
 
 
+@pytest.mark.rule("C1.4.1-15")
 @pytest.mark.parametrize(
     "text",
     [
@@ -91,6 +96,7 @@ def test_bad_listen_addresses(text):
     assert_refused({**CM, "llm.listenIpInfo": text}, "listenIpInfo")
 
 
+@pytest.mark.rule("C1.4.1-17")
 @pytest.mark.parametrize("text", ["127.0.0.1:", "127.0.0.1:x", "[::1]:1.5"])
 def test_a_listen_port_that_is_no_int(text):
     with pytest.raises(ValueError, match="invalid literal") as caught:
@@ -105,6 +111,7 @@ def test_only_cache_manager_mode(options):
     assert_refused(options, "enable_cache_manager = True", LLMStatusCode.LLM_FEATURE_NOT_ENABLED)
 
 
+@pytest.mark.rule("C1.4.1-8", "C1.4.1-9", "C1.4.1-10")
 def test_local_comm_res_implies_one_sided_mode():
     assert read(1, LLMRole.PROMPT, {"llm.LocalCommRes": ""}).one_sided
     explicit = {"llm.LocalCommRes": "{}", "llm.EnableRemoteCacheAccessible": "0"}
@@ -112,6 +119,7 @@ def test_local_comm_res_implies_one_sided_mode():
     assert_refused({"llm.LocalCommRes": "", "llm.EnableCacheManager": "0"}, "EnableCacheManager")
 
 
+@pytest.mark.rule("C1.4.1-11", "C1.4.1-12", "C1.4.1-13", "C3.2-20", "C3.2-21")
 def test_transfer_backend_needs():
     assert_refused({"llm.TransferBackend": ""}, "EnableCacheManager")
     off = {**CM, "llm.TransferBackend": "hixl", "llm.EnableRemoteCacheAccessible": "0"}
@@ -123,6 +131,20 @@ def test_transfer_backend_needs():
     assert read(1, LLMRole.PROMPT, {**listening, "llm.TransferBackend": "hixl"}).one_sided
 
 
+@pytest.mark.rule(
+    "C1.4.1-5",
+    "C2.1-37",
+    "C3.2-3",
+    "C3.2-5",
+    "C3.2-8",
+    "C3.2-24",
+    "C3.2-27",
+    "C3.2-30",
+    "C3.3-1",
+    "C3.3-2",
+    "C3.3-3",
+    "C3.3-4",
+)
 @pytest.mark.parametrize(
     ("key", "values"),
     [
@@ -164,6 +186,7 @@ def test_both_pools_are_checked():
     assert_refused({**CM, "llm.HostMemPoolConfig": "{}"}, "HostMemPoolConfig")
 
 
+@pytest.mark.rule("C1.4.1-3", "C1.4.1-5", "C1.2-5", "C1.2-15")
 @pytest.mark.parametrize(
     "options", [None, [], "x", {**CM, "a": 1}, {**CM, 1: "a"}, {"ge.flowGraphMemMaxSize": 1}]
 )

@@ -55,11 +55,13 @@ MODULES = {
 }
 
 
+@pytest.mark.rule("C1.1-1")
 def test_v2_list_is_exactly_the_documented_names():
     assert len(llm_datadist.v2_list) == 23
     assert set(llm_datadist.v2_list) == NAMES
 
 
+@pytest.mark.rule("C1.1-14")
 def test_star_import_works():
     namespace = {}
     exec("from llm_datadist import *", namespace)
@@ -67,6 +69,7 @@ def test_star_import_works():
     assert "CacheManager" not in namespace
 
 
+@pytest.mark.rule("C1.1-4", "C1.1-5", "C1.1-6", "C1.1-8", "C1.1-9", "C1.1-10", "C1.1-11", "C1.1-15")
 @pytest.mark.parametrize(("module", "names"), MODULES.items())
 def test_compatibility_modules(module, names):
     imported = importlib.import_module(module)
@@ -76,6 +79,7 @@ def test_compatibility_modules(module, names):
             assert obj is getattr(llm_datadist, name)
 
 
+@pytest.mark.rule("C1.1-2", "C1.1-14")
 @pytest.mark.parametrize("name", ["TensorDesc", "Tensor", "KvCacheManager"])
 def test_names_of_the_old_api_are_import_errors(name):
     with pytest.raises(ImportError, match=name):
@@ -84,6 +88,7 @@ def test_names_of_the_old_api_are_import_errors(name):
         exec(f"from llm_datadist import {name}", {})
 
 
+@pytest.mark.rule("C1.1-3", "C1.1-9")
 def test_other_missing_names():
     with pytest.raises(AttributeError, match="has no attribute"):
         assert llm_datadist.CacheManager
@@ -96,6 +101,7 @@ def test_extensions_are_importable_and_not_in_the_list():
     assert issubclass(llm_datadist.LLMDataDistWarning, UserWarning)
 
 
+@pytest.mark.rule("C1.11-1")
 @pytest.mark.parametrize(("before", "after"), [(None, "0"), ("1", "1")])
 def test_uc_memory_default(before, after):
     environment = {k: v for k, v in os.environ.items() if k != "AUTO_USE_UC_MEMORY"}
@@ -179,6 +185,7 @@ def signature(function):
     return str(bare.replace(parameters=parameters, return_annotation=bare.empty))
 
 
+@pytest.mark.rule("C1.4-8", "C1.4-9", "C1.4-12", "C1.4-13", *(f"C1.10-{n}" for n in range(3, 20)))
 @pytest.mark.parametrize(
     ("owner", "name", "expected"),
     [(llm_datadist.LLMDataDist, *row) for row in DATADIST.items()]
@@ -188,11 +195,15 @@ def test_signatures_of_methods(owner, name, expected):
     assert signature(getattr(owner, name)) == expected
 
 
+@pytest.mark.rule(
+    "C1.7-1", "C1.8-1", "C1.8-6", "C1.8-11", "C1.9-12", "C1.9-16", "C1.9-19", "C1.9-28"
+)
 @pytest.mark.parametrize(("name", "expected"), CLASSES.items())
 def test_signatures_of_classes(name, expected):
     assert signature(getattr(llm_datadist, name)) == expected
 
 
+@pytest.mark.rule("C1.9-27")
 @pytest.mark.parametrize("method", ["synchronize", "get_results"])
 def test_signatures_of_a_task(method):
     task_method = getattr(llm_datadist.CacheTask, method)
@@ -206,6 +217,7 @@ def test_properties(name):
     assert isinstance(inspect.getattr_static(llm_datadist.LLMDataDist, name), property)
 
 
+@pytest.mark.rule("C1.9-15")
 def test_layer_synchronizer_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
         llm_datadist.LayerSynchronizer()
@@ -214,6 +226,7 @@ def test_layer_synchronizer_is_abstract():
 LOG_LEVELS = {"0": "DEBUG", "1": "INFO", "2": "WARNING", "3": "ERROR", "x": "ERROR", None: "ERROR"}
 
 
+@pytest.mark.rule("C1.11-2")
 @pytest.mark.parametrize(("value", "level"), LOG_LEVELS.items())
 def test_log_level_and_stream(value, level):
     environment = {k: v for k, v in os.environ.items() if k != "ASCEND_GLOBAL_LOG_LEVEL"}

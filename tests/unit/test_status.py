@@ -14,6 +14,7 @@ from llm_datadist import status as status_module
 from llm_datadist.status import code_of, native_error
 
 
+@pytest.mark.rule("C2.1-31")
 def test_numbers_are_those_of_the_header(ffi):
     constants = {
         name: value
@@ -29,6 +30,8 @@ def _integer_names(ffi):
     return [name for name in dir(ffi.dlopen(None)) if name.startswith("LLDD_")]
 
 
+@pytest.mark.rule("C9.1-2")
+@pytest.mark.rule("C1.3-3")
 @pytest.mark.parametrize("code", list(LLMStatusCode))
 def test_codes_print_as_names_and_compare_as_numbers(code):
     assert str(code) == f"{code}" == f"LLMStatusCode.{code.name}"
@@ -45,6 +48,7 @@ def test_known_values():
     assert LLMStatusCode.LLM_UNKNOWN_ERROR == -1
 
 
+@pytest.mark.rule("C2.2-1", "C2.2-3")
 def test_an_exception_without_a_code_reads_success():
     failure = LLMException("text")
     assert isinstance(failure, RuntimeError)
@@ -52,6 +56,7 @@ def test_an_exception_without_a_code_reads_success():
     assert str(failure) == "text"
 
 
+@pytest.mark.rule("C2.2-2")
 def test_clients_construct_exceptions():
     failure = LLMException("text", status_code=LLMStatusCode.LLM_TIMEOUT)
     assert failure.status_code is LLMStatusCode.LLM_TIMEOUT
@@ -74,6 +79,7 @@ def test_exceptions_inherit_what_a_reader_expects(code, builtin):
     assert isinstance(failure, builtin)
 
 
+@pytest.mark.rule("C9-3")
 @pytest.mark.parametrize("code", list(LLMStatusCode))
 def test_no_exception_is_an_os_error_and_all_pickle(code):
     failure = native_error("op", code, "detail", raw=17)
@@ -86,6 +92,7 @@ def test_no_exception_is_an_os_error_and_all_pickle(code):
         assert (copy.status_code, copy.raw, copy.note) == (code, 17, "kept")
 
 
+@pytest.mark.rule("C1.2-9")
 def test_text_of_a_native_error():
     failure = native_error("pull_blocks", 0x5010B007, "no link to cluster 7.")
     assert str(failure) == (
@@ -93,6 +100,7 @@ def test_text_of_a_native_error():
     )
 
 
+@pytest.mark.rule("C2.1-31", "C2.1-33")
 def test_an_unknown_status_is_failed_with_the_number_kept():
     failure = native_error("op", 507899, "detail")
     assert failure.status_code is LLMStatusCode.LLM_FAILED
@@ -104,6 +112,7 @@ def test_the_device_number_wins_as_raw():
     assert native_error("op", LLMStatusCode.LLM_FAILED, "d", raw=107002).raw == 107002
 
 
+@pytest.mark.rule("C1.9-28")
 def test_status():
     assert Status(LLMStatusCode.LLM_SUCCESS).is_ok()
     failed = Status(LLMStatusCode.LLM_TIMEOUT)

@@ -55,6 +55,7 @@ def raise_error():
 
 
 class TestConfigs:
+    @pytest.mark.rule("C1.9-16", "C1.9-18")
     def test_transfer_config(self):
         config = TransferConfig(1, [2, 3], range(1), 4)
         assert (config.dst_cluster_id, config.dst_addrs) == (1, [2, 3])
@@ -65,6 +66,7 @@ class TestConfigs:
         config.dst_cluster_id = 2**64 - 1
         assert TransferConfig(1, []).src_layer_range is None
 
+    @pytest.mark.rule("C1.9-16", "C1.9-17", "C1.9-26")
     @pytest.mark.parametrize(
         ("member", "value", "error"),
         [
@@ -90,6 +92,7 @@ class TestConfigs:
         with pytest.raises(error):
             setattr(config, member, value)
 
+    @pytest.mark.rule("C1.9-23", "C1.9-24", "C1.9-25")
     def test_key_config(self):
         config = TransferWithCacheKeyConfig(BY_ID, range(2), range(4, 6), 3)
         assert (config.cache_key, config.dst_cluster_id, config.src_batch_index) == (BY_ID, 8, 3)
@@ -99,6 +102,7 @@ class TestConfigs:
         config.dst_layer_range = range(9)
         assert (config.src_layer_range, config.dst_layer_range) == (None, range(9))
 
+    @pytest.mark.rule("C1.9-19", "C1.9-20", "C1.9-21", "C1.9-22", "C1.9-26")
     @pytest.mark.parametrize(
         ("arguments", "error"),
         [
@@ -127,6 +131,7 @@ class TestArguments:
         }
         return manager.transfer_cache_async(**{**arguments, **changes})
 
+    @pytest.mark.rule("C1.10-18")
     @pytest.mark.parametrize(
         ("changes", "error"),
         [
@@ -147,6 +152,7 @@ class TestArguments:
             self.call(manager, **changes)
         assert not isinstance(caught.value, LLMException)
 
+    @pytest.mark.rule("C1.10-18")
     def test_param_invalid(self, native, manager):
         host = Cache(5, CacheDesc(8, [4, 16], DataType.DT_INT8, Placement.HOST), [1] * 8, False)
         odd = Cache(5, CacheDesc(7, [4, 16], DataType.DT_INT8), [1] * 7, False)
@@ -278,6 +284,7 @@ class TestTransfer:
         assert task.get_results() == [None]
         assert isinstance(task.exception(), ArithmeticError)
 
+    @pytest.mark.rule("C1.9-27")
     def test_a_running_task_times_out_and_goes_on(self, native, manager):
         go = threading.Event()
         layers = Layers(_0=lambda: go.wait(30))
@@ -290,6 +297,7 @@ class TestTransfer:
             go.set()
         assert task.synchronize() is S.LLM_SUCCESS
 
+    @pytest.mark.rule("C1.9-27")
     @pytest.mark.parametrize(
         ("timeout", "error"), [("1", TypeError), (-1, ValueError), (2**32, ValueError)]
     )

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engines of the test's own process, for the rules that need no second one: made in a moment, and
+their bytes are at hand.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from paths import TRANSPORT, Path
+from stage import OWNER, PULLER
+
+from llm_datadist import (
+    BlocksCacheKey,
+    Cache,
+    CacheDesc,
+    CacheKey,
+    CacheKeyByIdAndIndex,
+    DataType,
+    LLMClusterInfo,
+    LLMConfig,
+    LLMDataDist,
+    LLMRole,
+    Placement,
+)
+from llm_datadist.cache_manager import CacheManager
+from llm_datadist.introspection import MemoryKind
+
+Bytes = NDArray[np.uint8]
+
+UNSET = 2**64 - 1
+POOL = 8 << 20
+HOST, DEVICE = Placement.HOST, Placement.DEVICE
+PLACEHOLDER = CacheKey(0, UNSET)
+
+_seeds = count(1)
+
+
+def by_request(req_id: int, model_id: int = 0) -> CacheKey:
+    """A key of the owner."""
+    return CacheKey(OWNER, req_id, model_id)
+
+
+def by_prefix(prefix_id: int, model_id: int = 0) -> CacheKey:
+    """A key of the owner for its prefix map."""
+    return CacheKey(OWNER, UNSET, model_id, prefix_id)
+
+
+def by_id(held: Held | int, batch_index: int = 0) -> CacheKeyByIdAndIndex:
+    """An entry of a cache of the owner."""
+    cache_id = held if isinstance(held, int) else held.id
+    return CacheKeyByIdAndIndex(OWNER, cache_id, batch_index)
+
+
+def blocks_of(model_id: int = 0) -> BlocksCacheKey:
+    """The paged cache of a model at the owner."""
+    return BlocksCacheKey(OWNER, model_id)
+
+
+@dataclass
+class Held:
+    """A cache, its bytes as they are, and what they were at first: [tensor, entry, byte]."""
+
+    cache: Cache
+    tensors: list[Bytes]
+    first: Bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Bytes that no other cache has anywhere, so a misplaced one is seen.
+        shape = (len(self.tensors), *self.tensors[0].shape)
+        self.first = np.random.default_rng(next(_seeds)).integers(0, 256, shape, np.uint8)
+        for tensor, content in zip(self.tensors, self.first):
+            tensor[:] = content
+
+    @property
+    def id(self) -> int:
+        return self.cache.cache_id
+
+    @property
+    def now(self) -> Bytes:
+        return np.stack(self.tensors)
+
+
+@dataclass
+class EngineHere:
+    """One LLMDataDist with caches of the kind of memory that its path serves."""
+
+    datadist: LLMDataDist
+    memory: MemoryKind
+    # Peers may read it for as long as the engine lives, whatever the test does with its caches.
+    registered: list[list[Bytes]] = field(default_factory=list)
+
+    @property
+    def manager(self) -> CacheManager:
+        return self.datadist.cache_manager
+
+    def contiguous(
+        self,
+        entries: int = 4,
+        stride: int = 256,
+        keys: Sequence[CacheKey] = (),
+        tensors: int = 4,
+        placement: Placement = DEVICE,
+        memory: MemoryKind | None = None,
+        remote_accessible: bool | None = None,
+    ) -> Held:
+        """A filled cache of entries of stride bytes."""
+        desc = CacheDesc(tensors, [entries, stride], DataType.DT_INT8, placement)
+        if (memory or self.memory) is MemoryKind.ALLOCATED:
+            return self._over_pool(self.manager.allocate_cache(desc, keys))
+        own, addrs = self._memory(desc)
+        cache = self.manager.register_cache(desc, addrs, keys, remote_accessible)
+        return Held(cache, own)
+
+    def paged(
+        self,
+        blocks: int = 16,
+        block_bytes: int = 64,
+        model_id: int | None = None,
+        tensors: int = 4,
+        placement: Placement = DEVICE,
+        memory: MemoryKind | None = None,
+        remote_accessible: bool | None = None,
+    ) -> Held:
+        """A filled cache of blocks of block_bytes."""
+        desc = CacheDesc(tensors, [blocks, block_bytes], DataType.DT_INT8, placement)
+        key = None if model_id is None else BlocksCacheKey(self.datadist.cluster_id, model_id)
+        if (memory or self.memory) is MemoryKind.ALLOCATED:
+            return self._over_pool(self.manager.allocate_blocks_cache(desc, key))
+        own, addrs = self._memory(desc)
+        cache = self.manager.register_blocks_cache(desc, addrs, key, remote_accessible)
+        return Held(cache, own)
+
+    def _memory(self, desc: CacheDesc) -> tuple[list[Bytes], list[int]]:
+        own = [np.zeros(desc.shape, np.uint8) for _ in range(desc.num_tensors)]
+        self.registered.append(own)
+        return own, [each.ctypes.data for each in own]
+
+    @staticmethod
+    def _over_pool(cache: Cache) -> Held:
+        desc = cache.cache_desc
+        tensors = [bytes_at(addr, desc.size) for addr in cache.tensor_addrs]
+        return Held(cache, [tensor.reshape(desc.shape) for tensor in tensors])
+
+
+def bytes_at(address: int, size: int) -> Bytes:
+    """The memory at an address of this process; nothing keeps it alive."""
+    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
+
+
+@dataclass
+class Engines:
+    """Makes the engines of one test, on a path if it is about bytes."""
+
+    monkeypatch: pytest.MonkeyPatch
+    made: list[EngineHere] = field(default_factory=list)
+
+    def open(
+        self,
+        cluster_id: int,
+        path: Path | None = None,
+        one_sided: bool = True,
+        pool: int = POOL,
+        host_pool: int = 0,
+        page_shift: int | None = None,
+        timeout_ms: int | None = None,
+    ) -> EngineHere:
+        """An engine that listens. Pools in bytes; 0 is none."""
+        if path is not None:
+            self.monkeypatch.setenv(TRANSPORT, path.name)
+        config = LLMConfig()
+        config.enable_cache_manager = True
+        config.enable_remote_cache_accessible = one_sided
+        config.allow_multiple_instances = True
+        config.listen_ip_info = "127.0.0.1:0"
+        if pool:
+            config.mem_pool_cfg = pool_config(pool, page_shift)
+        if host_pool:
+            config.host_mem_pool_cfg = pool_config(host_pool, page_shift)
+        if timeout_ms is not None:
+            config.sync_kv_timeout = timeout_ms
+        datadist = LLMDataDist(LLMRole.MIX, cluster_id)
+        datadist.init(config.generate_options())
+        memory = MemoryKind.ALLOCATED if path is None else path.memory
+        self.made.append(EngineHere(datadist, memory))
+        return self.made[-1]
+
+    def two(
+        self, path: Path | None = None, one_sided: bool = True, **config: int | None
+    ) -> tuple[EngineHere, EngineHere]:
+        """An owner and a puller, not linked: in one-sided mode memory is registered before."""
+        owner = self.open(OWNER, path, one_sided, **config)
+        return owner, self.open(PULLER, path, one_sided, **config)
+
+    def link(self, puller: EngineHere, owner: EngineHere) -> None:
+        """Link, which must succeed."""
+        answer = puller.datadist.link_clusters([cluster_of(owner)], 5000)
+        assert answer == (0, [0])
+
+    def unlink(self, puller: EngineHere, owner: EngineHere) -> None:
+        """Unlink both ends, which must succeed."""
+        answer = puller.datadist.unlink_clusters([cluster_of(owner)], 5000)
+        assert answer == (0, [0])
+
+
+def cluster_of(engine: EngineHere) -> LLMClusterInfo:
+    """What others link to this engine with."""
+    info = LLMClusterInfo()
+    info.remote_cluster_id = engine.datadist.cluster_id
+    info.append_local_ip_info("127.0.0.1", 0)
+    info.append_remote_ip_info(*engine.datadist.listen_address)
+    return info
+
+
+def pool_config(size: int, page_shift: int | None = None) -> str:
+    """The JSON of a pool."""
+    shift = {} if page_shift is None else {"page_shift": page_shift}
+    return json.dumps({"memory_size": size, **shift})
+
+
+@contextmanager
+def open_engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engines]:
+    engines = Engines(monkeypatch)
+    yield engines
+    # The puller first, as a client would.
+    for engine in reversed(engines.made):
+        engine.datadist.finalize()
