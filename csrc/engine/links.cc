@@ -103,7 +103,8 @@ std::shared_ptr<Link> Links::FindByNonce(const LinkNonce &nonce) const {
 void Links::IndexLocked(const LinkPtr &link) {
     const Link::Identity &identity = link->identity();
     if (identity.end == LinkEnd::kAcceptor) {
-        by_nonce_[identity.nonce] = link;
+        // The first of a nonce has it: nobody gets another's streams by repeating it.
+        by_nonce_.emplace(identity.nonce, link);
     } else if (identity.group.empty()) {
         by_address_[{identity.peer_address.ToString(), link->peer()}] = link;
     }
@@ -112,7 +113,8 @@ void Links::IndexLocked(const LinkPtr &link) {
 void Links::UnindexLocked(const LinkPtr &link) {
     const Link::Identity &identity = link->identity();
     if (identity.end == LinkEnd::kAcceptor) {
-        by_nonce_.erase(identity.nonce);
+        const auto found = by_nonce_.find(identity.nonce);
+        if (found != by_nonce_.end() && found->second == link) by_nonce_.erase(found);
     } else if (identity.group.empty()) {
         by_address_.erase({identity.peer_address.ToString(), link->peer()});
     }
