@@ -20,6 +20,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import shutil
 from pathlib import Path
 
 from setuptools import Command, Distribution, setup
@@ -48,6 +49,7 @@ cann = load_native("cann")
 declarations = load_native("declarations")
 
 HEADER = ROOT / building.HEADER
+SOURCE_SUFFIXES = (".cc", ".h", ".map")
 
 
 def sanitizers() -> list[str]:
@@ -106,7 +108,7 @@ class build_native(Command):
         self.set_undefined_options("build", ("build_lib", "build_lib"))
 
     def run(self) -> None:
-        """Build libraries, ``_ffi.py`` and copy of the header."""
+        """Build libraries and ``_ffi.py``; copy what a device host compiles."""
         try:
             building.check_platform()
         except building.BuildError as error:
@@ -139,7 +141,21 @@ class build_native(Command):
                 # What an earlier build left there would go into the wheel.
                 for left in (package / "_native" / "lib").glob("*_ascend.so"):
                     left.unlink()
-            building.write_if_changed(package / "include" / HEADER.name, HEADER.read_text())
+            # A source that is no more would be compiled on the device host.
+            shutil.rmtree(package / "_native" / "src", ignore_errors=True)
+            for source, name in self._copies():
+                building.write_if_changed(package / name, source.read_text())
+
+    @staticmethod
+    def _copies() -> list[tuple[Path, str]]:
+        """Return what a package that is not in the tree has of it, and where in the package.
+
+        The header is for those who call the library from C, the sources are what ``build-ascend``
+        compiles on a device host.
+        """
+        files = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in SOURCE_SUFFIXES]
+        sources = [(path, f"_native/src/{path.relative_to(ROOT)}") for path in sorted(files)]
+        return [(HEADER, f"include/{HEADER.name}"), *sources]
 
     @staticmethod
     def _way_out(target) -> str:
@@ -170,7 +186,7 @@ class build_native(Command):
         names = ["_native/_ffi.py"]
         names += [str(path.relative_to(package)) for path in package.glob("_native/lib/*.so")]
         if not self._in_tree():
-            names.append(f"include/{HEADER.name}")
+            names += [name for _, name in self._copies()]
         return [str(package / name) for name in names]
 
     def get_output_mapping(self) -> dict[str, str]:

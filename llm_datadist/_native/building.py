@@ -64,6 +64,10 @@ HEADER = "csrc/include/llm_datadist.h"
 VERSION_SCRIPT = "csrc/exports.map"
 
 
+# Called before a file is compiled, from several threads: which one of how many, and its name.
+Report = Callable[[int, int, str], None]
+
+
 class BuildError(Exception):
     """A library cannot be built; the text is for the one who asked for it."""
 
@@ -141,13 +145,13 @@ def build(
     output: Path,
     generated: Generated,
     sanitize: Iterable[str] = (),
-    report: Callable[[str], None] | None = None,
+    report: Report | None = None,
 ) -> None:
     """Bring ``output`` up to date.
 
     :param tree: the folder that has ``csrc``.
     :param build_dir: for objects; other builds in it wait for this one.
-    :param report: is told each file that is compiled; None: they are printed.
+    :param report: is told of each file that is compiled; None: they are printed.
     :raises BuildError: the platform, the compiler or the sources do not let it be built.
     """
     check_platform()
@@ -192,7 +196,7 @@ class Compiler:
         build_dir: objects go below it; generated sources are found in it.
         defines: further flags.
         sanitize: of SANITIZERS.
-        report: is told each file that is compiled; None: they are printed.
+        report: is told of each file that is compiled; None: they are printed.
     """
 
     def __init__(
@@ -202,7 +206,7 @@ class Compiler:
         build_dir: Path,
         defines: Iterable[str] = (),
         sanitize: Iterable[str] = (),
-        report: Callable[[str], None] | None = None,
+        report: Report | None = None,
     ) -> None:
         self.command = self._find()
         self._target = target
@@ -277,8 +281,7 @@ class Compiler:
 
         def compile_one(number: int) -> str:
             source, target = stale[number]
-            place = f"[{number + 1}/{len(stale)}]"
-            self._report(f"{place} compiling {source.relative_to(self._tree)}")
+            self._report(number + 1, len(stale), str(source.relative_to(self._tree)))
             return self._compile(source, target)
 
         with ThreadPoolExecutor(max_workers=jobs) as pool:
@@ -366,6 +369,6 @@ def _newer(target: Path, part: Path) -> bool:
     return part.exists() and target.stat().st_mtime_ns > part.stat().st_mtime_ns
 
 
-def _print_line(text: str) -> None:
+def _print_line(number: int, total: int, source: str) -> None:
     # In one piece, line end included: other threads print, too.
-    print(text + "\n", end="", flush=True)
+    print(f"[{number}/{total}] compiling {source}\n", end="", flush=True)

@@ -7,10 +7,10 @@ standard library.
 
 from __future__ import annotations
 
+import glob
 import os
-import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from typing import NamedTuple
 VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 USUAL_ROOTS = ("/usr/local/Ascend/cann", "/usr/local/Ascend/ascend-toolkit/latest")
 DRIVER_FOLDERS = ("/usr/local/Ascend/driver/lib64/driver", "/usr/local/Ascend/driver/lib64")
-DEVICE_PATTERN = "/dev/davinci[0-9]*"
+DEVICE_PATTERN = "/dev/davinci*"
 
 HEADERS = ("hixl/hixl.h", "acl/acl.h")
 # Each line is one library, under the names that it has had; the newest first.
@@ -60,25 +60,24 @@ class Toolkit(NamedTuple):
 
 
 def places(environ: Mapping[str, str] = os.environ) -> list[Place]:
-    """Return where a toolkit may be, whether or not anything is there."""
-    for variable in VARIABLES:
-        if environ.get(variable):
-            return [Place(Path(environ[variable]), f"${variable}")]
-    return [Place(Path(root), "the usual place") for root in USUAL_ROOTS]
+    """Return where a toolkit to build against may be, whether or not anything is there."""
+    return _named(environ)[:1] or _usual()
 
 
 def present(environ: Mapping[str, str] = os.environ) -> list[Place]:
-    """Return the places at which there is a folder: a toolkit, or what was one."""
-    return [place for place in places(environ) if place.root.is_dir()]
+    """Return every place at which there is a folder: a toolkit, or what was one."""
+    return [place for place in [*_named(environ), *_usual()] if place.root.is_dir()]
 
 
-def find(environ: Mapping[str, str] = os.environ) -> Toolkit:
+def find(candidates: Iterable[Place] | None = None) -> Toolkit:
     """Return the first toolkit that has all that a build needs.
+
+    :param candidates: where to look; None: in :func:`places`.
 
     :raises ToolkitError: there is none; the text says for each place what is missing.
     """
     complaints = []
-    for place in places(environ):
+    for place in places() if candidates is None else candidates:
         missing, libraries = _look(place.root)
         if not missing:
             # "latest" is a link: what was compiled against one release is not taken for another.
@@ -89,6 +88,11 @@ def find(environ: Mapping[str, str] = os.environ) -> Toolkit:
         f"no CANN toolkit to build against: {'; '.join(complaints)}. Install CANN 8.5 or later, or "
         f"name the folder that it is in with {VARIABLES[0]}"
     )
+
+
+def devices() -> list[str]:
+    """Return the device files of the driver; more than those of devices, if there are any."""
+    return sorted(glob.glob(DEVICE_PATTERN))
 
 
 def version(root: Path) -> str:
@@ -103,6 +107,14 @@ def version(root: Path) -> str:
             if found:
                 return found.group(1)
     return ""
+
+
+def _named(environ: Mapping[str, str]) -> list[Place]:
+    return [Place(Path(environ[name]), f"${name}") for name in VARIABLES if environ.get(name)]
+
+
+def _usual() -> list[Place]:
+    return [Place(Path(root), "the usual place") for root in USUAL_ROOTS]
 
 
 def _look(root: Path) -> tuple[str, list[tuple[str, Path]]]:
@@ -122,7 +134,7 @@ def _look(root: Path) -> tuple[str, list[tuple[str, Path]]]:
 
 def _folders(root: Path, name: str) -> list[Path]:
     """Return the folders with that library, the one of the toolkit's own libraries first."""
-    target = root.resolve() / f"{platform.machine()}-linux"
+    target = root.resolve() / f"{os.uname().machine}-linux"
     folders = [root.resolve() / "lib64", target / "lib64", target / "devlib"]
     folders += [Path(folder) for folder in DRIVER_FOLDERS]
     return [folder for folder in folders if (folder / f"lib{name}.so").is_file()]

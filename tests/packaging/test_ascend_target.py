@@ -5,7 +5,7 @@ what the compiler is told."""
 from __future__ import annotations
 
 import ctypes
-import platform
+import os
 import shutil
 import subprocess
 
@@ -13,17 +13,6 @@ import pytest
 from toolkits import empty_toolkit, small_toolkit, small_tree
 
 from llm_datadist._native import building, cann
-
-
-@pytest.fixture
-def machine(tmp_path, monkeypatch):
-    """Take away what this machine has of CANN; returns the usual place of a toolkit."""
-    usual = tmp_path / "usual"
-    monkeypatch.setattr(cann, "USUAL_ROOTS", (str(usual), str(tmp_path / "older")))
-    monkeypatch.setattr(cann, "DRIVER_FOLDERS", (str(tmp_path / "driver"),))
-    for name in cann.VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-    return usual
 
 
 def complaint():
@@ -56,13 +45,15 @@ def test_a_variable_decides_alone(machine, monkeypatch, variable):
     assert complaint().startswith(
         f"no CANN toolkit to build against: {named} (${variable}) does not exist. "
     )
-    assert cann.find(empty_toolkit(named) and {variable: str(named)}).reason == f"${variable}"
+    empty_toolkit(named)
+    assert cann.find().reason == f"${variable}"
+    assert [place.root for place in cann.present()] == [named, machine]
 
 
 def test_home_path_comes_before_toolkit_home(machine, tmp_path):
     first, second = empty_toolkit(tmp_path / "first"), empty_toolkit(tmp_path / "second")
     environ = {"ASCEND_TOOLKIT_HOME": str(second), "ASCEND_HOME_PATH": str(first)}
-    assert cann.find(environ).root == first
+    assert cann.find(cann.places(environ)).root == first
 
 
 @pytest.mark.parametrize(
@@ -83,13 +74,13 @@ def test_what_is_missing_is_named(machine, gone, named):
 
 
 def test_older_toolkits_have_the_runtime_under_another_name(machine):
-    toolkit = cann.find({"ASCEND_HOME_PATH": str(empty_toolkit(machine, runtime="ascendcl"))})
-    assert [name for name, _ in toolkit.libraries] == ["cann_hixl", "ascendcl", "ascend_hal"]
+    empty_toolkit(machine, runtime="ascendcl")
+    assert [name for name, _ in cann.find().libraries] == ["cann_hixl", "ascendcl", "ascend_hal"]
 
 
 def test_the_driver_may_be_a_stub_that_is_only_linked(machine):
     empty_toolkit(machine)
-    stubs = machine / f"{platform.machine()}-linux" / "devlib"
+    stubs = machine / f"{os.uname().machine}-linux" / "devlib"
     stubs.mkdir(parents=True)
     shutil.move(str(machine / "lib64" / "libascend_hal.so"), stubs)
     toolkit = cann.find()
@@ -159,20 +150,23 @@ def test_what_it_needs_and_exports(library, machine):
 def test_a_changed_header_of_the_toolkit_counts(machine, needs_compiler, generated, tmp_path):
     small_toolkit(machine)
     tree = small_tree(tmp_path / "tree")
-    lines = []
 
     def build():
-        lines.clear()
-        target = building.ascend(cann.find())
+        compiled = []
         building.build(
-            target, tree, tmp_path / "o", tmp_path / "lib.so", generated, report=lines.append
+            building.ascend(cann.find()),
+            tree,
+            tmp_path / "objects",
+            tmp_path / "lib.so",
+            generated,
+            report=lambda number, total, source: compiled.append((number, total, source)),
         )
-        return list(lines)
+        return compiled
 
     assert len(build()) == 3
     assert build() == []
     (machine / "include" / "hixl" / "hixl.h").write_text('extern "C" int hixl_number();\n')
-    assert build() == ["[1/1] compiling csrc/ascend/c.cc"]
+    assert build() == [(1, 1, "csrc/ascend/c.cc")]
 
 
 def test_a_tree_without_the_runtime_says_so(tmp_path, generated):

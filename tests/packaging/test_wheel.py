@@ -83,8 +83,11 @@ def test_contents(wheel):
         "llm_datadist_cffi_cli.py",
     }
     assert expected - names == set()
-    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "llm_datadist").rglob("*.py")}
-    assert sources - names == set()
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "llm_datadist").rglob("*.py")}
+    assert modules - names == set()
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.suffix}
+    packaged = {name for name in names if "/_native/src/" in name}
+    assert packaged == {f"llm_datadist/_native/src/{name}" for name in sources}
     dist_info = f"llm_datadist_cffi-{__version__}.dist-info/"
     others = [
         name
@@ -164,6 +167,15 @@ def test_the_processes_of_the_demo_ignore_it_too(installed, decoy):
     result = run_installed(installed, *demo, path=[decoy], cwd=decoy)
     assert result.returncode == 0, result.stdout + result.stderr
     assert json.loads(result.stdout)
+
+
+def test_build_ascend_without_a_toolkit(installed, tmp_path):
+    entry = installed / "llm_datadist_cffi_cli.py"
+    result = run_installed(
+        installed, str(entry), "build-ascend", "--toolkit", str(tmp_path / "cann")
+    )
+    assert result.returncode == 1
+    assert f"{tmp_path / 'cann'} (--toolkit) does not exist" in result.stderr
 
 
 def test_a_source_distribution_has_what_the_build_needs(setup_module, tmp_path):

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
+
+HEADER = Path(__file__).resolve().parents[2] / "csrc" / "include" / "llm_datadist.h"
 
 HIXL = '#pragma once\nextern "C" int hixl_number();\n'
 # A header of someone else's, with what would be an error in one of ours.
@@ -41,7 +44,7 @@ def small_toolkit(root):
 def small_tree(root):
     """Make a source tree whose Ascend library calls that function."""
     files = {
-        "csrc/include/llm_datadist.h": "extern int nothing;\n",
+        "csrc/include/llm_datadist.h": HEADER.read_text(),
         "csrc/exports.map": "{ global: lldd_*; local: *; };\n",
         "csrc/base/a.cc": "#include <string>\nstd::string A();\nstd::string A() { return {}; }\n",
         "csrc/engine/b.cc": "int B();\nint B() { return 1; }\n",
