@@ -19,25 +19,11 @@ namespace {
 constexpr EventLoop::Token kWakeToken = 1;
 constexpr int kEventsPerWait = 64;
 
-// The loop of the process. The generation tells a child that the loop it inherited has no thread.
+// The loop of the process.
 struct Instance {
     std::mutex mutex;
     std::weak_ptr<EventLoop> loop;
-    unsigned generation = 0;
 };
-
-// A child makes its own instance: the parent's mutex may have been held when it forked.
-Instance &CurrentInstance() {
-    static std::atomic<Instance *> current{new Instance};
-    Instance *instance = current.load();
-    if (instance->generation != ForkGeneration()) {
-        auto *fresh = new Instance;
-        fresh->generation = ForkGeneration();
-        if (current.compare_exchange_strong(instance, fresh)) return *fresh;
-        delete fresh;
-    }
-    return *instance;
-}
 
 // A handler that throws (memory is exhausted) must not take the process of the client with it.
 template <typename Function>
@@ -52,7 +38,7 @@ void RunGuarded(const Function &function) {
 }  // namespace
 
 std::shared_ptr<EventLoop> EventLoop::Acquire() {
-    Instance &instance = CurrentInstance();
+    Instance &instance = OfThisProcess<Instance>();
     std::lock_guard<std::mutex> lock(instance.mutex);
     std::shared_ptr<EventLoop> loop = instance.loop.lock();
     if (loop == nullptr) {

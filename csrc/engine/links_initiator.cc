@@ -313,6 +313,7 @@ Status Links::Shake(const LinkPtr &link, bool replace, const Deadline &deadline)
     ConnectionSetup setup;
     setup.end = LinkEnd::kInitiator;
     setup.nonce = request.nonce;
+    setup.peer = link->peer();
     setup.peer_endpoint = std::move(reply.endpoint);
     setup.streams = link.get();
     std::unique_ptr<Connection> connection;

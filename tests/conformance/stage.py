@@ -13,6 +13,7 @@ from typing import Any
 
 from paths import Path
 
+from llm_datadist.introspection import LinkState
 from llm_datadist.testing import (
     Geometry,
     Peer,
@@ -167,6 +168,17 @@ def linked(peer: Peer, *others: Peer) -> None:
     """Link, which must succeed."""
     answer = peer.link_to(*(other.cluster() for other in others))
     assert answer.status == 0, answer
+
+
+def notices(peer: Peer, cluster_id: int) -> None:
+    """The peer sees, sooner or later, that the one it is linked to is gone."""
+    eventually(
+        lambda: (
+            [link.state for link in peer.call("links") if link.peer_cluster_id == cluster_id]
+            == [LinkState.PEER_GONE]
+        ),
+        "the closed connection is noticed",
+    )
 
 
 def address_of_a_word(actor: Any) -> int:
