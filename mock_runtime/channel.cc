@@ -19,7 +19,7 @@ namespace lldd::mock {
 namespace {
 
 constexpr uint32_t kMagic = 0x48434D4C;  // "LMCH"
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 // The link page, the region table and the pools.
 constexpr size_t kMostDescriptors = 2 + kMostPoolsOnChannel;
 // Who says nothing for so long, or comes when so many wait, is sent away.
@@ -32,6 +32,9 @@ struct Message {
     uint8_t nonce[16];
     uint32_t has_link_page;
     uint32_t num_pools;
+    // Of an answer that gives nothing: why, an errno value. The sender has no descriptors left.
+    uint32_t refused;
+    uint32_t reserved;
     struct {
         uint64_t size;
         uint32_t number;
@@ -61,11 +64,26 @@ pid_t PeerPid(int socket) {
     return getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? peer.pid : 0;
 }
 
-Status Send(int socket, const LinkNonce &nonce, const ChannelGift &gift) {
+Message MessageFor(const LinkNonce &nonce) {
     Message message{};
     message.magic = kMagic;
     message.version = kVersion;
     std::memcpy(message.nonce, nonce.data(), nonce.size());
+    return message;
+}
+
+Status Refuse(int socket, const LinkNonce &nonce, int error) {
+    Message message = MessageFor(nonce);
+    message.refused = static_cast<uint32_t>(error);
+    if (send(socket, &message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT) !=
+        static_cast<ssize_t>(sizeof message)) {
+        return ErrnoFailure(LLDD_FAILED, errno, "cannot send over the channel");
+    }
+    return Status::Ok();
+}
+
+Status Send(int socket, const LinkNonce &nonce, const ChannelGift &gift) {
+    Message message = MessageFor(nonce);
     int descriptors[kMostDescriptors];
     size_t count = 0;
     message.has_link_page = gift.own_link_page >= 0 ? 1 : 0;
@@ -113,6 +131,7 @@ std::vector<Fd> OwnDescriptors(msghdr *header) {
     return received;
 }
 
+// *nonce is that of a message that was in order, also where its descriptors could not be taken.
 Status Receive(int socket, LinkNonce *nonce, ChannelGift *gift) {
     Message message{};
     ControlBuffer control;
@@ -126,14 +145,21 @@ Status Receive(int socket, LinkNonce *nonce, ChannelGift *gift) {
     if (size < 0) return ErrnoFailure(LLDD_FAILED, errno, "cannot receive over the channel");
     std::vector<Fd> received = OwnDescriptors(&header);
     if (size == 0) return Failure(LLDD_FAILED, "the peer closed the channel");
-    if (size != static_cast<ssize_t>(sizeof message) ||
-        (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0 || message.magic != kMagic ||
-        message.version != kVersion || message.has_link_page > 1 ||
-        message.num_pools > kMostPoolsOnChannel ||
-        received.size() != 1 + message.has_link_page + message.num_pools) {
+    const bool in_order = size == static_cast<ssize_t>(sizeof message) &&
+                          (header.msg_flags & MSG_TRUNC) == 0 && message.magic == kMagic &&
+                          message.version == kVersion && message.has_link_page <= 1 &&
+                          message.num_pools <= kMostPoolsOnChannel;
+    if (in_order) std::memcpy(nonce->data(), message.nonce, nonce->size());
+    if (in_order && message.refused != 0) {
+        return Status(LLDD_LINK_FAILED, "the peer has no file descriptor left", message.refused);
+    }
+    const size_t expected = 1 + size_t{message.has_link_page} + message.num_pools;
+    if (in_order && (header.msg_flags & MSG_CTRUNC) != 0 && received.size() < expected) {
+        return ErrnoFailure(LLDD_LINK_FAILED, EMFILE, "cannot take the descriptors of the peer");
+    }
+    if (!in_order || (header.msg_flags & MSG_CTRUNC) != 0 || received.size() != expected) {
         return Failure(LLDD_FAILED, "the channel got no proper message");
     }
-    std::memcpy(nonce->data(), message.nonce, nonce->size());
     size_t next = 0;
     if (message.has_link_page == 1) gift->link_page = std::move(received[next++]);
     gift->region_table = std::move(received[next++]);
@@ -205,7 +231,10 @@ void ChannelListener::Hear(EventLoop::Token visitor) {
 Status ChannelListener::Answer(int socket) {
     LinkNonce nonce{};
     ChannelGift gift;
-    LLDD_RETURN_IF_ERROR(Receive(socket, &nonce, &gift));
+    Status received = Receive(socket, &nonce, &gift);
+    if (OutOfDescriptors(received.raw()))
+        LLDD_RETURN_IF_ERROR(Refuse(socket, nonce, static_cast<int>(received.raw())));
+    LLDD_RETURN_IF_ERROR(std::move(received));
     const auto taker = takers_.find(nonce);
     if (taker == takers_.end()) return Failure(LLDD_FAILED, "nobody expects that link");
     const Taker take = std::move(taker->second);
@@ -226,7 +255,7 @@ void ChannelListener::Dismiss(EventLoop::Token visitor) {
 Status ExchangeOverChannel(const ChannelName &name, const LinkNonce &nonce, const ChannelGift &own,
                            const Deadline &deadline, ChannelGift *gift, pid_t *pid) {
     Fd channel(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-    if (!channel) return ErrnoFailure(LLDD_FAILED, errno, "cannot make a socket");
+    if (!channel) return ErrnoFailure(LLDD_LINK_FAILED, errno, "cannot make a socket");
     // Connecting waits while the listener's queue is full, at most for this long.
     const int ms = deadline.RemainingMs();
     const timeval patience{ms / 1000, static_cast<suseconds_t>(ms % 1000) * 1000 + 1};

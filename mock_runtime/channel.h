@@ -86,7 +86,8 @@ private:
 };
 
 // The initiator's part: dials, gives, and takes the answer. LLDD_FAILED: nobody listens there (the
-// peer is not on this host, or in another network namespace), or it refuses; LLDD_TIMEOUT.
+// peer is not on this host, or in another network namespace), or it does not expect this link;
+// LLDD_LINK_FAILED: one of the two has no descriptors left; LLDD_TIMEOUT.
 Status ExchangeOverChannel(const ChannelName &name, const LinkNonce &nonce, const ChannelGift &own,
                            const Deadline &deadline, ChannelGift *gift, pid_t *pid);
 

@@ -139,7 +139,9 @@ Status MockConnection::DialChannel(const Deadline &deadline) {
     if (exchanged.ok()) {
         exchanged = PeerRegionTable::Map(std::move(gift.region_table), &peer_table_);
     }
-    if (exchanged.code() == LLDD_TIMEOUT) return exchanged;
+    // Another path would lack descriptors as well, and be a slower one without anybody's knowing.
+    if (exchanged.code() == LLDD_TIMEOUT || exchanged.code() == LLDD_LINK_FAILED) return exchanged;
+    passage_->page.CloseDescriptor();
     same_host_ = exchanged.ok();
     if (same_host_) {
         MapPools(&gift.pools);

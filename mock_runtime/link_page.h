@@ -30,6 +30,8 @@ public:
     static Status Map(Fd fd, LinkPage *page);
 
     int fd() const { return memory_.fd(); }
+    // When the peer has got it: a link must not cost a descriptor more than its connection.
+    void CloseDescriptor() { memory_.CloseDescriptor(); }
     explicit operator bool() const { return static_cast<bool>(memory_); }
     // The side of the memory of that end.
     LinkSide &OfMemoryOf(LinkEnd end) const {

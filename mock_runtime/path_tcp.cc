@@ -78,6 +78,9 @@ MoveFailure TcpPath::OpenStream(const Deadline &deadline) {
     const Status opened = streams_->OpenStream(deadline, &stream);
     if (!opened.ok()) {
         LLDD_LOG(LLDD_LOG_INFO, "no data stream: %s", opened.text().c_str());
+        // The peer may be well: this process is what lacks something.
+        if (OutOfDescriptors(opened.raw()))
+            return {MoveFailure::kSystem, static_cast<int>(opened.raw()), 0};
         return {deadline.passed() ? MoveFailure::kTimeout : MoveFailure::kPeerGone, 0, 0};
     }
     std::lock_guard<std::mutex> lock(stream_mutex_);

@@ -33,7 +33,11 @@ Status SharedMemory::Create(const char *name, uint64_t size, Writers writers,
                             SharedMemory *memory) {
     SharedMemory made;
     made.fd_ = Fd(memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
-    if (!made.fd_) return ErrnoFailure(LLDD_OUT_OF_MEMORY, errno, "cannot make shared memory");
+    if (!made.fd_) {
+        const int error = errno;
+        return ErrnoFailure(OutOfDescriptors(error) ? LLDD_FAILED : LLDD_OUT_OF_MEMORY, error,
+                            "cannot make shared memory");
+    }
     if (size > static_cast<uint64_t>(std::numeric_limits<off_t>::max()) ||
         ftruncate(made.fd_.get(), static_cast<off_t>(size)) != 0) {
         return ErrnoFailure(LLDD_OUT_OF_MEMORY, errno, "cannot reserve %llu bytes",

@@ -27,7 +27,8 @@ public:
 
     // New zero pages, nothing of them present yet; size is a multiple of the page size. The size
     // is sealed; with kCreatorOnly no later mapping can write where the kernel knows that seal.
-    // Neither the mapping nor the descriptor reaches forked children. LLDD_OUT_OF_MEMORY.
+    // Neither the mapping nor the descriptor reaches forked children. LLDD_OUT_OF_MEMORY;
+    // LLDD_FAILED: no descriptor is left.
     static Status Create(const char *name, uint64_t size, Writers writers, SharedMemory *memory);
 
     // Maps what a peer sent. Refuses what could shrink under the mapping (touching it would kill
@@ -38,6 +39,8 @@ public:
     uint64_t address() const { return reinterpret_cast<uint64_t>(addr_); }
     uint64_t size() const { return size_; }
     int fd() const { return fd_.get(); }
+    // The mapping stays; nobody else can get it any more.
+    void CloseDescriptor() { fd_.Close(); }
     explicit operator bool() const { return addr_ != nullptr; }
 
 private:

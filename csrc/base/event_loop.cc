@@ -7,10 +7,12 @@
 #include <cerrno>
 #include <condition_variable>
 #include <exception>
-#include <system_error>
+#include <stdexcept>
+#include <string>
 
 #include "base/fork.h"
 #include "base/log.h"
+#include "base/status.h"
 #include "base/thread.h"
 
 namespace lldd {
@@ -24,6 +26,10 @@ struct Instance {
     std::mutex mutex;
     std::weak_ptr<EventLoop> loop;
 };
+
+[[noreturn]] void ThrowErrno(const char *what) {
+    throw std::runtime_error(std::string(what) + ": " + ErrorText(errno));
+}
 
 // A handler that throws (memory is exhausted) must not take the process of the client with it.
 template <typename Function>
@@ -54,7 +60,7 @@ EventLoop::EventLoop()
     event.events = EPOLLIN;
     event.data.u64 = kWakeToken;
     if (!epoll_ || !wake_ || epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0) {
-        throw std::system_error(errno, std::generic_category(), "cannot start the I/O thread");
+        ThrowErrno("cannot start the I/O thread");
     }
     thread_ = StartThread("lldd-io", [this] { Run(); });
 }
@@ -76,7 +82,7 @@ EventLoop::Token EventLoop::Watch(int fd, uint32_t events, Handler handler) {
     event.events = events;
     event.data.u64 = token;
     if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
-        throw std::system_error(errno, std::generic_category(), "cannot watch a descriptor");
+        ThrowErrno("cannot watch a descriptor");
     }
     watched_.emplace(token, std::move(watched));
     return token;
@@ -90,7 +96,7 @@ void EventLoop::Change(Token token, uint32_t events) {
     event.events = events;
     event.data.u64 = token;
     if (epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, found->second->fd, &event) != 0) {
-        throw std::system_error(errno, std::generic_category(), "cannot watch a descriptor");
+        ThrowErrno("cannot watch a descriptor");
     }
 }
 

@@ -28,8 +28,8 @@ public:
     // 0: none.
     using Token = uint64_t;
 
-    // The loop of this process. Throws std::system_error if it cannot be started. Must not be let
-    // go on its own thread.
+    // The loop of this process. Throws std::runtime_error (no descriptors) or std::system_error (no
+    // thread) if it cannot be started. Must not be let go on its own thread.
     static std::shared_ptr<EventLoop> Acquire();
 
     ~EventLoop();

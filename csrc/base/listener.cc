@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/status.h"
 
 namespace lldd {
 namespace {
@@ -38,16 +39,25 @@ void Listener::Stop() {
 
 void Listener::OnConnections() {
     Fd socket(accept4(socket_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    const int error = errno;
     if (socket) {
+        waiting_ = false;
         on_connection_(std::move(socket));
-    } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-        Pause();
+    } else if (OutOfDescriptors(error) || error == ENOBUFS || error == ENOMEM) {
+        Pause(error);
     }
 }
 
 // The connection stays where it is, so the listener would be called again at once.
-void Listener::Pause() {
-    LLDD_LOG(LLDD_LOG_WARNING, "a new connection has to wait: errno %d", errno);
+void Listener::Pause(int error) {
+    if (!std::exchange(waiting_, true)) {
+        const std::string why = "a new connection has to wait: " + ErrorText(error);
+        if (on_wait_) {
+            on_wait_(why);
+        } else {
+            LLDD_LOG(LLDD_LOG_WARNING, "%s", why.c_str());
+        }
+    }
     loop_->Change(token_, 0);
     pause_ = loop_->PostAt(Deadline::InMs(kPauseMs), [this] { loop_->Change(token_, EPOLLIN); });
 }

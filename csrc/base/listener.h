@@ -4,6 +4,8 @@
 #pragma once
 
 #include <functional>
+#include <string>
+#include <utility>
 
 #include "base/event_loop.h"
 #include "base/fd.h"
@@ -14,8 +16,11 @@ class Listener {
 public:
     // Gets each new connection, non-blocking, on the I/O thread.
     using Handler = std::function<void(Fd socket)>;
+    // Gets the text when the first of several connections has to wait. On the I/O thread.
+    using WaitHandler = std::function<void(const std::string &why)>;
 
-    explicit Listener(EventLoop *loop) : loop_(loop) {}
+    explicit Listener(EventLoop *loop, WaitHandler on_wait = nullptr)
+        : loop_(loop), on_wait_(std::move(on_wait)) {}
     ~Listener() { Stop(); }
     Listener(const Listener &) = delete;
     Listener &operator=(const Listener &) = delete;
@@ -29,9 +34,11 @@ public:
 
 private:
     void OnConnections();
-    void Pause();
+    void Pause(int error);
 
     EventLoop *const loop_;
+    const WaitHandler on_wait_;
+    bool waiting_ = false;  // I/O thread only
     Fd socket_;
     Handler on_connection_;
     EventLoop::Token token_ = 0;

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/status.h"
 
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <vector>
@@ -92,15 +96,29 @@ Status Failure(lldd_status code, const char *format, ...) {
     return Status(code, std::move(text));
 }
 
+std::string ErrorText(int error) {
+    char buffer[128];
+    // The GNU strerror_r: may answer a constant instead of filling the buffer.
+    std::string text = strerror_r(error, buffer, sizeof buffer);
+    if (error == EMFILE) {
+        rlimit limit{};
+        getrlimit(RLIMIT_NOFILE, &limit);
+        text += Format(" (process %d may have %llu descriptors: RLIMIT_NOFILE, \"ulimit -n\")",
+                       static_cast<int>(getpid()), Printable(limit.rlim_cur));
+    } else if (error == ENFILE) {
+        text += " (of the whole machine: fs.file-max)";
+    }
+    return text;
+}
+
+bool OutOfDescriptors(int64_t error) { return error == EMFILE || error == ENFILE; }
+
 Status ErrnoFailure(lldd_status code, int error, const char *format, ...) {
     va_list args;
     va_start(args, format);
     std::string text = FormatV(format, args);
     va_end(args);
-    char buffer[128];
-    // The GNU strerror_r: may answer a constant instead of filling the buffer.
-    text += std::string(": ") + strerror_r(error, buffer, sizeof buffer);
-    return Status(code, std::move(text), error);
+    return Status(code, text + ": " + ErrorText(error), error);
 }
 
 }  // namespace lldd

@@ -53,7 +53,12 @@ std::string FormatV(const char *format, va_list args) __attribute__((format(prin
 
 // A failure with a printf text.
 Status Failure(lldd_status code, const char *format, ...) __attribute__((format(printf, 2, 3)));
-// A failure whose text ends with strerror(error) and whose raw number is `error`.
+// What the C library says of an errno value, and where descriptors ran out, whose and what limit it
+// is: that process and that limit are what somebody can do something about.
+std::string ErrorText(int error);
+// Whether an errno value says that there are no descriptors left.
+bool OutOfDescriptors(int64_t error);
+// A failure whose text ends with ErrorText(error) and whose raw number is `error`.
 Status ErrnoFailure(lldd_status code, int error, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

@@ -23,8 +23,8 @@ public:
     // I/O thread.
     using GreetedHandler = std::function<void(Fd socket, const wire::Hello &hello)>;
 
-    Acceptor(EventLoop *loop, GreetedHandler on_greeted)
-        : loop_(loop), on_greeted_(std::move(on_greeted)), listener_(loop) {}
+    Acceptor(EventLoop *loop, GreetedHandler on_greeted, Listener::WaitHandler on_wait)
+        : loop_(loop), on_greeted_(std::move(on_greeted)), listener_(loop, std::move(on_wait)) {}
     ~Acceptor() { Stop(); }
     Acceptor(const Acceptor &) = delete;
     Acceptor &operator=(const Acceptor &) = delete;

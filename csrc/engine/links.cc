@@ -32,11 +32,14 @@ Links::Links(EventLoop *loop, Device *device, LinkHost *host, Options options)
       device_(device),
       host_(host),
       options_(std::move(options)),
-      acceptor_(loop, [this](Fd socket,
-                             const wire::Hello &hello) { OnGreeted(std::move(socket), hello); }),
-      group_acceptor_(loop, [this](Fd socket, const wire::Hello &hello) {
-          OnGreeted(std::move(socket), hello);
-      }) {}
+      acceptor_(
+          loop,
+          [this](Fd socket, const wire::Hello &hello) { OnGreeted(std::move(socket), hello); },
+          [this](const std::string &why) { host_->AddNotice(why); }),
+      group_acceptor_(
+          loop,
+          [this](Fd socket, const wire::Hello &hello) { OnGreeted(std::move(socket), hello); },
+          [this](const std::string &why) { host_->AddNotice(why); }) {}
 
 Links::~Links() { CloseAll(Deadline::Passed()); }
 

@@ -49,6 +49,12 @@ std::vector<ClusterResult> InParallel(const std::vector<ClusterSpec> &specs, con
     return results;
 }
 
+// What the contract has for a link that could not be made, whatever it was that it lacked.
+Status AsLinkStatus(Status status) {
+    if (status.code() != LLDD_FAILED && status.code() != LLDD_OUT_OF_MEMORY) return status;
+    return Status(LLDD_LINK_FAILED, status.text(), status.raw());
+}
+
 Status OneRemoteAddress(const ClusterSpec &spec, SocketAddress *address) {
     if (spec.remote.size() != 1) {
         return Failure(LLDD_PARAM_INVALID, "exactly one remote ip info is needed, %zu are given",
@@ -119,18 +125,19 @@ ClusterResult Links::LinkOne(const ClusterSpec &spec, const Deadline &deadline) 
         return result;
     }
     LinkPtr link;
-    result.status = Dial(address, deadline, {}, &link);
+    result.status = AsLinkStatus(Dial(address, deadline, {}, &link));
     if (!result.status.ok()) return result;
     result.cluster_id = link->peer();
-    result.status =
-        one_way() ? LinkOneWay(spec, link, deadline) : LinkMutually(spec, link, deadline);
+    result.status = AsLinkStatus(one_way() ? LinkOneWay(spec, link, deadline)
+                                           : LinkMutually(spec, link, deadline));
     return result;
 }
 
 Status Links::LinkMutually(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline) {
     // An old link is replaced when the client holds none under the id it gave: it may have forced
     // it down, or name the peer wrongly.
-    // Known before the directory is looked at, so that the peer's own link is not taken for an old one.
+    // Known before the directory is looked at, so that the peer's own link is not taken for an old
+    // one.
     const Linking linking(this, link->peer());
     const LinkPtr old = Find(link->peer());
     const bool by_other_name = spec.has_id && spec.id != link->peer();

@@ -1,0 +1,563 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured when the number of caches, links, keys or ids grows, and the processes for it.
+
+Each curve has processes of its own: one that measures, and owners. They are told what to do by
+functions of this module, which get what the process holds as their first argument.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import multiprocessing
+import os
+import resource
+import statistics
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from llm_datadist import (
+    BlocksCacheKey,
+    Cache,
+    CacheDesc,
+    CacheKey,
+    DataType,
+    LLMClusterInfo,
+    LLMConfig,
+    LLMDataDist,
+    LLMException,
+    LLMRole,
+    LLMStatusCode,
+    Placement,
+)
+from llm_datadist.testing.resources import resident_bytes
+
+Figures = dict[str, float]
+Address = tuple[str, int]
+
+TENSORS = 8
+_BLOCKS, _BLOCK_BYTES = 8, 512
+_TENSOR_BYTES = _BLOCKS * _BLOCK_BYTES
+# No two tensors touch, so that each is a range of its own.
+_TENSOR_STRIDE = 2 * _TENSOR_BYTES
+_LOCAL = "127.0.0.1"
+_TIMEOUT_MS = 60000
+_PATIENCE = 300.0
+_PULLER, _OWNER = 1, 1000
+_KEYS_A_CACHE = 1000
+# A page of 1 KiB for each cache of a million keys, and some.
+_KEYS_POOL = 2 << 20
+_REPEATS = 51
+_RANDOM = np.random.default_rng(20240229)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One point of a curve."""
+
+    n: int
+    figures: Figures
+
+
+class ScaleFailure(Exception):
+    """No figures: the text says why."""
+
+
+# ---- processes ----
+
+
+@dataclass
+class Here:
+    """What one process holds."""
+
+    engines: list[LLMDataDist] = field(default_factory=list)
+    caches: list[Cache] = field(default_factory=list)
+    free: list[int] = field(default_factory=list)  # places for tensors of further caches
+    arenas: list[Any] = field(default_factory=list)
+
+    @property
+    def engine(self) -> LLMDataDist:
+        return self.engines[0]
+
+
+class Worker:
+    """A process that runs functions of this module."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._ours, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def tell(self, function: Callable[..., Any], *args: Any) -> None:
+        """Begin; answer() waits."""
+        self._ours.send((function, args))
+
+    def answer(self) -> Any:
+        if not self._ours.poll(_PATIENCE):
+            raise ScaleFailure(f"no answer within {_PATIENCE:g} seconds")
+        try:
+            failure, value = self._ours.recv()
+        except EOFError:
+            raise ScaleFailure("a process of the benchmark ended") from None
+        if failure:
+            raise ScaleFailure(failure)
+        return value
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        self.tell(function, *args)
+        return self.answer()
+
+    def end(self) -> None:
+        self._ours.close()
+        self.process.join(20)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def _serve(connection: Connection) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
+    here = Here()
+    while True:
+        try:
+            function, args = connection.recv()
+        except EOFError:
+            break
+        try:
+            connection.send(("", function(here, *args)))
+        except Exception:
+            connection.send((traceback.format_exc(), None))
+    for engine in here.engines:
+        engine.finalize()
+
+
+@contextmanager
+def workers(count: int) -> Iterator[list[Worker]]:
+    started = [Worker() for _ in range(count)]
+    try:
+        yield started
+    finally:
+        for worker in started:
+            worker.end()
+
+
+# ---- what they are told ----
+
+
+def open_engines(
+    here: Here, first: int, count: int, one_sided: bool = True, pool: int = 0
+) -> list[Address | None]:
+    """Open engines with ids from first on; returns where they listen."""
+    config = LLMConfig()
+    config.enable_cache_manager = True
+    config.enable_remote_cache_accessible = one_sided
+    config.allow_multiple_instances = True
+    config.sync_kv_timeout = _TIMEOUT_MS
+    config.listen_ip_info = f"{_LOCAL}:0"
+    if pool:
+        config.mem_pool_cfg = json.dumps({"memory_size": pool, "page_shift": 10})
+    for cluster_id in range(first, first + count):
+        engine = LLMDataDist(LLMRole.MIX, cluster_id)
+        engine.init(config.generate_options())
+        here.engines.append(engine)
+    return [engine.listen_address for engine in here.engines]
+
+
+def make_room(here: Here, caches: int) -> None:
+    """Get the client's memory for so many caches, every page present."""
+    size = caches * TENSORS * _TENSOR_STRIDE
+    arena = mmap.mmap(-1, size)
+    words = np.frombuffer(arena, np.uint8)
+    words[:: mmap.PAGESIZE] = 1
+    here.arenas.append(arena)
+    first = words.ctypes.data
+    here.free += range(first, first + size, _TENSOR_STRIDE)
+
+
+def register_up_to(here: Here, count: int) -> None:
+    """Have so many caches registered, by model id."""
+    while len(here.caches) < count:
+        here.caches.append(_register(here, len(here.caches), _take_addresses(here)))
+
+
+def register_one_each(here: Here) -> None:
+    """Register one cache with each engine."""
+    for engine in here.engines:
+        here.caches.append(_register(here, 0, _take_addresses(here), engine))
+
+
+def _take_addresses(here: Here) -> list[int]:
+    return [here.free.pop() for _ in range(TENSORS)]
+
+
+def _register(
+    here: Here, model_id: int, addrs: list[int], engine: LLMDataDist | None = None
+) -> Cache:
+    engine = engine or here.engine
+    desc = CacheDesc(TENSORS, [_BLOCKS, _BLOCK_BYTES], DataType.DT_UINT8, Placement.DEVICE)
+    key = BlocksCacheKey(engine.cluster_id, model_id)
+    return engine.cache_manager.register_blocks_cache(desc, addrs, key)
+
+
+def usage(here: Here) -> Figures:
+    """Return what this process uses."""
+    return {
+        "threads": len(os.listdir("/proc/self/task")),
+        # The listing itself has one.
+        "descriptors": len(os.listdir("/proc/self/fd")) - 1,
+        "resident": resident_bytes(os.getpid()),
+    }
+
+
+def trim(here: Here) -> None:
+    """Give back what malloc keeps, so that resident memory counts what is used."""
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def _median_us(action: Callable[[], Any], repeats: int = _REPEATS) -> float:
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter_ns()
+        action()
+        times.append(time.perf_counter_ns() - start)
+    return statistics.median(times) / 1e3
+
+
+# ---- caches ----
+
+
+def time_registration(here: Here) -> Figures:
+    """Register and unregister one more cache."""
+    addrs = _take_addresses(here)
+    manager = here.engine.cache_manager
+    register, unregister = [], []
+    for _ in range(_REPEATS):
+        start = time.perf_counter_ns()
+        cache = _register(here, len(here.caches), addrs)
+        middle = time.perf_counter_ns()
+        manager.unregister_cache(cache.cache_id)
+        register.append(middle - start)
+        unregister.append(time.perf_counter_ns() - middle)
+    here.free += reversed(addrs)
+    return {
+        "register_us": statistics.median(register) / 1e3,
+        "unregister_us": statistics.median(unregister) / 1e3,
+    }
+
+
+def link(here: Here, clusters: dict[int, Address]) -> float:
+    """Link the first engine to peers in one call; returns microseconds."""
+    infos = [_cluster(cluster_id, address) for cluster_id, address in clusters.items()]
+    start = time.perf_counter_ns()
+    status, _ = here.engine.link_clusters(infos, _TIMEOUT_MS)
+    took = (time.perf_counter_ns() - start) / 1e3
+    if status != LLMStatusCode.LLM_SUCCESS:
+        details = {info.link_detail for info in infos} - {""}
+        raise ScaleFailure(f"link_clusters answered {status}: {details}")
+    return took
+
+
+def unlink(here: Here, clusters: dict[int, Address]) -> float:
+    """Unlink from peers in one call; returns microseconds."""
+    infos = [_cluster(cluster_id, address) for cluster_id, address in clusters.items()]
+    start = time.perf_counter_ns()
+    status, _ = here.engine.unlink_clusters(infos, _TIMEOUT_MS)
+    if status != LLMStatusCode.LLM_SUCCESS:
+        raise ScaleFailure(f"unlink_clusters answered {status}")
+    return (time.perf_counter_ns() - start) / 1e3
+
+
+def _cluster(cluster_id: int, address: Address) -> LLMClusterInfo:
+    info = LLMClusterInfo()
+    info.remote_cluster_id = cluster_id
+    info.append_local_ip_info(_LOCAL, 0)
+    info.append_remote_ip_info(*address)
+    return info
+
+
+def time_pull(here: Here, cluster_id: int, caches: int) -> Figures:
+    """Pull one block of a random one of the owner's caches; and the first pull of a link."""
+    manager, local = here.engine.cache_manager, here.caches[0]
+    one = np.array([1], np.int64)
+    picks = iter(_RANDOM.integers(caches, size=_REPEATS * 8 + 4).tolist())
+
+    def pull() -> None:
+        manager.pull_blocks(BlocksCacheKey(cluster_id, next(picks)), local, one, one)
+
+    first = _median_us(pull, 1)
+    steady = _median_us(pull, _REPEATS * 4)
+    # Registering changes what is known of the own memory.
+    addrs = _take_addresses(here)
+    after = []
+    for _ in range(_REPEATS):
+        cache = _register(here, len(here.caches), addrs)
+        start = time.perf_counter_ns()
+        pull()
+        after.append(time.perf_counter_ns() - start)
+        manager.unregister_cache(cache.cache_id)
+    here.free += reversed(addrs)
+    return {
+        "first_pull_us": first,
+        "pull_us": steady,
+        "pull_after_register_us": statistics.median(after) / 1e3,
+    }
+
+
+def registration_curve(counts: Sequence[int]) -> Iterator[Row]:
+    """Register and unregister with N caches present."""
+    with workers(1) as (owner,):
+        owner.call(open_engines, _OWNER, 1)
+        owner.call(make_room, counts[-1] + 1)
+        owner.call(time_registration)  # everything is there that is made once
+        before = owner.call(usage)["resident"]
+        for n in counts:
+            owner.call(register_up_to, n)
+            owner.call(trim)
+            resident = owner.call(usage)["resident"]
+            figures = owner.call(time_registration)
+            figures["resident_per_cache"] = (resident - before) / n
+            yield Row(n, figures)
+
+
+def pull_curve(counts: Sequence[int], one_sided: bool) -> Iterator[Row]:
+    """Link and pull one block by key with N caches at each end."""
+    with workers(2) as (owner, puller):
+        address = owner.call(open_engines, _OWNER, 1, one_sided)[0]
+        puller.call(open_engines, _PULLER, 1, one_sided)
+        for worker in (owner, puller):
+            worker.call(make_room, counts[-1] + 1)
+        for n in counts:
+            for worker in (owner, puller):
+                worker.call(register_up_to, n)
+            trimmed = [_trimmed(worker) for worker in (owner, puller)]
+            took = puller.call(link, {_OWNER: address})
+            figures = {"link_us": took, **puller.call(time_pull, _OWNER, n)}
+            for name, worker, before in zip(("owner", "puller"), (owner, puller), trimmed):
+                figures[f"{name}_link_bytes"] = _trimmed(worker) - before
+            puller.call(unlink, {_OWNER: address})
+            yield Row(n, figures)
+
+
+def _trimmed(worker: Worker) -> float:
+    worker.call(trim)
+    return float(worker.call(usage)["resident"])
+
+
+# ---- links ----
+
+
+def time_pull_over_links(here: Here, clusters: Sequence[int]) -> Figures:
+    """Pull one block over a random link, and unregister a cache that the peers know."""
+    manager, local = here.engine.cache_manager, here.caches[0]
+    one = np.array([1], np.int64)
+    for cluster_id in clusters:
+        manager.pull_blocks(BlocksCacheKey(cluster_id, 0), local, one, one)
+    picks = iter(_RANDOM.choice(clusters, size=_REPEATS * 8).tolist())
+
+    def pull() -> None:
+        manager.pull_blocks(BlocksCacheKey(next(picks), 0), local, one, one)
+
+    def pull_without_link() -> None:
+        try:
+            manager.pull_blocks(BlocksCacheKey(_PULLER + 1, 0), local, one, one)
+        except LLMException as failure:
+            if failure.status_code != LLMStatusCode.LLM_NOT_YET_LINK:
+                raise
+
+    return {
+        "pull_us": _median_us(pull, _REPEATS * 8),
+        "not_linked_us": _median_us(pull_without_link),
+        **time_registration(here),
+    }
+
+
+def links_curve(counts: Sequence[int], processes: int) -> Iterator[Row]:
+    """N links of one engine to engines in a few processes."""
+    with workers(1 + processes) as (puller, *owners):
+        puller.call(open_engines, _PULLER, 1)
+        puller.call(make_room, 4)
+        puller.call(register_up_to, 1)
+        each = -(-counts[-1] // processes)
+        clusters: dict[int, Address] = {}
+        for index, owner in enumerate(owners):
+            first = _OWNER + index * each
+            addresses = owner.call(open_engines, first, each)
+            owner.call(make_room, each)
+            owner.call(register_one_each)
+            clusters.update(zip(range(first, first + each), addresses))
+        # In turn, so that all owners have links from the first step on.
+        order = sorted(clusters, key=lambda cluster_id: (cluster_id - _OWNER) % each)
+        own_before, owner_before = _trimmed(puller), _trimmed(owners[0])
+        linked = 0
+        for n in counts:
+            new = order[linked:n]
+            took = puller.call(link, {cluster_id: clusters[cluster_id] for cluster_id in new})
+            linked = n
+            figures = puller.call(time_pull_over_links, order[:n])
+            own, theirs = puller.call(usage), owners[0].call(usage)
+            yield Row(
+                n,
+                {
+                    "link_us": took / len(new),
+                    **figures,
+                    "threads": own["threads"],
+                    "descriptors": own["descriptors"],
+                    "bytes_per_link": (_trimmed(puller) - own_before) / n,
+                    "owner_threads": theirs["threads"],
+                    "owner_descriptors": theirs["descriptors"],
+                    "owner_bytes_per_link": (_trimmed(owners[0]) - owner_before)
+                    / len([at for at in order[:n] if at < _OWNER + each]),
+                },
+            )
+        gone = {cluster_id: clusters[cluster_id] for cluster_id in order[:linked]}
+        took = puller.call(unlink, gone)
+        yield Row(0, {"unlink_us": took / linked, **puller.call(usage)})
+
+
+# ---- keys ----
+
+
+def bind_up_to(here: Here, count: int) -> Figures:
+    """Have so many request keys bound, a batch entry each; returns the time of a key."""
+    manager = here.engine.cache_manager
+    cluster_id = here.engine.cluster_id
+    times = []
+    while len(here.caches) * _KEYS_A_CACHE < count:
+        first = len(here.caches) * _KEYS_A_CACHE
+        keys = [CacheKey(cluster_id, first + i) for i in range(_KEYS_A_CACHE)]
+        desc = CacheDesc(1, [_KEYS_A_CACHE, 1], DataType.DT_UINT8, Placement.DEVICE)
+        start = time.perf_counter_ns()
+        here.caches.append(manager.allocate_cache(desc, keys))
+        times.append(time.perf_counter_ns() - start)
+    return {"bind_us": statistics.median(times) / 1e3 / _KEYS_A_CACHE}
+
+
+def _pick_keys(first: int, end: int, odd: int) -> Iterator[int]:
+    """Draw from what was bound last: a key can be used up once. The owner removes odd ones."""
+    return iter((_RANDOM.permutation((end - first) // 2)[:_REPEATS] * 2 + first + odd).tolist())
+
+
+def time_removal(here: Here, first: int, end: int) -> Figures:
+    """Remove keys, and one that is not bound."""
+    manager = here.engine.cache_manager
+    cluster_id = here.engine.cluster_id
+    picks = _pick_keys(first, end, 1)
+
+    def remove() -> None:
+        manager.remove_cache_key(CacheKey(cluster_id, next(picks)))
+
+    def remove_unknown() -> None:
+        manager.remove_cache_key(CacheKey(cluster_id, 1 << 62))
+
+    return {
+        "remove_us": _median_us(remove),
+        "remove_unknown_us": _median_us(remove_unknown),
+    }
+
+
+def allocate_target(here: Here) -> None:
+    """Make the cache that pulls write to."""
+    desc = CacheDesc(1, [1, 1], DataType.DT_UINT8, Placement.DEVICE)
+    here.caches.append(here.engine.cache_manager.allocate_cache(desc))
+
+
+def time_lookup(here: Here, cluster_id: int, first: int, end: int) -> Figures:
+    """Pull by keys, which uses them up, and by one that is not bound."""
+    manager, local = here.engine.cache_manager, here.caches[0]
+    picks = _pick_keys(first, end, 0)
+
+    def pull() -> None:
+        manager.pull_cache(CacheKey(cluster_id, next(picks)), local)
+
+    def pull_unknown() -> None:
+        try:
+            manager.pull_cache(CacheKey(cluster_id, 1 << 62), local)
+        except LLMException as failure:
+            if failure.status_code != LLMStatusCode.LLM_KV_CACHE_NOT_EXIST:
+                raise
+
+    return {"pull_us": _median_us(pull), "pull_unknown_us": _median_us(pull_unknown)}
+
+
+def keys_curve(counts: Sequence[int]) -> Iterator[Row]:
+    """N request keys bound at the owner, in caches of a thousand batch entries."""
+    with workers(2) as (owner, puller):
+        address = owner.call(open_engines, _OWNER, 1, False, _KEYS_POOL)[0]
+        puller.call(open_engines, _PULLER, 1, False, 1 << 20)
+        puller.call(allocate_target)
+        puller.call(link, {_OWNER: address})
+        before = _trimmed(owner)
+        for last, n in zip((0, *counts), counts):
+            bound = owner.call(bind_up_to, n)
+            resident = _trimmed(owner)
+            figures = {
+                **bound,
+                **puller.call(time_lookup, _OWNER, last, n),
+                **owner.call(time_removal, last, n),
+                "bytes_per_key": (resident - before) / n,
+            }
+            yield Row(n, figures)
+
+
+# ---- block lists ----
+
+
+def make_long_cache(here: Here, blocks: int, allocated: bool) -> None:
+    """Have one cache with so many small blocks."""
+    desc = CacheDesc(1, [blocks, 64], DataType.DT_UINT8, Placement.DEVICE)
+    key = BlocksCacheKey(here.engine.cluster_id, 0)
+    manager = here.engine.cache_manager
+    if allocated:
+        here.caches.append(manager.allocate_blocks_cache(desc, key))
+        return
+    arena = mmap.mmap(-1, blocks * 64)
+    here.arenas.append(arena)
+    address = np.frombuffer(arena, np.uint8).ctypes.data
+    here.caches.append(manager.register_blocks_cache(desc, [address], key))
+
+
+def time_lists(here: Here, cluster_id: int, blocks: int, count: int) -> Figures:
+    """Pull with lists of so many ids; returns nanoseconds an id, and the memory that is kept."""
+    manager, local = here.engine.cache_manager, here.caches[0]
+    key = BlocksCacheKey(cluster_id, 0)
+    in_order = np.arange(count, dtype=np.int64)
+    at_random = _RANDOM.permutation(blocks)[:count].astype(np.int64)
+    as_list = at_random.tolist()
+    repeats = 5 if count >= 10000 else _REPEATS
+
+    def per_id(src: Any, dst: Any) -> float:
+        manager.pull_blocks(key, local, src, dst)
+        return _median_us(lambda: manager.pull_blocks(key, local, src, dst), repeats) * 1e3 / count
+
+    return {
+        "in_order_ns": per_id(in_order, in_order),
+        "random_ns": per_id(at_random, in_order),
+        "random_list_ns": per_id(as_list, in_order.tolist()),
+    }
+
+
+def lists_curve(counts: Sequence[int], allocated: bool) -> Iterator[Row]:
+    """Pull with block lists of N ids, blocks of 64 bytes."""
+    blocks = counts[-1]
+    with workers(2) as (owner, puller):
+        pool = blocks * 64 + (1 << 20) if allocated else 0
+        address = owner.call(open_engines, _OWNER, 1, True, pool)[0]
+        puller.call(open_engines, _PULLER, 1, True, pool)
+        for worker in (owner, puller):
+            worker.call(make_long_cache, blocks, allocated)
+        puller.call(link, {_OWNER: address})
+        before = _trimmed(puller)
+        for n in counts:
+            figures = puller.call(time_lists, _OWNER, blocks, n)
+            yield Row(n, {**figures, "kept_bytes": _trimmed(puller) - before})
