@@ -82,16 +82,17 @@ def declarations() -> Any:
         from llm_datadist._native import _ffi
     except ModuleNotFoundError as error:
         raise NativeLibraryError(
-            "llm_datadist._native._ffi was not generated: install the package with pip, "
-            "or run 'python setup.py build_native --inplace'"
+            "llm_datadist._native._ffi was not generated: this is a source tree that was not "
+            f"built ({os.path.dirname(os.path.abspath(__file__))}). Build it ('pip install -e .' "
+            "there), or start Python in another directory to use an installed package"
         ) from error
     return _ffi
 
 
 def _load(path: str) -> NativeLibrary:
+    generated = declarations()
     if not os.path.exists(path):
         raise NativeLibraryError(f"{path}: there is no such library", path=path)
-    generated = declarations()
     ffi = generated.ffi
     flags = ffi.RTLD_NOW | ffi.RTLD_LOCAL
     # Interpreter exit destroys the handle while the library's threads may still run.

@@ -88,6 +88,7 @@ class Stage:
     process_vm_refused: str
     exits: ExitStack
     failed: list[bool]
+    scope: str  # in which the communicators of the test meet
 
     def process(self) -> Peer:
         """A process without an engine. It may be killed, but must not be changed for ever
@@ -129,8 +130,9 @@ class Stage:
     ) -> Peer:
         """An initialised peer that listens; with a path, only that one may be used."""
         peer = process or self.process()
+        environment = {"LLM_DATADIST_SCOPE": self.scope, **(environment or {})}
         if path is not None:
-            environment = {**path.environment, **(environment or {})}
+            environment = {**path.environment, **environment}
             spec.setdefault("device_pool", path.device_pool)
         peer.init(cluster_id, listen=listen, environment=environment, **spec)
         return peer
@@ -159,9 +161,11 @@ class Pair:
 
 
 @contextmanager
-def open_stage(pool: PeerPool, process_vm_refused: str, failed: list[bool]) -> Iterator[Stage]:
+def open_stage(
+    pool: PeerPool, process_vm_refused: str, failed: list[bool], scope: str
+) -> Iterator[Stage]:
     with ExitStack() as exits:
-        yield Stage(pool, process_vm_refused, exits, failed)
+        yield Stage(pool, process_vm_refused, exits, failed, scope)
 
 
 def linked(peer: Peer, *others: Peer) -> None:

@@ -74,13 +74,14 @@ def test_one_wheel_for_every_python(wheel):
 def test_contents(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
+    modules = {"llm_datadist_cffi_cli.py", "llm_datadist_cffi_pytest.py"}
     expected = {
+        *modules,
         "llm_datadist/__init__.py",
         "llm_datadist/py.typed",
         "llm_datadist/_native/_ffi.py",
         "llm_datadist/_native/lib/libllm_datadist_mock.so",
         "llm_datadist/include/llm_datadist.h",
-        "llm_datadist_cffi_cli.py",
     }
     assert expected - names == set()
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "llm_datadist").rglob("*.py")}
@@ -92,7 +93,7 @@ def test_contents(wheel):
     others = [
         name
         for name in names
-        if not name.startswith(("llm_datadist/", dist_info)) and name != "llm_datadist_cffi_cli.py"
+        if not name.startswith(("llm_datadist/", dist_info)) and name not in modules
     ]
     assert others == []
 
@@ -108,6 +109,7 @@ def test_metadata(wheel):
     assert sorted(required) == ["cffi>=1.15", "numpy"]
     assert {"test", "dev"} <= set(metadata.get_all("Provides-Extra"))
     assert "llm-datadist = llm_datadist_cffi_cli:main" in entry_points
+    assert "[pytest11]\nllm_datadist_cffi_pytest = llm_datadist_cffi_pytest\n" in entry_points
     assert "Root-Is-Purelib: false" in root_is_purelib
 
 
