@@ -320,13 +320,12 @@ def registration_curve(counts: Sequence[int]) -> Iterator[Row]:
         owner.call(open_engines, _OWNER, 1)
         owner.call(make_room, counts[-1] + 1)
         owner.call(time_registration)  # everything is there that is made once
-        before = owner.call(usage)["resident"]
+        before = _trimmed(owner)
         for n in counts:
             owner.call(register_up_to, n)
-            owner.call(trim)
-            resident = owner.call(usage)["resident"]
+            resident = _trimmed(owner)
             figures = owner.call(time_registration)
-            figures["resident_per_cache"] = (resident - before) / n
+            figures["bytes_per_cache"] = (resident - before) / n
             yield Row(n, figures)
 
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "base/log.h"
 #include "mock_runtime/device.h"
@@ -57,6 +58,19 @@ private:
     const Deadline &deadline_;
 };
 
+// The pieces of a transfer by the path that they take. Each thread has one, whose memory it uses
+// again: there may be hundreds of connections, and each of them may once have moved a lot.
+struct MockConnection::Plan {
+    Batch direct;
+    Batch checked;
+    Batch cma;
+
+    static Plan &OfThisThread() {
+        static thread_local Plan plan;
+        return plan;
+    }
+};
+
 MockConnection::MockConnection(MockDevice *device, const ConnectionSetup &setup, EndpointData peer)
     : device_(device),
       end_(setup.end),
@@ -66,9 +80,12 @@ MockConnection::MockConnection(MockDevice *device, const ConnectionSetup &setup,
       passage_(std::make_shared<PeerPassage>()),
       fault_link_{setup.peer, setup.streams, &passage_->peer_gone},
       helpers_(device->helpers()),
+      known_(device->memory().known()),
       tcp_(setup.streams, passage_->peer_gone) {
     passage_->own_end = end_;
-    regions_.Assign(peer_.regions);
+    passage_->mark = mark_;
+    // There may be a hundred thousand, at each of hundreds of links: they are kept once.
+    regions_.Assign(std::exchange(peer_.regions, {}));
 }
 
 MockConnection::~MockConnection() {
@@ -179,20 +196,26 @@ void MockConnection::DecideRoutes() {
 }
 
 void MockConnection::DecideRoutesLocked() {
-    const auto describe = [this](bool pool, uint32_t memory) {
+    const auto describe = [this](bool pool, uint32_t memory, PathDescription *description) {
         std::string reason;
         const Route route = Choose(pool, nullptr, &reason);
         const char *name = route == Route::kMapped ? "mapped"
                            : route == Route::kCma  ? "cma"
                            : route == Route::kTcp  ? "tcp"
                                                    : "none";
-        return PathDescription{memory, name, reason};
+        *description = {memory, name, reason};
+        return route;
     };
-    path_to_pools_ = describe(true, LLDD_MEMORY_ALLOCATED);
-    path_to_registered_ = describe(false, LLDD_MEMORY_REGISTERED);
+    describe(true, LLDD_MEMORY_ALLOCATED, &path_to_pools_);
+    const Route to_registered = describe(false, LLDD_MEMORY_REGISTERED, &path_to_registered_);
     for (PeerRegion &peer : regions_.all()) {
+        // Of registered memory all is reached alike, of pools only those that are mapped.
+        if (!peer.region.is_pool()) {
+            peer.route = to_registered;
+            continue;
+        }
         std::string reason;
-        peer.route = Choose(peer.region.is_pool(), &peer.region, &reason);
+        peer.route = Choose(true, &peer.region, &reason);
         for (const MappedPool &pool : mapped_pools_) {
             if (pool.number == peer.region.pool) peer.mapped_at = pool.memory.address();
         }
@@ -252,9 +275,10 @@ Status MockConnection::Write(const Run *runs, size_t count, const Deadline &dead
 Status MockConnection::Transfer(Direction direction, const Run *runs, size_t count,
                                 const Deadline &deadline) {
     if (passage_->peer_gone.load()) return Explain({MoveFailure::kPeerGone, 0, 0});
+    Plan &plan = Plan::OfThisThread();
     for (;;) {
-        LLDD_RETURN_IF_ERROR(Plan(runs, count));
-        const MoveFailure failure = MovePlanned(direction, deadline);
+        LLDD_RETURN_IF_ERROR(MakePlan(runs, count, &plan));
+        const MoveFailure failure = MovePlanned(plan, direction, deadline);
         if (!failure.failed()) return Status::Ok();
         if (failure.kind != MoveFailure::kRefused) return Explain(failure);
         // The peer has forbidden it since (PR_SET_DUMPABLE): the next path takes over.
@@ -276,18 +300,13 @@ MoveFailure MockConnection::FirstWithdrawn() const {
 }
 
 // Sorts the runs by the path that they take.
-Status MockConnection::Plan(const Run *runs, size_t count) {
-    OwnMemory &own = device_->memory();
-    if (known_ == nullptr || known_version_ != own.Version()) {
-        known_version_ = own.Version();
-        known_ = own.Known();
-    }
+Status MockConnection::MakePlan(const Run *runs, size_t count, Plan *plan) {
     uint64_t total = 0;
     for (size_t i = 0; i < count; ++i) total += runs[i].length;
     const uint64_t chunk = Batch::ChunkBytes(total);
-    direct_.Clear(chunk);
-    checked_.Clear(kLargestChunk);
-    cma_.Clear(chunk);
+    plan->direct.Clear(chunk);
+    plan->checked.Clear(kLargestChunk);
+    plan->cma.Clear(chunk);
     tcp_.Clear();
     used_.clear();
     ++transfers_;
@@ -308,10 +327,10 @@ Status MockConnection::Plan(const Run *runs, size_t count) {
             }
             switch (peer->route) {
                 case Route::kMapped:
-                    (known_->Contains(local, length, &known_hint_) ? direct_ : checked_)
+                    (known_.Contains(local, length) ? plan->direct : plan->checked)
                         .Add(local, peer->mapped_at + offset, length);
                     break;
-                case Route::kCma: cma_.Add(local, remote, length); break;
+                case Route::kCma: plan->cma.Add(local, remote, length); break;
                 case Route::kTcp: tcp_.Add(local, peer->region.name, remote, length); break;
                 case Route::kNone: {
                     std::string reason;
@@ -331,15 +350,17 @@ Status MockConnection::Plan(const Run *runs, size_t count) {
     return Status::Ok();
 }
 
-MoveFailure MockConnection::MovePlanned(Direction direction, const Deadline &deadline) {
-    if (!direct_.empty() || !checked_.empty() || !cma_.empty()) {
-        const MoveFailure failure = MoveSameHost(direction, deadline);
+MoveFailure MockConnection::MovePlanned(const Plan &plan, Direction direction,
+                                        const Deadline &deadline) {
+    if (!plan.direct.empty() || !plan.checked.empty() || !plan.cma.empty()) {
+        const MoveFailure failure = MoveSameHost(plan, direction, deadline);
         if (failure.failed()) return failure;
     }
     return tcp_.empty() ? MoveFailure{} : tcp_.Move(direction, deadline);
 }
 
-MoveFailure MockConnection::MoveSameHost(Direction direction, const Deadline &deadline) {
+MoveFailure MockConnection::MoveSameHost(const Plan &plan, Direction direction,
+                                         const Deadline &deadline) {
     struct Inside {
         explicit Inside(LinkSide &side) : side_(side) { Enter(side_); }
         ~Inside() { Leave(side_); }
@@ -349,19 +370,20 @@ MoveFailure MockConnection::MoveSameHost(Direction direction, const Deadline &de
     const TransferGate gate(*this, deadline);
     const uint32_t threads = device_->settings().threads;
     MoveFailure failure;
-    if (!direct_.empty()) {
-        DirectCopy copy(direct_, direction, gate, device_->kernel());
-        failure =
-            helpers_->Run(copy, direct_.chunks(), direct_.bytes() >= kLargeTransfer ? threads : 1);
+    if (!plan.direct.empty()) {
+        DirectCopy copy(plan.direct, direction, gate, device_->kernel());
+        failure = helpers_->Run(copy, plan.direct.chunks(),
+                                plan.direct.bytes() >= kLargeTransfer ? threads : 1);
     }
-    if (!failure.failed() && !checked_.empty()) {
-        CheckedCopy copy(checked_, direction, gate, device_->self(), true);
-        failure = helpers_->Run(copy, checked_.chunks(),
-                                checked_.bytes() >= kLargeTransfer ? threads : 1);
+    if (!failure.failed() && !plan.checked.empty()) {
+        CheckedCopy copy(plan.checked, direction, gate, device_->self(), true);
+        failure = helpers_->Run(copy, plan.checked.chunks(),
+                                plan.checked.bytes() >= kLargeTransfer ? threads : 1);
     }
-    if (!failure.failed() && !cma_.empty()) {
-        CmaMove move(cma_, direction, gate, peer_pid_, device_->self(), peer_.process);
-        failure = helpers_->Run(move, cma_.chunks(), cma_.bytes() >= kLargeTransfer ? threads : 1);
+    if (!failure.failed() && !plan.cma.empty()) {
+        CmaMove move(plan.cma, direction, gate, peer_pid_, device_->self(), peer_.process);
+        failure = helpers_->Run(move, plan.cma.chunks(),
+                                plan.cma.bytes() >= kLargeTransfer ? threads : 1);
     }
     return failure;
 }

@@ -28,6 +28,8 @@ namespace lldd::mock {
 struct PeerPassage {
     LinkPage page;
     LinkEnd own_end = LinkEnd::kInitiator;
+    // Of the snapshot that the peer has got: it knows no region that came later.
+    uint64_t mark = 0;
     std::atomic<bool> peer_gone{false};
 
     LinkSide &own_side() const { return page.OfMemoryOf(own_end); }
@@ -59,6 +61,7 @@ public:
 
 private:
     class TransferGate;
+    struct Plan;
 
     Status EndAccess(const Deadline &deadline);
     Status TakeChannel(ChannelGift gift, pid_t pid, ChannelGift *own);
@@ -72,9 +75,9 @@ private:
     Route Choose(bool pool, const Region *region, std::string *reason) const;
 
     Status Transfer(Direction direction, const Run *runs, size_t count, const Deadline &deadline);
-    Status Plan(const Run *runs, size_t count);
-    MoveFailure MovePlanned(Direction direction, const Deadline &deadline);
-    MoveFailure MoveSameHost(Direction direction, const Deadline &deadline);
+    Status MakePlan(const Run *runs, size_t count, Plan *plan);
+    MoveFailure MovePlanned(const Plan &plan, Direction direction, const Deadline &deadline);
+    MoveFailure MoveSameHost(const Plan &plan, Direction direction, const Deadline &deadline);
     bool IsLive(const PeerRegion &region) const;
     MoveFailure FirstWithdrawn() const;
     Status Explain(const MoveFailure &failure) const;
@@ -105,16 +108,11 @@ private:
     PathDescription path_to_pools_;
     PathDescription path_to_registered_;
 
-    // Of the transfer that is under way; kept to use its memory again.
     PeerRegions regions_;
+    // Of the transfer that is under way.
     std::vector<const PeerRegion *> used_;
     uint64_t transfers_ = 0;
-    std::shared_ptr<const KnownMemory> known_;
-    uint64_t known_version_ = 0;
-    size_t known_hint_ = 0;
-    Batch direct_;
-    Batch checked_;
-    Batch cma_;
+    KnownMemory::View known_;
     TcpPath tcp_;
 
     std::unique_ptr<TcpServer> server_;  // of the I/O thread alone

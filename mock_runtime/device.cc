@@ -105,16 +105,20 @@ Status MockDevice::Unregister(uint64_t addr, uint64_t size, const Deadline &dead
 
 Status MockDevice::Withdraw(uint64_t addr, uint64_t size, const Deadline &deadline) {
     bool withdrawn = false;
-    LLDD_RETURN_IF_ERROR(memory_->Unregister(addr, size, &withdrawn));
+    uint64_t order = 0;
+    LLDD_RETURN_IF_ERROR(memory_->Unregister(addr, size, &withdrawn, &order));
     if (!withdrawn) return Status::Ok();
     // The I/O thread is outside the memory, and from now on finds it withdrawn.
     { const std::lock_guard<std::mutex> serving(serve_lock_); }
-    std::vector<std::shared_ptr<PeerPassage>> passages;
+    std::vector<std::shared_ptr<PeerPassage>> inside;
     {
         std::lock_guard<std::mutex> lock(passages_mutex_);
-        passages = passages_;
+        // Who has linked before it was registered does not know of it.
+        for (auto link = passages_.upper_bound(order); link != passages_.end(); ++link) {
+            if (IsInside(link->second->own_side())) inside.push_back(link->second);
+        }
     }
-    for (const auto &passage : passages) {
+    for (const auto &passage : inside) {
         if (passage->peer_gone.load()) continue;
         if (WaitForPassage(passage->own_side(), passage->peer_gone, deadline)) continue;
         return Failure(
@@ -127,20 +131,19 @@ Status MockDevice::Withdraw(uint64_t addr, uint64_t size, const Deadline &deadli
 
 Status MockDevice::Copy(const LocalRun *runs, size_t count, const Deadline &deadline) {
     LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kCopy, deadline, nullptr, runs, count));
-    const std::shared_ptr<const KnownMemory> known = memory_->Known();
+    KnownMemory::View known_dst(memory_->known());
+    KnownMemory::View known_src(memory_->known());
     uint64_t total = 0;
     for (size_t i = 0; i < count; ++i) total += runs[i].length;
     Batch direct;
     Batch checked;
     direct.Clear(Batch::ChunkBytes(total));
     checked.Clear(kLargestChunk);
-    size_t dst_hint = 0;
-    size_t src_hint = 0;
     for (size_t i = 0; i < count; ++i) {
         const LocalRun &run = runs[i];
         if (run.length == 0 || run.dst == run.src) continue;
-        const bool safe = known->Contains(run.dst, run.length, &dst_hint) &&
-                          known->Contains(run.src, run.length, &src_hint);
+        const bool safe =
+            known_dst.Contains(run.dst, run.length) && known_src.Contains(run.src, run.length);
         const uint64_t distance = run.dst > run.src ? run.dst - run.src : run.src - run.dst;
         if (!safe || distance >= run.length) {
             (safe ? direct : checked).Add(run.dst, run.src, run.length);
@@ -204,12 +207,18 @@ Status MockDevice::Connect(const ConnectionSetup &setup, const Deadline &deadlin
 
 void MockDevice::AddPassage(std::shared_ptr<PeerPassage> passage) {
     std::lock_guard<std::mutex> lock(passages_mutex_);
-    passages_.push_back(std::move(passage));
+    const uint64_t mark = passage->mark;
+    passages_.emplace(mark, std::move(passage));
 }
 
 void MockDevice::RemovePassage(const std::shared_ptr<PeerPassage> &passage) {
     std::lock_guard<std::mutex> lock(passages_mutex_);
-    passages_.erase(std::remove(passages_.begin(), passages_.end(), passage), passages_.end());
+    const auto [first, last] = passages_.equal_range(passage->mark);
+    for (auto place = first; place != last; ++place) {
+        if (place->second != passage) continue;
+        passages_.erase(place);
+        return;
+    }
 }
 
 std::string MockDevice::DescribeAll() {

@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <map>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -69,7 +70,7 @@ private:
     std::unique_ptr<Cookie> cookie_;
     std::mutex serve_lock_;  // held by the I/O thread while it touches registered memory
     mutable std::mutex passages_mutex_;
-    std::vector<std::shared_ptr<PeerPassage>> passages_;
+    std::multimap<uint64_t, std::shared_ptr<PeerPassage>> passages_;  // by their marks
 };
 
 }  // namespace lldd::mock

@@ -45,6 +45,10 @@ void Leave(LinkSide &side) {
     if (side.waiters.load(std::memory_order_seq_cst) != 0) Wake(side.passage);
 }
 
+bool IsInside(const LinkSide &side) {
+    return (side.passage.load(std::memory_order_seq_cst) & 1) != 0;
+}
+
 bool WaitForPassage(LinkSide &side, const std::atomic<bool> &peer_gone, const Deadline &deadline) {
     const uint32_t seen = side.passage.load(std::memory_order_seq_cst);
     if ((seen & 1) == 0) return true;

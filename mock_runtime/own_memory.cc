@@ -26,6 +26,9 @@ std::atomic<uint64_t> g_populated{0};
 // Registration populates at most a quarter of what was free before the first of them.
 bool MayPopulate(PageRange range) {
     uint64_t absent = 0;
+    if (!CountAbsent(range, 0, &absent)) return false;
+    // The usual case, and most of the time of a registration: how much is free need not be asked.
+    if (absent == 0) return true;
     const uint64_t available = AvailableMemory();
     if (!CountAbsent(range, available, &absent)) return false;
     const uint64_t before = g_populated.fetch_add(absent);
@@ -58,29 +61,6 @@ void Advise(uint64_t addr, uint64_t size, int advice) {
 
 }  // namespace
 
-KnownMemory::KnownMemory(std::vector<Range> ranges) {
-    std::sort(ranges.begin(), ranges.end(),
-              [](const Range &a, const Range &b) { return a.start < b.start; });
-    for (const Range &range : ranges) {
-        if (!ranges_.empty() && range.start - 1 <= ranges_.back().end) {
-            ranges_.back().end = std::max(ranges_.back().end, range.end);
-        } else {
-            ranges_.push_back(range);
-        }
-    }
-}
-
-bool KnownMemory::Search(uint64_t addr, uint64_t size, size_t *hint) const {
-    auto next =
-        std::upper_bound(ranges_.begin(), ranges_.end(), addr,
-                         [](uint64_t value, const Range &range) { return value < range.start; });
-    if (next == ranges_.begin()) return false;
-    --next;
-    if (addr > next->end || size - 1 > next->end - addr) return false;
-    *hint = static_cast<size_t>(next - ranges_.begin());
-    return true;
-}
-
 Status OwnMemory::Create(bool exclude_from_fork, std::unique_ptr<OwnMemory> *memory) {
     std::unique_ptr<OwnMemory> made(new OwnMemory(exclude_from_fork));
     LLDD_RETURN_IF_ERROR(RegionTable::Create(&made->table_));
@@ -90,8 +70,14 @@ Status OwnMemory::Create(bool exclude_from_fork, std::unique_ptr<OwnMemory> *mem
 
 OwnMemory::~OwnMemory() {
     if (!exclude_from_fork_) return;
-    for (const auto &entry : registrations_)
-        Advise(entry.first.first, entry.first.second, MADV_DOFORK);
+    registrations_.ForEach([](uint64_t addr, uint64_t size, const Registration &) {
+        Advise(addr, size, MADV_DOFORK);
+    });
+}
+
+void OwnMemory::UseSlot(uint32_t slot, const Slot &use) {
+    if (slot >= slots_.size()) slots_.resize(size_t{slot} + 1);
+    slots_[slot] = use;
 }
 
 Status OwnMemory::AllocatePool(Placement placement, uint64_t size, uint64_t *addr) {
@@ -108,9 +94,9 @@ Status OwnMemory::AllocatePool(Placement placement, uint64_t size, uint64_t *add
     pool.number = next_pool_++;
     *addr = pool.memory.address();
     // Pools are reachable whenever they were made, so they count as old as the device.
-    by_slot_[pool.name.slot] = {{pool.memory.address(), pool.memory.size()}, 0};
+    UseSlot(pool.name.slot, {pool.memory.address(), pool.memory.size(), 0});
+    known_.Add(pool.memory.address(), pool.memory.size());
     pools_.push_back(std::move(pool));
-    Changed();
     return Status::Ok();
 }
 
@@ -121,9 +107,9 @@ void OwnMemory::FreePool(uint64_t addr) {
     });
     if (pool == pools_.end()) return;
     table_.Withdraw(pool->name);
-    by_slot_.erase(pool->name.slot);
+    UseSlot(pool->name.slot, {});
+    known_.Remove(pool->memory.address(), pool->memory.size());
     pools_.erase(pool);
-    Changed();
 }
 
 Status OwnMemory::Commit(uint64_t addr, uint64_t size) {
@@ -173,60 +159,60 @@ Status OwnMemory::Register(uint64_t addr, uint64_t size, Placement) {
     }
     {
         std::lock_guard<std::mutex> lock(mutex_);
-        const auto found = registrations_.find({addr, size});
-        if (found != registrations_.end()) {
-            ++found->second.count;
+        Registration *const found = registrations_.Find(addr, size);
+        if (found != nullptr) {
+            ++found->count;
             return Status::Ok();
         }
     }
     // Outside the lock: it may populate gigabytes.
     const bool mapped = ProbeMapped(addr, size);
     std::lock_guard<std::mutex> lock(mutex_);
-    Registration &registration = registrations_[{addr, size}];
+    Registration &registration = registrations_.Get(addr, size);
     if (registration.count == 0) {
         const Status added = table_.Add(&registration.name);
         if (!added.ok()) {
-            registrations_.erase({addr, size});
+            registrations_.Erase(addr, size);
             return added;
         }
         registration.order = next_order_++;
         registration.mapped = mapped;
-        by_slot_[registration.name.slot] = {{addr, size}, registration.order};
+        UseSlot(registration.name.slot, {addr, size, registration.order});
+        if (mapped) known_.Add(addr, size);
         if (exclude_from_fork_) Advise(addr, size, MADV_DONTFORK);
-        Changed();
+        ++num_registrations_;
     }
     ++registration.count;
     return Status::Ok();
 }
 
-Status OwnMemory::Unregister(uint64_t addr, uint64_t size, bool *withdrawn) {
+Status OwnMemory::Unregister(uint64_t addr, uint64_t size, bool *withdrawn, uint64_t *order) {
     *withdrawn = false;
     std::lock_guard<std::mutex> lock(mutex_);
-    const auto found = registrations_.find({addr, size});
-    if (found == registrations_.end()) {
+    Registration *const found = size == 0 ? nullptr : registrations_.Find(addr, size);
+    if (found == nullptr) {
         return Failure(LLDD_PARAM_INVALID, "%#llx with %llu bytes is not registered", Hex(addr),
                        Hex(size));
     }
-    if (--found->second.count > 0) return Status::Ok();
-    table_.Withdraw(found->second.name);
-    by_slot_.erase(found->second.name.slot);
-    registrations_.erase(found);
-    if (exclude_from_fork_) RestoreForkOf({addr, size});
-    Changed();
+    if (--found->count > 0) return Status::Ok();
+    table_.Withdraw(found->name);
+    UseSlot(found->name.slot, {});
+    if (found->mapped) known_.Remove(addr, size);
+    *order = found->order;
     *withdrawn = true;
+    registrations_.Erase(addr, size);
+    --num_registrations_;
+    if (exclude_from_fork_) RestoreForkOf(addr, size);
     return Status::Ok();
 }
 
 // Children get the range again, but for what other registrations still keep from them.
-void OwnMemory::RestoreForkOf(const RangeKey &removed) {
-    Advise(removed.first, removed.second, MADV_DOFORK);
-    const uint64_t last = removed.first + (removed.second - 1);
-    for (const auto &entry : registrations_) {
-        const RangeKey &other = entry.first;
-        if (other.first > last) break;
-        if (other.first + (other.second - 1) < removed.first) continue;
-        Advise(other.first, other.second, MADV_DONTFORK);
-    }
+void OwnMemory::RestoreForkOf(uint64_t addr, uint64_t size) {
+    Advise(addr, size, MADV_DOFORK);
+    registrations_.ForEachOverlapping(
+        addr, size, [](uint64_t other, uint64_t other_size, const Registration &) {
+            Advise(other, other_size, MADV_DONTFORK);
+        });
 }
 
 std::vector<Region> OwnMemory::Snapshot(const LinkNonce &nonce) {
@@ -234,14 +220,13 @@ std::vector<Region> OwnMemory::Snapshot(const LinkNonce &nonce) {
     marks_.emplace_back(nonce, next_order_);
     if (marks_.size() > kMostMarks) marks_.pop_front();
     std::vector<Region> regions;
-    regions.reserve(pools_.size() + registrations_.size());
+    regions.reserve(pools_.size() + num_registrations_);
     for (const Pool &pool : pools_) {
         regions.push_back({pool.name, pool.memory.address(), pool.memory.size(), pool.number});
     }
-    for (const auto &entry : registrations_) {
-        regions.push_back(
-            {entry.second.name, entry.first.first, entry.first.second, Region::kNoPool});
-    }
+    registrations_.ForEach([&](uint64_t addr, uint64_t size, const Registration &registration) {
+        regions.push_back({registration.name, addr, size, Region::kNoPool});
+    });
     return regions;
 }
 
@@ -256,43 +241,22 @@ uint64_t OwnMemory::SnapshotMark(const LinkNonce &nonce) const {
 OwnMemory::Claim OwnMemory::Check(uint64_t mark, uint64_t addr, uint64_t length,
                                   RegionName *name) const {
     std::lock_guard<std::mutex> lock(mutex_);
-    const auto covers = [&](const RangeKey &range, uint64_t order) {
-        return order < mark && Region{{}, range.first, range.second, 0}.Contains(addr, length);
+    const auto covers = [&](uint64_t start, uint64_t size, uint64_t order) {
+        return order < mark && Region{{}, start, size, 0}.Contains(addr, length);
     };
     if (table_.IsLive(*name)) {
-        const auto found = by_slot_.find(name->slot);
-        const bool allowed =
-            found != by_slot_.end() && covers(found->second.first, found->second.second);
-        return allowed ? Claim::kAllowed : Claim::kUnknown;
+        const Slot &slot = slots_[name->slot];
+        return covers(slot.addr, slot.size, slot.order) ? Claim::kAllowed : Claim::kUnknown;
     }
     // Rare: the range may be covered by another region that the peer knows as well.
-    for (const auto &entry : registrations_) {
-        if (entry.first.first > addr) break;
-        if (covers(entry.first, entry.second.order)) {
-            *name = entry.second.name;
-            return Claim::kAllowed;
-        }
-    }
-    return Claim::kWithdrawn;
-}
-
-std::shared_ptr<const KnownMemory> OwnMemory::Known() const {
-    std::lock_guard<std::mutex> lock(mutex_);
-    const uint64_t version = version_.load(std::memory_order_relaxed);
-    if (known_ == nullptr || known_version_ != version) {
-        std::vector<KnownMemory::Range> ranges;
-        for (const Pool &pool : pools_) {
-            ranges.push_back(
-                {pool.memory.address(), pool.memory.address() + pool.memory.size() - 1});
-        }
-        for (const auto &entry : registrations_) {
-            if (!entry.second.mapped) continue;
-            ranges.push_back({entry.first.first, entry.first.first + (entry.first.second - 1)});
-        }
-        known_ = std::make_shared<const KnownMemory>(std::move(ranges));
-        known_version_ = version;
-    }
-    return known_;
+    Claim claim = Claim::kWithdrawn;
+    registrations_.ForEachOverlapping(
+        addr, 1, [&](uint64_t start, uint64_t size, const Registration &registration) {
+            if (!covers(start, size, registration.order)) return;
+            *name = registration.name;
+            claim = Claim::kAllowed;
+        });
+    return claim;
 }
 
 std::vector<OwnMemory::PoolDescriptor> OwnMemory::PoolDescriptors() const {
@@ -309,10 +273,10 @@ OwnMemory::Census OwnMemory::Count() const {
     Census census;
     census.pools = pools_.size();
     for (const Pool &pool : pools_) census.pool_bytes += pool.memory.size();
-    census.registrations = registrations_.size();
-    census.known_mapped =
-        static_cast<size_t>(std::count_if(registrations_.begin(), registrations_.end(),
-                                          [](const auto &entry) { return entry.second.mapped; }));
+    census.registrations = num_registrations_;
+    registrations_.ForEach([&](uint64_t, uint64_t, const Registration &registration) {
+        if (registration.mapped) ++census.known_mapped;
+    });
     return census;
 }
 

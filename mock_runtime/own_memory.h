@@ -3,16 +3,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <deque>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <utility>
 #include <vector>
 
+#include "base/range_map.h"
 #include "engine/runtime.h"
+#include "mock_runtime/known_memory.h"
 #include "mock_runtime/region_table.h"
 #include "mock_runtime/shared_memory.h"
 
@@ -31,32 +31,6 @@ struct Region {
     bool Contains(uint64_t start, uint64_t length) const {
         return start >= addr && start - addr < size && length <= size - (start - addr);
     }
-};
-
-// Memory of this process that was found mapped for reading and writing and may be touched directly:
-// sorted, merged where ranges meet or overlap.
-class KnownMemory {
-public:
-    struct Range {
-        uint64_t start;
-        uint64_t end;  // the last byte, so that a range may reach the end of the address space
-    };
-    explicit KnownMemory(std::vector<Range> ranges);
-
-    // *hint is the caller's, from 0; neighbouring questions are answered from it.
-    bool Contains(uint64_t addr, uint64_t size, size_t *hint) const {
-        if (*hint < ranges_.size()) {
-            const Range &range = ranges_[*hint];
-            if (addr >= range.start && addr <= range.end && size - 1 <= range.end - addr)
-                return true;
-        }
-        return Search(addr, size, hint);
-    }
-
-private:
-    bool Search(uint64_t addr, uint64_t size, size_t *hint) const;
-
-    std::vector<Range> ranges_;
 };
 
 struct Pool {
@@ -79,8 +53,8 @@ public:
 
     Status Register(uint64_t addr, uint64_t size, Placement placement);
     // *withdrawn: that was the last registration of the range; its generation is dead, and who may
-    // still be inside must be waited for.
-    Status Unregister(uint64_t addr, uint64_t size, bool *withdrawn);
+    // still be inside must be waited for: peers with a snapshot mark above *order.
+    Status Unregister(uint64_t addr, uint64_t size, bool *withdrawn, uint64_t *order);
 
     // Everything a peer may reach that connects under this nonce. What is registered later is not.
     std::vector<Region> Snapshot(const LinkNonce &nonce);
@@ -94,9 +68,8 @@ public:
     // Whether a checked name still holds. Takes no lock.
     bool IsLive(RegionName name) const { return table_.IsLive(name); }
 
-    // The answer changes when Version() does.
-    std::shared_ptr<const KnownMemory> Known() const;
-    uint64_t Version() const { return version_.load(std::memory_order_acquire); }
+    // What of it was found mapped for reading and writing and may be touched directly.
+    const KnownMemory &known() const { return known_; }
 
     int table_fd() const { return table_.fd(); }
     // Descriptors for a same-host peer; they belong to the pools.
@@ -122,24 +95,27 @@ private:
         uint64_t order = 0;   // when it was made, counted over the device's life
         bool mapped = false;  // readable and writable when it was registered
     };
-    using RangeKey = std::pair<uint64_t, uint64_t>;  // address and size
+    struct Slot {
+        uint64_t addr = 0;
+        uint64_t size = 0;  // 0: the slot is not used
+        uint64_t order = 0;
+    };
 
     explicit OwnMemory(bool exclude_from_fork) : exclude_from_fork_(exclude_from_fork) {}
-    void Changed() { version_.fetch_add(1, std::memory_order_release); }
-    void RestoreForkOf(const RangeKey &removed);
+    void UseSlot(uint32_t slot, const Slot &use);
+    void RestoreForkOf(uint64_t addr, uint64_t size);
 
     const bool exclude_from_fork_;
     mutable std::mutex mutex_;
     RegionTable table_;
     std::vector<Pool> pools_;
-    std::map<RangeKey, Registration> registrations_;
-    std::map<uint32_t, std::pair<RangeKey, uint64_t>> by_slot_;  // range and order of a slot
+    RangeMap<Registration> registrations_;
+    size_t num_registrations_ = 0;
+    std::vector<Slot> slots_;  // of the region table
     std::deque<std::pair<LinkNonce, uint64_t>> marks_;
     uint64_t next_order_ = 1;
     uint32_t next_pool_ = 0;
-    std::atomic<uint64_t> version_{1};
-    mutable std::shared_ptr<const KnownMemory> known_;
-    mutable uint64_t known_version_ = 0;
+    KnownMemory known_;
 };
 
 }  // namespace lldd::mock

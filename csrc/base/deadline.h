@@ -17,6 +17,7 @@ public:
     static Deadline InMs(uint64_t ms) {
         return In(std::chrono::milliseconds(std::min<uint64_t>(ms, kLongestMs)));
     }
+    static Deadline At(Clock::time_point when) { return Deadline(when); }
     static Deadline Passed() { return Deadline(Clock::time_point::min()); }
 
     Clock::time_point when() const { return when_; }

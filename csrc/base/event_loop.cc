@@ -151,7 +151,9 @@ EventLoop::Token EventLoop::PostAt(const Deadline &when, Task task) {
     {
         std::lock_guard<std::mutex> lock(mutex_);
         token = next_token_++;
-        timers_.emplace(token, Timer{when, std::move(task)});
+        const TimerPlace place(when.when(), token);
+        timer_places_.emplace(token, place);
+        timers_.emplace(place, std::move(task));
     }
     Wake();
     return token;
@@ -159,7 +161,10 @@ EventLoop::Token EventLoop::PostAt(const Deadline &when, Task task) {
 
 void EventLoop::Cancel(Token timer) {
     std::lock_guard<std::mutex> lock(mutex_);
-    timers_.erase(timer);
+    const auto place = timer_places_.find(timer);
+    if (place == timer_places_.end()) return;
+    timers_.erase(place->second);
+    timer_places_.erase(place);
 }
 
 void EventLoop::Wake() {
@@ -188,20 +193,16 @@ void EventLoop::RunTasks() {
 int EventLoop::RunTimers() {
     for (;;) {
         Task due;
-        int next = -1;
         {
             std::lock_guard<std::mutex> lock(mutex_);
-            for (auto timer = timers_.begin(); timer != timers_.end(); ++timer) {
-                const int left = timer->second.when.RemainingMs();
-                if (left == 0) {
-                    due = std::move(timer->second.task);
-                    timers_.erase(timer);
-                    break;
-                }
-                if (next < 0 || left < next) next = left;
-            }
+            if (timers_.empty()) return -1;
+            const auto next = timers_.begin();
+            const int left = Deadline::At(next->first.first).RemainingMs();
+            if (left != 0) return left;
+            due = std::move(next->second);
+            timer_places_.erase(next->first.second);
+            timers_.erase(next);
         }
-        if (!due) return next;
         RunGuarded(due);
     }
 }

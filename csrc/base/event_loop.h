@@ -8,10 +8,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/deadline.h"
@@ -60,10 +62,7 @@ private:
         int fd;
         Handler handler;
     };
-    struct Timer {
-        Deadline when;
-        Task task;
-    };
+    using TimerPlace = std::pair<Deadline::Clock::time_point, Token>;
 
     EventLoop();
     void Run();
@@ -75,7 +74,8 @@ private:
     Fd wake_;
     std::mutex mutex_;
     std::unordered_map<Token, std::shared_ptr<Watched>> watched_;
-    std::unordered_map<Token, Timer> timers_;
+    std::map<TimerPlace, Task> timers_;  // the next one first
+    std::unordered_map<Token, TimerPlace> timer_places_;
     std::vector<Task> tasks_;
     Token next_token_ = 2;
     bool stopping_ = false;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/cache_store.h"
 
+#include <algorithm>
 #include <cinttypes>
 #include <set>
 #include <utility>
@@ -130,12 +131,20 @@ void CacheStore::Publish(const CacheRef &cache, const std::vector<Wanted> &wante
     const bool blocks = cache->shape.blocks;
     const auto place = caches_.emplace(id, Entry{cache, true, {}}).first;
     try {
+        CountTensors(*cache, true);
+    } catch (...) {
+        caches_.erase(place);
+        throw;
+    }
+    try {
         for (const Wanted &want : wanted) {
             if (!blocks && want.name.names_blocks()) continue;
             const auto bound = names_.find(want.name);
             if (bound != names_.end()) Unbind(bound);
             place->second.names.emplace(want.batch_index, want.name);
             names_.emplace(want.name, Binding{id, want.batch_index});
+            if (!want.name.prefix) ++num_plain_names_;
+            if (want.name.names_blocks()) ++num_blocks_names_;
         }
     } catch (...) {
         Remove(place);
@@ -213,20 +222,56 @@ std::vector<CacheRef> CacheStore::Clear() {
     if (!caches_.empty()) ++version_;
     caches_.clear();
     names_.clear();
+    tensors_.Clear();
+    num_tensors_ = num_plain_names_ = num_blocks_names_ = 0;
     return removed;
 }
 
-void CacheStore::Unbind(std::map<CacheName, Binding>::iterator binding) {
+void CacheStore::Unbind(Names::iterator binding) {
     caches_.at(binding->second.cache_id).names.erase(binding->second.batch_index);
+    EraseName(binding);
+}
+
+void CacheStore::EraseName(Names::iterator binding) {
+    if (!binding->first.prefix) --num_plain_names_;
+    if (binding->first.names_blocks()) --num_blocks_names_;
     names_.erase(binding);
+}
+
+// All tensors of a cache, or, where there was no memory for it, none.
+void CacheStore::CountTensors(const Cache &cache, bool added) {
+    const uint64_t size = cache.shape.tensor_bytes;
+    size_t done = 0;
+    const auto uncount = [&](size_t tensors) {
+        for (size_t i = 0; i < tensors; ++i) {
+            uint32_t *const count = tensors_.Find(cache.addrs[i], size);
+            if (count != nullptr && --*count == 0) tensors_.Erase(cache.addrs[i], size);
+        }
+    };
+    if (!added) {
+        num_tensors_ -= cache.addrs.size();
+        if (by_address_) uncount(cache.addrs.size());
+        return;
+    }
+    try {
+        for (; by_address_ && done < cache.addrs.size(); ++done) {
+            // A range past the address space holds nothing that a peer could name.
+            if (cache.addrs[done] <= UINT64_MAX - size) ++tensors_.Get(cache.addrs[done], size);
+        }
+    } catch (...) {
+        uncount(done);
+        throw;
+    }
+    num_tensors_ += cache.addrs.size();
 }
 
 CacheRef CacheStore::Remove(std::map<int64_t, Entry>::iterator place) {
     Entry &entry = place->second;
+    CountTensors(*entry.cache, false);
     for (const auto &name : entry.names) {
         const auto bound = names_.find(name.second);
         // Publish may have failed between its two maps.
-        if (bound != names_.end() && bound->second.cache_id == place->first) names_.erase(bound);
+        if (bound != names_.end() && bound->second.cache_id == place->first) EraseName(bound);
     }
     CacheRef cache = std::move(entry.cache);
     caches_.erase(place);
@@ -250,6 +295,20 @@ CacheTable CacheStore::Table() const {
     return table;
 }
 
+CacheTableSize CacheStore::TableSize() const {
+    const Lock lock(mutex_);
+    return {caches_.size(), num_tensors_, num_plain_names_};
+}
+
+uint64_t CacheStore::EndOf(uint64_t addr) const {
+    const Lock lock(mutex_);
+    uint64_t end = 0;
+    tensors_.ForEachOverlapping(addr, 1, [&](uint64_t start, uint64_t size, uint32_t) {
+        end = std::max(end, start + size);
+    });
+    return end;
+}
+
 uint64_t CacheStore::version() const {
     const Lock lock(mutex_);
     return version_;
@@ -263,21 +322,21 @@ uint64_t CacheStore::size() const {
 std::string CacheStore::DescribeBlocks() const {
     std::vector<uint64_t> model_ids;
     const Lock lock(mutex_);
-    for (const auto &bound : names_) {
-        if (bound.first.names_blocks()) model_ids.push_back(bound.first.model_id);
+    // They are neighbours.
+    auto name = names_.lower_bound(CacheName::OfBlocks(0));
+    for (; name != names_.end() && name->first.names_blocks(); ++name) {
+        if (model_ids.size() == kNamesShown) break;
+        model_ids.push_back(name->first.model_id);
     }
-    return lldd::DescribeBlocks(model_ids);
+    return lldd::DescribeBlocks(model_ids, num_blocks_names_);
 }
 
-std::string DescribeBlocks(const std::vector<uint64_t> &model_ids) {
-    // As many as a person reads.
-    constexpr size_t kShown = 16;
-    if (model_ids.empty()) return "no blocks caches with a key";
+std::string DescribeBlocks(const std::vector<uint64_t> &model_ids, uint64_t count) {
+    if (count == 0) return "no blocks caches with a key";
     std::string text = "blocks caches for model_id ";
-    for (size_t i = 0; i < model_ids.size() && i < kShown; ++i) {
+    for (size_t i = 0; i < model_ids.size(); ++i)
         text += Format("%s%" PRIu64, i == 0 ? "" : ", ", model_ids[i]);
-    }
-    if (model_ids.size() > kShown) text += Format(" and %zu more", model_ids.size() - kShown);
+    if (count > model_ids.size()) text += Format(" and %" PRIu64 " more", count - model_ids.size());
     return text;
 }
 

@@ -13,6 +13,7 @@
 #include <tuple>
 #include <vector>
 
+#include "base/range_map.h"
 #include "base/status.h"
 #include "engine/tensor.h"
 
@@ -85,9 +86,20 @@ struct CacheTable {
     std::vector<Name> names;       // by req_id, then model_id
 };
 
-// Thread-safe. References are let go after the lock is, so a release may call the store.
+// How much of it there is.
+struct CacheTableSize {
+    uint64_t caches = 0;
+    uint64_t tensors = 0;
+    uint64_t names = 0;
+};
+
+// Thread-safe. References are let go after the lock is, so a release may call the store. Nothing
+// but Table and Clear takes longer than the logarithm of what there is.
 class CacheStore {
 public:
+    // by_address: EndOf is wanted, which costs some memory for each tensor.
+    explicit CacheStore(bool by_address = true) : by_address_(by_address) {}
+
     // From 1 on, never twice.
     int64_t NextId();
 
@@ -126,8 +138,12 @@ public:
     std::vector<CacheRef> Clear();
 
     CacheTable Table() const;
+    CacheTableSize TableSize() const;
     uint64_t version() const;
     uint64_t size() const;
+    // How far the tensors of caches reach that hold this address, the furthest of them; 0: none
+    // does.
+    uint64_t EndOf(uint64_t addr) const;
     // For error texts: "blocks caches for model_id 0, 1".
     std::string DescribeBlocks() const;
 
@@ -150,20 +166,31 @@ private:
 
     static Status ReadKeys(const Cache &cache, const lldd_cache_key *keys, uint64_t num_keys,
                            std::vector<Wanted> *wanted);
+    using Names = std::map<CacheName, Binding>;
+
     void Publish(const CacheRef &cache, const std::vector<Wanted> &wanted);
-    void Unbind(std::map<CacheName, Binding>::iterator binding);
+    void Unbind(Names::iterator binding);
+    void EraseName(Names::iterator binding);
+    void CountTensors(const Cache &cache, bool added);
     CacheRef Remove(std::map<int64_t, Entry>::iterator entry);
     std::optional<NamedEntry> FindLocked(const CacheName &name) const;
 
+    const bool by_address_;
     mutable std::mutex mutex_;
     int64_t last_id_ = 0;
     uint64_t version_ = 0;
     std::map<int64_t, Entry> caches_;
-    std::map<CacheName, Binding> names_;
+    Names names_;
+    uint64_t num_tensors_ = 0;
+    uint64_t num_plain_names_ = 0;   // without a prefix
+    uint64_t num_blocks_names_ = 0;  // of those
+    RangeMap<uint32_t> tensors_;     // how many there are of each range
 };
 
-// The text of a list of model ids of blocks caches, as DescribeBlocks has it, for a table that came
-// from a peer.
-std::string DescribeBlocks(const std::vector<uint64_t> &model_ids);
+// As many names as a person reads.
+constexpr size_t kNamesShown = 16;
+
+// The text of CacheStore::DescribeBlocks: `model_ids` are the first kNamesShown of `count`.
+std::string DescribeBlocks(const std::vector<uint64_t> &model_ids, uint64_t count);
 
 }  // namespace lldd

@@ -16,28 +16,43 @@ const char kConnectionClosed[] = "connection closed (peer exited, finalized or u
 namespace {
 
 constexpr size_t kReceiveBytes = 64 << 10;
+// A buffer that had a large frame is given back: there are many links, and few large frames.
+constexpr size_t kKeptBytes = 4 << 10;
+
+void Empty(std::string *buffer) {
+    buffer->clear();
+    if (buffer->capacity() > kKeptBytes) buffer->shrink_to_fit();
+}
+
 // A peer that asks and never reads the answers is not served for ever.
 constexpr size_t kMaxOutgoing = size_t{4} * wire::kMaxBody;
 
 }  // namespace
 
 bool FrameParser::Next(wire::FrameHeader *header, std::string_view *body) {
-    // The frame handed out last is not needed any more.
-    if (taken_ > 0) {
+    const std::string_view rest = std::string_view(bytes_).substr(taken_);
+    if (broken_) return false;
+    if (rest.size() >= wire::FrameHeader::kSize) {
+        *header = wire::FrameHeader::Decode(rest);
+        if (header->body_size > max_body_ || header->reserved != 0) {
+            broken_ = true;
+            return false;
+        }
+        const size_t size = wire::FrameHeader::kSize + header->body_size;
+        if (rest.size() >= size) {
+            *body = rest.substr(wire::FrameHeader::kSize, header->body_size);
+            taken_ += size;
+            return true;
+        }
+    }
+    // The frames handed out are not needed any more.
+    if (rest.empty()) {
+        Empty(&bytes_);
+    } else {
         bytes_.erase(0, taken_);
-        taken_ = 0;
     }
-    if (broken_ || bytes_.size() < wire::FrameHeader::kSize) return false;
-    *header = wire::FrameHeader::Decode(bytes_);
-    if (header->body_size > max_body_ || header->reserved != 0) {
-        broken_ = true;
-        return false;
-    }
-    const size_t size = wire::FrameHeader::kSize + header->body_size;
-    if (bytes_.size() < size) return false;
-    *body = std::string_view(bytes_).substr(wire::FrameHeader::kSize, header->body_size);
-    taken_ = size;
-    return true;
+    taken_ = 0;
+    return false;
 }
 
 void ControlChannel::Start(std::weak_ptr<void> owner, RequestHandler on_request,
@@ -128,22 +143,26 @@ void ControlChannel::Send(uint16_t kind, uint32_t request_id, std::string_view b
 }
 
 bool ControlChannel::FlushLocked() {
-    size_t sent_bytes = 0;
-    while (sent_bytes < outgoing_.size()) {
-        const ssize_t sent = send(socket_.get(), outgoing_.data() + sent_bytes,
-                                  outgoing_.size() - sent_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+    while (sent_ < outgoing_.size()) {
+        const ssize_t sent = send(socket_.get(), outgoing_.data() + sent_, outgoing_.size() - sent_,
+                                  MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent > 0) {
-            sent_bytes += static_cast<size_t>(sent);
-        } else if (errno == EAGAIN && outgoing_.size() - sent_bytes <= kMaxOutgoing) {
-            break;
+            sent_ += static_cast<size_t>(sent);
+        } else if (errno == EAGAIN && outgoing_.size() - sent_ <= kMaxOutgoing) {
+            // What is gone is moved out of the way when it is half of all: not a large rest each
+            // time.
+            if (sent_ >= outgoing_.size() / 2) outgoing_.erase(0, std::exchange(sent_, 0));
+            return true;
         } else if (errno != EINTR) {
             // The I/O thread sees the end of the connection, and tells everybody.
             shutdown(socket_.get(), SHUT_RDWR);
-            outgoing_.clear();
+            Empty(&outgoing_);
+            sent_ = 0;
             return false;
         }
     }
-    outgoing_.erase(0, sent_bytes);
+    Empty(&outgoing_);
+    sent_ = 0;
     return true;
 }
 

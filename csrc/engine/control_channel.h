@@ -40,7 +40,7 @@ public:
 private:
     uint32_t max_body_;
     std::string bytes_;
-    size_t taken_ = 0;
+    size_t taken_ = 0;  // of bytes_, by frames handed out
     bool broken_ = false;
 };
 
@@ -108,6 +108,7 @@ private:
     std::condition_variable answered_;
     std::unordered_map<uint32_t, Waiting *> waiting_;
     std::string outgoing_;
+    size_t sent_ = 0;  // of outgoing_
     uint32_t next_request_id_ = 0;
     bool closed_ = false;
     bool close_after_flush_ = false;

@@ -59,7 +59,9 @@ Engine::Engine(const lldd_config &config)
       link_style_(config.link_style),
       device_id_(config.device_id),
       sync_timeout_ms_(Default(config.sync_timeout_ms, kDefaultSyncTimeoutMs)),
-      strict_hardware_((config.flags & LLDD_CONFIG_STRICT_HARDWARE) != 0) {}
+      strict_hardware_((config.flags & LLDD_CONFIG_STRICT_HARDWARE) != 0),
+      // Only in request mode do peers name places of caches by their address.
+      store_(config.mode == LLDD_MODE_REQUEST) {}
 
 Engine::~Engine() { Close(); }
 
@@ -276,9 +278,12 @@ Status Engine::GroupState(uint64_t comm_id, uint32_t *state) {
 bool Engine::OnPeerRequest(const std::shared_ptr<Link> &link, uint16_t kind, uint32_t request_id,
                            std::string_view body) {
     switch (kind) {
-        case wire::kTable:
-            link->channel().Answer(kind, request_id, PeerTable::Encode(store_.Table()));
+        case wire::kTable: {
+            const bool fits = PeerTable::EncodedBytes(store_.TableSize()) <= wire::kMaxBody;
+            link->channel().Answer(kind, request_id,
+                                   fits ? PeerTable::Encode(store_.Table()) : std::string());
             return true;
+        }
         case wire::kResolve: {
             wire::Resolve resolve;
             if (!resolve.Decode(body)) return false;
@@ -316,16 +321,8 @@ void Engine::OnResolve(const std::shared_ptr<Link> &link, uint32_t request_id,
 
 wire::LocateReply Engine::Locate(const wire::Locate &locate) const {
     wire::LocateReply reply;
-    const CacheTable table = store_.Table();
     for (const uint64_t addr : locate.addrs) {
-        uint64_t end = 0;
-        for (const CacheRef &cache : table.caches) {
-            for (const uint64_t start : cache->addrs) {
-                if (addr >= start && addr - start < cache->shape.tensor_bytes) {
-                    end = std::max(end, start + cache->shape.tensor_bytes);
-                }
-            }
-        }
+        const uint64_t end = store_.EndOf(addr);
         if (end == 0) {
             reply.ends.clear();
             reply.status = wire::StatusBody::Of(
@@ -434,9 +431,8 @@ Status Engine::Register(const lldd_cache_desc &desc, std::vector<uint64_t> addrs
 // How the device lays the table of one-sided mode out.
 Status Engine::CheckTableSize() const {
     if (!strict_hardware_ || mode_ != LLDD_MODE_ONE_SIDED) return Status::Ok();
-    const CacheTable table = store_.Table();
-    uint64_t bytes = 24 + 24 * uint64_t{table.names.size()};
-    for (const CacheRef &cache : table.caches) bytes += 64 + 8 * uint64_t{cache->shape.num_tensors};
+    const CacheTableSize size = store_.TableSize();
+    const uint64_t bytes = 24 + 24 * size.names + 64 * size.caches + 8 * size.tensors;
     if (bytes <= kMaxTableBytes) return Status::Ok();
     return Failure(LLDD_PARAM_INVALID,
                    "the cache table would have %llu bytes, the device holds %llu", Printable(bytes),

@@ -48,6 +48,13 @@ Status Link::Table(const Deadline &deadline, const PeerTable **table, bool *was_
         const Status status = channel_.Call(wire::kTable, {}, deadline, &answer);
         if (!status.ok())
             return Failure(LLDD_TIMEOUT, "cache table of the peer: %s", status.text().c_str());
+        if (answer.empty()) {
+            return Failure(
+                LLDD_FAILED,
+                "the peer has more caches and keys than a cache table can have: it would "
+                "be larger than %u MiB",
+                wire::kMaxBody >> 20);
+        }
         PeerTable read;
         bool written = false;
         if (!PeerTable::Decode(answer, &read, &written)) {

@@ -88,8 +88,6 @@ public:
     Status CheckUsable() const;
     // The peer's caches as they were at the first transfer over this link.
     Status Table(const Deadline &deadline, const PeerTable **table, bool *was_read);
-    // Reused by every transfer of this link.
-    std::vector<Run> &runs() { return runs_; }
 
     // ---- Ending it.
 
@@ -147,7 +145,6 @@ private:
 
     std::mutex turn_mutex_;
     std::optional<PeerTable> table_;  // guarded by the turn
-    std::vector<Run> runs_;           // guarded by the turn
     uint64_t last_pin_ = 0;           // guarded by the turn
     bool shut_down_ = false;          // guarded by the turn
     std::atomic<bool> peer_gone_{false};

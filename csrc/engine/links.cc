@@ -60,13 +60,10 @@ std::shared_ptr<Link> Links::FindByClusters(uint64_t cluster_id) const {
 }
 
 std::shared_ptr<Link> Links::FindByAddress(const SocketAddress &address) const {
-    for (LinkPtr &link : All()) {
-        if (link->identity().group.empty() &&
-            link->identity().peer_address.ToString() == address.ToString()) {
-            return std::move(link);
-        }
-    }
-    return nullptr;
+    const std::string text = address.ToString();
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = by_address_.lower_bound({text, 0});
+    return found != by_address_.end() && found->first.first == text ? found->second : nullptr;
 }
 
 std::vector<std::shared_ptr<Link>> Links::AllLocked() const {
@@ -88,15 +85,37 @@ uint64_t Links::count() const {
     return count;
 }
 
+std::vector<uint64_t> Links::SomePeers(size_t most, size_t *count) const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<uint64_t> peers;
+    for (auto peer = by_peer_.begin(); peer != by_peer_.end() && peers.size() < most; ++peer)
+        peers.push_back(peer->first);
+    *count = by_peer_.size();
+    return peers;
+}
+
 std::shared_ptr<Link> Links::FindByNonce(const LinkNonce &nonce) const {
     std::lock_guard<std::mutex> lock(mutex_);
-    std::vector<LinkPtr> links = AllLocked();
-    links.insert(links.end(), hidden_.begin(), hidden_.end());
-    for (LinkPtr &link : links) {
-        if (link->identity().end == LinkEnd::kAcceptor && link->identity().nonce == nonce)
-            return std::move(link);
+    const auto found = by_nonce_.find(nonce);
+    return found == by_nonce_.end() ? nullptr : found->second;
+}
+
+void Links::IndexLocked(const LinkPtr &link) {
+    const Link::Identity &identity = link->identity();
+    if (identity.end == LinkEnd::kAcceptor) {
+        by_nonce_[identity.nonce] = link;
+    } else if (identity.group.empty()) {
+        by_address_[{identity.peer_address.ToString(), link->peer()}] = link;
     }
-    return nullptr;
+}
+
+void Links::UnindexLocked(const LinkPtr &link) {
+    const Link::Identity &identity = link->identity();
+    if (identity.end == LinkEnd::kAcceptor) {
+        by_nonce_.erase(identity.nonce);
+    } else if (identity.group.empty()) {
+        by_address_.erase({identity.peer_address.ToString(), link->peer()});
+    }
 }
 
 bool Links::Store(const LinkPtr &link) {
@@ -105,11 +124,13 @@ bool Links::Store(const LinkPtr &link) {
     const bool passive = link->identity().end == LinkEnd::kAcceptor && (to_itself || one_way());
     if (passive || !link->identity().group.empty()) {
         hidden_.insert(link);
+        IndexLocked(link);
         return true;
     }
     std::vector<LinkPtr> &links = by_peer_[link->peer()];
     if (!links.empty()) return false;
     links.push_back(link);
+    IndexLocked(link);
     made_.fetch_add(1, std::memory_order_relaxed);
     return true;
 }
@@ -117,15 +138,17 @@ bool Links::Store(const LinkPtr &link) {
 bool Links::Remove(const LinkPtr &link) {
     std::lock_guard<std::mutex> lock(mutex_);
     link->MarkUnlinked();
-    if (hidden_.erase(link) != 0) return true;
+    bool was_there = hidden_.erase(link) != 0;
     const auto found = by_peer_.find(link->peer());
-    if (found == by_peer_.end()) return false;
-    std::vector<LinkPtr> &links = found->second;
-    const auto place = std::find(links.begin(), links.end(), link);
-    if (place == links.end()) return false;
-    links.erase(place);
-    if (links.empty()) by_peer_.erase(found);
-    return true;
+    if (!was_there && found != by_peer_.end()) {
+        std::vector<LinkPtr> &links = found->second;
+        const auto place = std::find(links.begin(), links.end(), link);
+        was_there = place != links.end();
+        if (was_there) links.erase(place);
+        if (links.empty()) by_peer_.erase(found);
+    }
+    if (was_there) UnindexLocked(link);
+    return was_there;
 }
 
 Status Links::TakeDown(const LinkPtr &link, const Deadline &deadline) {
@@ -151,6 +174,7 @@ void Links::CloseAll(const Deadline &deadline) {
     group_acceptor_.Stop();
     // From here on nobody adds a link.
     loop_->RunAndWait([this] {
+        greeted_.clear();
         while (!pending_.empty()) {
             const LinkPtr link = pending_.begin()->first;
             ForgetPending(link);

@@ -5,13 +5,14 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <set>
 #include <string>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/deadline.h"
@@ -104,6 +105,8 @@ public:
     // The newest usable link to that cluster; null if there is none.
     std::shared_ptr<Link> Find(uint64_t cluster_id) const;
     std::vector<std::shared_ptr<Link>> All() const;
+    // The first clusters that links lead to, at most `most` of them, and of how many.
+    std::vector<uint64_t> SomePeers(size_t most, size_t *count) const;
     uint64_t count() const;
 
     // Ends every link without telling the peers, who see their connections close. No call may be
@@ -137,6 +140,7 @@ private:
 
     // ---- The acceptor, on the I/O thread.
     void OnGreeted(Fd socket, const wire::Hello &hello);
+    void BeginHandshake(Fd socket, const wire::Hello &hello);
     void OnRequest(const std::weak_ptr<Link> &weak, uint16_t kind, uint32_t request_id,
                    std::string_view body);
     bool Serve(const LinkPtr &link, uint16_t kind, uint32_t request_id, std::string_view body);
@@ -158,6 +162,8 @@ private:
     std::vector<LinkPtr> AllLocked() const;
     // Takes the link out of the directory; false if it was not in it.
     bool Remove(const LinkPtr &link);
+    void IndexLocked(const LinkPtr &link);
+    void UnindexLocked(const LinkPtr &link);
     // For other threads, with the turn held: takes a link down.
     Status TakeDown(const LinkPtr &link, const Deadline &deadline);
     // For the I/O thread: the same as soon as no transfer runs over it.
@@ -180,6 +186,11 @@ private:
     // Live links that no transfer of this end may use: those of communicators in preparation, and
     // the acceptor's ends of one-way links and of links of this engine to itself.
     std::set<LinkPtr> hidden_;
+    // What is in by_peer_ or hidden_, by what else it is looked for: initiators' ends by the
+    // address of the peer (and its id: a restarted peer may have another), acceptors' ends by their
+    // nonce.
+    std::map<std::pair<std::string, uint64_t>, LinkPtr> by_address_;
+    std::map<LinkNonce, LinkPtr> by_nonce_;
     // Peers that this end is linking to right now.
     std::multiset<uint64_t> linking_to_;
     // How often it has begun to.
@@ -191,7 +202,8 @@ private:
         bool prepared = false;
         uint64_t attempts = 0;  // of this end to link to that peer, when the link was prepared
     };
-    std::map<LinkPtr, Pending> pending_;  // links being accepted; I/O thread only
+    std::map<LinkPtr, Pending> pending_;              // links being accepted; I/O thread only
+    std::deque<std::pair<Fd, wire::Hello>> greeted_;  // wait for a place there; I/O thread only
 
     std::atomic<uint64_t> made_{0};
     std::atomic<uint64_t> lost_{0};

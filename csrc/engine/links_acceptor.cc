@@ -15,8 +15,8 @@ namespace {
 // Whoever has greeted must have linked within this time.
 constexpr uint64_t kHandshakeMs = 60000;
 constexpr size_t kMaxPending = 128;
-// What a stranger may send at once: an endpoint with a hundred thousand regions.
-constexpr uint32_t kMaxStrangersBody = 4u << 20;
+// As many more wait for their turn: hundreds of peers may come at once.
+constexpr size_t kMaxGreeted = 1024;
 
 const char *ModeName(uint32_t mode) {
     return mode == LLDD_MODE_ONE_SIDED ? "one-sided mode (remote cache accessible)"
@@ -36,7 +36,14 @@ void Links::OnGreeted(Fd socket, const wire::Hello &hello) {
         }
         return;
     }
-    if (pending_.size() >= kMaxPending) return;
+    if (pending_.size() < kMaxPending) {
+        BeginHandshake(std::move(socket), hello);
+    } else if (greeted_.size() < kMaxGreeted) {
+        greeted_.emplace_back(std::move(socket), hello);
+    }
+}
+
+void Links::BeginHandshake(Fd socket, const wire::Hello &hello) {
     const wire::Hello own = OwnHello();
     const auto bytes = own.Encode();
     // The other end comes to the same conclusion about the ways to authenticate, and can tell its
@@ -62,7 +69,7 @@ void Links::OnGreeted(Fd socket, const wire::Hello &hello) {
             ForgetPending(late);
         });
     pending_.emplace(link, pending);
-    link->channel().SetMaxBody(kMaxStrangersBody);
+    link->channel().SetMaxBody(wire::kMaxStrangersBody);
     StartChannel(link);
 }
 
@@ -250,7 +257,10 @@ void Links::OnClosed(const std::weak_ptr<Link> &weak) {
         usable = found != by_peer_.end() &&
                  std::find(found->second.begin(), found->second.end(), link) != found->second.end();
         // Nobody can unlink this one: its other end, of the same engine, is gone.
-        if (link->identity().group.empty() && hidden_.erase(link) != 0) link->MarkUnlinked();
+        if (link->identity().group.empty() && hidden_.erase(link) != 0) {
+            UnindexLocked(link);
+            link->MarkUnlinked();
+        }
     }
     if (usable) lost_.fetch_add(1, std::memory_order_relaxed);
     if (link->unlinked()) link->ShutdownWhenIdle([] {});
@@ -261,6 +271,12 @@ void Links::ForgetPending(const LinkPtr &link) {
     if (found == pending_.end()) return;
     loop_->Cancel(found->second.timer);
     pending_.erase(found);
+    // One that does not even greet properly makes room for the next at once.
+    while (!greeted_.empty() && pending_.size() < kMaxPending) {
+        auto next = std::move(greeted_.front());
+        greeted_.pop_front();
+        BeginHandshake(std::move(next.first), next.second);
+    }
 }
 
 }  // namespace lldd

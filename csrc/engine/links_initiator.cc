@@ -299,6 +299,13 @@ Status Links::Shake(const LinkPtr &link, bool replace, const Deadline &deadline)
     request.group = link->identity().group;
     LLDD_RETURN_IF_ERROR(device_->Endpoint(request.nonce, &request.endpoint));
     request.proof = ProofOf(*link, LinkEnd::kInitiator, request.Encode());
+    const std::string encoded = request.Encode();
+    if (encoded.size() > wire::kMaxStrangersBody) {
+        return Failure(LLDD_LINK_FAILED,
+                       "the description of what is registered here has %zu bytes, %u are possible: "
+                       "fewer and larger ranges must be registered",
+                       encoded.size(), wire::kMaxStrangersBody);
+    }
     StartChannel(link);
 
     const auto ask = [&](wire::Kind kind, const std::string &body, std::string *answer) {
@@ -307,7 +314,7 @@ Status Links::Shake(const LinkPtr &link, bool replace, const Deadline &deadline)
         return Failure(LLDD_LINK_FAILED, "%s", status.text().c_str());
     };
     std::string answer;
-    LLDD_RETURN_IF_ERROR(ask(wire::kLinkRequest, request.Encode(), &answer));
+    LLDD_RETURN_IF_ERROR(ask(wire::kLinkRequest, encoded, &answer));
     wire::LinkReply reply;
     if (!reply.Decode(answer)) return Failure(LLDD_LINK_FAILED, "the peer's answer cannot be read");
     if (reply.status != LLDD_SUCCESS)

@@ -2,6 +2,7 @@
 #include "engine/owner_pins.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "engine/peer_table.h"
@@ -34,18 +35,15 @@ Status OwnerPins::Find(const lldd_cache_key &key, NamedEntry *entry) const {
                    KeyText(key).c_str(), store_->DescribeBlocks().c_str());
 }
 
-bool OwnerPins::IsTaken(const CacheName &name) const {
-    return std::any_of(pins_.begin(), pins_.end(), [&](const auto &pin) {
-        return pin.second.entry.consumable.has_value() && *pin.second.entry.consumable == name;
-    });
-}
-
 void OwnerPins::Resolve(const void *holder, const wire::Resolve &resolve, Answer answer) {
     const PinName name(holder, resolve.pin);
     // A puller has one request at a time; what is left of earlier ones, it released.
-    const auto first = pins_.lower_bound(PinName(holder, 0));
-    const auto last = pins_.upper_bound(PinName(holder, UINT64_MAX));
-    if (std::distance(first, last) >= kMostPinsOfOne || pins_.count(name) != 0) {
+    const auto of_holder = [holder](const auto &requests) {
+        return std::distance(requests.lower_bound(PinName(holder, 0)),
+                             requests.upper_bound(PinName(holder, UINT64_MAX)));
+    };
+    if (of_holder(pins_) + of_holder(waits_for_) >= kMostPinsOfOne || pins_.count(name) != 0 ||
+        waits_for_.count(name) != 0) {
         wire::ResolveReply reply;
         reply.status = wire::StatusBody::Of(Failure(LLDD_FAILED, "too many requests of one link"));
         answer(reply);
@@ -63,28 +61,42 @@ void OwnerPins::Serve(const PinName &name, const lldd_cache_key &key, Answer ans
         answer(reply);
         return;
     }
-    if (entry.consumable.has_value() && IsTaken(*entry.consumable)) {
-        waiting_.push_back({name, key, std::move(answer)});
-        return;
+    if (entry.consumable.has_value()) {
+        const auto taken = taken_.find(*entry.consumable);
+        if (taken != taken_.end()) {
+            taken->second.push_back({name, key, std::move(answer)});
+            waits_for_.emplace(name, taken->first);
+            return;
+        }
     }
     reply.batch_index = entry.batch_index;
     reply.owner_has_device_pool = has_device_pool_;
     wire::Writer writer;
     EncodeCache(*entry.cache, &writer);
     reply.cache = writer.Take();
+    if (entry.consumable.has_value()) taken_.try_emplace(*entry.consumable);
     pins_.emplace(name, Pin{std::move(entry)});
     answer(reply);
 }
 
 void OwnerPins::Release(const void *holder, const wire::Release &release) {
     const PinName name(holder, release.pin);
-    waiting_.remove_if([&](const Waiting &waiting) { return waiting.name == name; });
+    StopWaiting(name);
     const auto found = pins_.find(name);
     if (found == pins_.end()) return;
     const Pin pin = std::move(found->second);
     pins_.erase(found);
     if (release.done && pin.entry.consumable.has_value()) UseUp(pin.entry, release);
-    ServeWaiting();
+    ServeWaiting(pin);
+}
+
+void OwnerPins::StopWaiting(const PinName &name) {
+    const auto waits = waits_for_.find(name);
+    if (waits == waits_for_.end()) return;
+    taken_.at(waits->second).remove_if([&](const Waiting &waiting) {
+        return waiting.name == name;
+    });
+    waits_for_.erase(waits);
 }
 
 void OwnerPins::UseUp(const NamedEntry &entry, const wire::Release &release) {
@@ -125,16 +137,28 @@ void OwnerPins::SweepRemaining() {
 }
 
 void OwnerPins::Drop(const void *holder) {
-    pins_.erase(pins_.lower_bound(PinName(holder, 0)),
-                pins_.upper_bound(PinName(holder, UINT64_MAX)));
-    waiting_.remove_if([&](const Waiting &waiting) { return waiting.name.first == holder; });
-    ServeWaiting();
+    const PinName first(holder, 0);
+    const PinName last(holder, UINT64_MAX);
+    for (auto waits = waits_for_.lower_bound(first);
+         waits != waits_for_.end() && waits->first <= last; waits = waits_for_.lower_bound(first)) {
+        StopWaiting(PinName(waits->first));
+    }
+    for (auto place = pins_.lower_bound(first); place != pins_.end() && place->first <= last;
+         place = pins_.lower_bound(first)) {
+        const Pin pin = std::move(place->second);
+        pins_.erase(place);
+        ServeWaiting(pin);
+    }
 }
 
-void OwnerPins::ServeWaiting() {
-    // Those that have to go on waiting queue up again, in the old order.
-    std::list<Waiting> queued;
-    queued.swap(waiting_);
+// A key is free again. The first who waited may have it, and then the others go on waiting in the
+// old order; where it is gone, all of them learn that.
+void OwnerPins::ServeWaiting(const Pin &ended) {
+    if (!ended.entry.consumable.has_value()) return;
+    const auto taken = taken_.find(*ended.entry.consumable);
+    std::list<Waiting> queued = std::move(taken->second);
+    taken_.erase(taken);
+    for (Waiting &waiting : queued) waits_for_.erase(waiting.name);
     for (Waiting &waiting : queued) Serve(waiting.name, waiting.key, std::move(waiting.answer));
 }
 

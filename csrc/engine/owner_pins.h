@@ -59,16 +59,19 @@ private:
     };
 
     Status Find(const lldd_cache_key &key, NamedEntry *entry) const;
-    bool IsTaken(const CacheName &name) const;
     void UseUp(const NamedEntry &entry, const wire::Release &release);
     void Serve(const PinName &name, const lldd_cache_key &key, Answer answer);
-    void ServeWaiting();
+    void StopWaiting(const PinName &name);
+    void ServeWaiting(const Pin &ended);
     void SweepRemaining();
 
     CacheStore *const store_;
     const bool has_device_pool_;
     std::map<PinName, Pin> pins_;
-    std::list<Waiting> waiting_;
+    // The consumable keys that are pinned, and who waits for each of them, in order.
+    std::map<CacheName, std::list<Waiting>> taken_;
+    // Where each of those waits: a puller that gives up is found there.
+    std::map<PinName, CacheName> waits_for_;
     std::map<CacheName, Remaining> remaining_;
     static constexpr size_t kSweepFrom = 1024;
     size_t swept_at_ = kSweepFrom;

@@ -1,13 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/peer_table.h"
 
+#include <algorithm>
+
 namespace lldd {
-namespace {
-
-// So many caches are named in an error text.
-constexpr size_t kListed = 16;
-
-}  // namespace
 
 void EncodeCache(const Cache &cache, wire::Writer *writer) {
     const CacheShape &shape = cache.shape;
@@ -48,6 +44,10 @@ std::string KeyText(const lldd_cache_key &key) {
     return CacheName::Of(key).ToString();
 }
 
+uint64_t PeerTable::EncodedBytes(const CacheTableSize &size) {
+    return 16 + 35 * size.caches + 8 * size.tensors + 32 * size.names;
+}
+
 std::string PeerTable::Encode(const CacheTable &table) {
     wire::Writer writer;
     writer.Number(table.version);
@@ -71,51 +71,62 @@ bool PeerTable::Decode(std::string_view bytes, PeerTable *table, bool *written) 
     for (uint32_t i = 0; i < num_caches && reader.ok(); ++i) {
         PeerCache cache;
         if (!DecodeCache(&reader, &cache)) return false;
-        read.by_id_[cache.id] = read.caches_.size();
+        if (!read.caches_.empty() && read.caches_.back().id >= cache.id) return false;
         read.caches_.push_back(std::move(cache));
     }
     const auto num_names = reader.Number<uint32_t>();
     for (uint32_t i = 0; i < num_names && reader.ok(); ++i) {
-        const auto req_id = reader.Number<uint64_t>();
-        const auto model_id = reader.Number<uint64_t>();
-        const auto cache_id = reader.Number<int64_t>();
-        const auto batch_index = reader.Number<uint64_t>();
-        const auto cache = read.by_id_.find(cache_id);
-        if (cache == read.by_id_.end()) return false;
-        read.by_name_[{req_id, model_id}] = Place{cache->second, batch_index};
+        Name name{};
+        name.req_id = reader.Number<uint64_t>();
+        name.model_id = reader.Number<uint64_t>();
+        const PeerCache *const cache = read.FindId(reader.Number<int64_t>());
+        name.batch_index = reader.Number<uint64_t>();
+        if (cache == nullptr) return false;
+        name.cache = static_cast<uint32_t>(cache - read.caches_.data());
+        if (!read.names_.empty() && !(read.names_.back() < name)) return false;
+        read.names_.push_back(name);
     }
     if (!reader.Done()) return false;
+    read.names_.shrink_to_fit();
     *table = std::move(read);
     return true;
 }
 
-PeerTable::Found PeerTable::ById(int64_t cache_id) const {
-    const auto found = by_id_.find(cache_id);
-    if (found == by_id_.end()) return {};
-    return {&caches_[found->second], 0};
+const PeerCache *PeerTable::FindId(int64_t cache_id) const {
+    const auto found =
+        std::lower_bound(caches_.begin(), caches_.end(), cache_id,
+                         [](const PeerCache &cache, int64_t id) { return cache.id < id; });
+    return found != caches_.end() && found->id == cache_id ? &*found : nullptr;
 }
 
+std::vector<PeerTable::Name>::const_iterator PeerTable::FirstName(uint64_t req_id,
+                                                                  uint64_t model_id) const {
+    return std::lower_bound(names_.begin(), names_.end(), Name{req_id, model_id, 0, 0});
+}
+
+PeerTable::Found PeerTable::ById(int64_t cache_id) const { return {FindId(cache_id), 0}; }
+
 PeerTable::Found PeerTable::ByName(uint64_t req_id, uint64_t model_id) const {
-    const auto found = by_name_.find({req_id, model_id});
-    if (found == by_name_.end()) return {};
-    return {&caches_[found->second.cache], found->second.batch_index};
+    const auto found = FirstName(req_id, model_id);
+    if (found == names_.end() || found->req_id != req_id || found->model_id != model_id) return {};
+    return {&caches_[found->cache], found->batch_index};
 }
 
 std::string PeerTable::DescribeBlocksNames() const {
+    // They are the last ones.
+    const auto first = FirstName(LLDD_ID_UNSET, 0);
     std::vector<uint64_t> model_ids;
-    for (const auto &entry : by_name_) {
-        if (entry.first.first == LLDD_ID_UNSET) model_ids.push_back(entry.first.second);
-    }
-    return DescribeBlocks(model_ids);
+    for (auto name = first; name != names_.end() && model_ids.size() < kNamesShown; ++name)
+        model_ids.push_back(name->model_id);
+    return DescribeBlocks(model_ids, static_cast<uint64_t>(names_.end() - first));
 }
 
 std::string PeerTable::DescribeIds() const {
-    if (by_id_.empty()) return "no caches";
+    if (caches_.empty()) return "no caches";
     std::string text = "caches";
-    size_t listed = 0;
-    for (const auto &entry : by_id_) {
-        if (listed == kListed) return text + ", ...";
-        text += Format("%s %lld", listed++ == 0 ? "" : ",", static_cast<long long>(entry.first));
+    for (size_t i = 0; i < caches_.size(); ++i) {
+        if (i == kNamesShown) return text + ", ...";
+        text += Format("%s %lld", i == 0 ? "" : ",", static_cast<long long>(caches_[i].id));
     }
     return text;
 }

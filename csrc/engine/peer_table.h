@@ -4,10 +4,9 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <string>
 #include <string_view>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 #include "engine/cache_store.h"
@@ -38,6 +37,8 @@ public:
         uint64_t batch_index = 0;
     };
 
+    // What Encode makes of a table of that size.
+    static uint64_t EncodedBytes(const CacheTableSize &size);
     static std::string Encode(const CacheTable &table);
     // False if the bytes are no table. `written`: the peer ever had a cache.
     static bool Decode(std::string_view bytes, PeerTable *table, bool *written);
@@ -50,13 +51,23 @@ public:
     std::string DescribeIds() const;
 
 private:
-    struct Place {
-        size_t cache;
+    struct Name {
+        uint64_t req_id;
+        uint64_t model_id;
         uint64_t batch_index;
+        uint32_t cache;  // its place in caches_
+
+        friend bool operator<(const Name &a, const Name &b) {
+            return std::tie(a.req_id, a.model_id) < std::tie(b.req_id, b.model_id);
+        }
     };
+
+    const PeerCache *FindId(int64_t cache_id) const;
+    std::vector<Name>::const_iterator FirstName(uint64_t req_id, uint64_t model_id) const;
+
+    // Sorted arrays, by id and by name, as they come: a link may have a million names.
     std::vector<PeerCache> caches_;
-    std::map<int64_t, size_t> by_id_;
-    std::map<std::pair<uint64_t, uint64_t>, Place> by_name_;
+    std::vector<Name> names_;
 };
 
 }  // namespace lldd

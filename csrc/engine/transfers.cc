@@ -17,6 +17,12 @@ BlockPairs *ScratchPairs() {
     return &pairs;
 }
 
+// Not of the link, of which there may be hundreds. Whoever plans overwrites it.
+std::vector<Run> &ThisThreadsRuns() {
+    static thread_local std::vector<Run> runs;
+    return runs;
+}
+
 std::vector<LocalRun> *ScratchRuns() {
     static thread_local std::vector<LocalRun> runs;
     runs.clear();
@@ -112,10 +118,13 @@ Status Transfers::FindOwn(int64_t cache_id, CacheRef *cache) const {
 Status Transfers::FindLink(uint64_t cluster_id, std::shared_ptr<Link> *link) const {
     *link = links_->Find(cluster_id);
     if (*link != nullptr) return Status::Ok();
+    // As many as a person reads.
+    constexpr size_t kShown = 16;
+    size_t count = 0;
     std::string linked;
-    for (const auto &other : links_->All()) {
-        linked += Format("%s %llu", linked.empty() ? "" : ",", Printable(other->peer()));
-    }
+    for (const uint64_t peer : links_->SomePeers(kShown, &count))
+        linked += Format("%s %llu", linked.empty() ? "" : ",", Printable(peer));
+    if (count > kShown) linked += Format(" and %zu more", count - kShown);
     return Failure(LLDD_NOT_YET_LINK, "cluster %llu has no link to cluster %llu; %s%s",
                    Printable(options_.cluster_id), Printable(cluster_id),
                    linked.empty() ? "it has no links" : "it has links to", linked.c_str());
@@ -171,7 +180,7 @@ Status Transfers::PullInTurn(const PullCall &call, Link *link) {
     LLDD_RETURN_IF_ERROR(options_.mode == LLDD_MODE_ONE_SIDED
                              ? PullOneSided(call, link, deadline)
                              : PullByRequest(call, link, deadline));
-    const uint64_t bytes = BytesOf(link->runs());
+    const uint64_t bytes = BytesOf(ThisThreadsRuns());
     counters_.pulls.fetch_add(1, std::memory_order_relaxed);
     counters_.bytes_in.fetch_add(bytes, std::memory_order_relaxed);
     link->counters.pulls.fetch_add(1, std::memory_order_relaxed);
@@ -188,7 +197,7 @@ Status Transfers::PullOneSided(const PullCall &call, Link *link, const Deadline 
         CheckAccessible("this engine", call.local.id, call.local.remote_accessible));
     LLDD_RETURN_IF_ERROR(
         CheckAccessible("the peer", found.cache->id, found.cache->remote_accessible));
-    std::vector<Run> &runs = link->runs();
+    std::vector<Run> &runs = ThisThreadsRuns();
     LLDD_RETURN_IF_ERROR(
         PlanPull(call.request, call.pairs, PlanOf(*found.cache), found.batch_index, &runs));
     return link->connection()->Read(runs.data(), runs.size(), deadline);
@@ -214,7 +223,7 @@ Status Transfers::PullByRequest(const PullCall &call, Link *link, const Deadline
 
     PeerCache remote;
     wire::Reader reader(reply.cache);
-    std::vector<Run> &runs = link->runs();
+    std::vector<Run> &runs = ThisThreadsRuns();
     if (!DecodeCache(&reader, &remote)) {
         status = Failure(LLDD_FAILED, "the peer sent a cache that cannot be read");
     }
@@ -409,7 +418,7 @@ Status Transfers::PushLayerInTurn(PushSource *source, const lldd_cache_key &key,
         LLDD_RETURN_IF_ERROR(CheckPush(source->request, source->pairs));
         source->pairs_read = true;
     }
-    std::vector<Run> &runs = link->runs();
+    std::vector<Run> &runs = ThisThreadsRuns();
     LLDD_RETURN_IF_ERROR(PlanPushLayer(source->request, *source->pairs, PlanOf(*found.cache),
                                        found.batch_index, src_layer, dst_layer, &runs));
     LLDD_RETURN_IF_ERROR(link->connection()->Write(runs.data(), runs.size(), deadline));
@@ -447,7 +456,7 @@ Status Transfers::SendToAddressesInTurn(const lldd_transfer_args &args, PushSour
     LLDD_RETURN_IF_ERROR(reply.status.ToStatus());
     if (reply.ends.size() != locate.addrs.size())
         return Failure(LLDD_FAILED, "the peer's answer cannot be read");
-    std::vector<Run> &runs = link->runs();
+    std::vector<Run> &runs = ThisThreadsRuns();
     LLDD_RETURN_IF_ERROR(PlanLayerToAddresses(source->request, *source->pairs, locate.addrs,
                                               reply.ends, args.src_layer, &runs));
     LLDD_RETURN_IF_ERROR(link->connection()->Write(runs.data(), runs.size(), deadline));

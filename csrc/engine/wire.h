@@ -63,7 +63,7 @@ enum Kind : uint16_t {
     kLinkRequest = 1,  // LinkRequest; answered by a LinkReply
     kLinkConfirm = 2,  // StatusBody; answered by a StatusBody (LinkDone)
     kUnlink = 3,       // empty; answered by an empty frame, then the connection closes
-    kTable = 4,        // empty; answered by the cache table, see peer_table.h
+    kTable = 4,        // empty; answered by the cache table, see peer_table.h; empty: too large
     kDialStream =
         5,  // acceptor to initiator, empty; answered by a StatusBody when the stream is on its way
     kResolve = 6,  // request mode: Resolve; answered by a ResolveReply, which may have to wait for
@@ -87,6 +87,8 @@ struct FrameHeader {
 
 // The largest frame body accepted: a cache table of a million tensors fits.
 constexpr uint32_t kMaxBody = 64u << 20;
+// The largest from somebody who is not linked yet: an endpoint with a quarter of a million regions.
+constexpr uint32_t kMaxStrangersBody = 8u << 20;
 
 // Appends numbers and texts to a frame body.
 class Writer {
@@ -94,9 +96,11 @@ public:
     template <typename T>
     void Number(T value) {
         static_assert(std::is_integral_v<T>);
+        char bytes[sizeof(T)];
         for (size_t i = 0; i < sizeof(T); ++i) {
-            bytes_.push_back(static_cast<char>(static_cast<uint64_t>(value) >> (8 * i)));
+            bytes[i] = static_cast<char>(static_cast<uint64_t>(value) >> (8 * i));
         }
+        bytes_.append(bytes, sizeof bytes);
     }
     void Bytes(std::string_view bytes) {
         Number(static_cast<uint32_t>(bytes.size()));

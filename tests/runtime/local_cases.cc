@@ -6,13 +6,18 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <random>
+#include <utility>
+#include <vector>
 
+#include "base/range_map.h"
 #include "mock_runtime/copy_kernels.h"
 #include "mock_runtime/host_memory.h"
-#include "mock_runtime/own_memory.h"
+#include "mock_runtime/known_memory.h"
 #include "mock_runtime/path_cma.h"
 #include "side.h"
 
@@ -89,17 +94,77 @@ void RegistrationInBounds() {
 }
 
 void KnownMemoryMerges() {
-    const mock::KnownMemory known({{100, 199}, {150, 249}, {250, 299}, {400, UINT64_MAX}});
-    size_t hint = 0;
+    mock::KnownMemory known;
+    known.Add(100, 100);
+    known.Add(150, 100);
+    known.Add(250, 50);
+    known.Add(400, UINT64_MAX - 399);  // to the end of the address space
+    mock::KnownMemory::View view(known);
     for (int round = 0; round < 2; ++round) {
-        CHECK(known.Contains(100, 200, &hint));
-        CHECK(!known.Contains(100, 201, &hint));
-        CHECK(!known.Contains(99, 1, &hint));
-        CHECK(!known.Contains(299, 2, &hint));
-        CHECK(known.Contains(UINT64_MAX, 1, &hint));
-        CHECK(!known.Contains(399, 2, &hint));
-        CHECK(!known.Contains(250, UINT64_MAX, &hint));
+        CHECK(view.Contains(100, 200));
+        CHECK(!view.Contains(100, 201));
+        CHECK(!view.Contains(99, 1));
+        CHECK(!view.Contains(299, 2));
+        CHECK(view.Contains(UINT64_MAX, 1));
+        CHECK(!view.Contains(399, 2));
+        CHECK(!view.Contains(250, UINT64_MAX));
     }
+    CHECK(view.Contains(100, 200));
+    known.Remove(150, 100);
+    CHECK(!view.Contains(100, 101));
+    CHECK(view.Contains(100, 100));
+    CHECK(view.Contains(250, 50));
+    known.Remove(400, UINT64_MAX - 399);
+    CHECK(!view.Contains(UINT64_MAX, 1));
+}
+
+// A few hundred ranges of a small space come and go; the answers are those of a list.
+void RangesAgreeWithAList() {
+    std::mt19937_64 random(1);
+    const auto below = [&](uint64_t bound) { return random() % bound; };
+    using Range = std::pair<uint64_t, uint64_t>;  // start and size
+    std::vector<Range> list;
+    mock::KnownMemory known;
+    mock::KnownMemory::View view(known);
+    RangeMap<uint32_t> map;
+    constexpr uint64_t kSpace = 5000;
+    for (int step = 0; step < 4000; ++step) {
+        if (list.empty() || below(100) < 50 + (list.size() < 200 ? 5 : 0)) {
+            const Range range{below(kSpace), 1 + below(below(8) == 0 ? 1000 : 20)};
+            list.push_back(range);
+            known.Add(range.first, range.second);
+            ++map.Get(range.first, range.second);
+        } else {
+            std::swap(list[below(list.size())], list.back());
+            const auto [start, size] = list.back();
+            list.pop_back();
+            known.Remove(start, size);
+            if (--*map.Find(start, size) == 0) map.Erase(start, size);
+        }
+        const uint64_t asked = below(kSpace);
+        const uint64_t length = 1 + below(30);
+        uint64_t overlapping = 0;
+        std::vector<bool> covered(length);
+        for (const auto &[start, size] : list) {
+            if (start < asked + length && asked < start + size) ++overlapping;
+            for (uint64_t i = 0; i < length; ++i) {
+                if (asked + i >= start && asked + i < start + size) covered[i] = true;
+            }
+        }
+        uint64_t found = 0;
+        map.ForEachOverlapping(asked, length,
+                               [&](uint64_t, uint64_t, uint32_t count) { found += count; });
+        CHECK(found == overlapping);
+        CHECK(view.Contains(asked, length) ==
+              std::all_of(covered.begin(), covered.end(), [](bool yes) { return yes; }));
+    }
+    CHECK(!list.empty());
+    CHECK(map.Find(kSpace, 1) == nullptr);
+    map.Get(1, UINT64_MAX) = 7;
+    uint32_t value = 0;
+    map.ForEachOverlapping(UINT64_MAX, 1,
+                           [&](uint64_t, uint64_t, uint32_t found) { value += found; });
+    CHECK(value == 7);
 }
 
 void Copies() {
@@ -338,6 +403,7 @@ const std::vector<NamedCase> kLocalCases = {
     {"local.registration", Registration},
     {"local.registration_in_bounds", RegistrationInBounds},
     {"local.known_memory_merges", KnownMemoryMerges},
+    {"local.ranges_agree_with_a_list", RangesAgreeWithAList},
     {"local.copies", Copies},
     {"local.kernels", Kernels},
     {"local.strangers_cookie", StrangersCookie},
