@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command ``llm-datadist``, also ``python -m llm_datadist``.
 
-A subcommand is a module of ``llm_datadist._cli`` that has its name, a docstring whose first line
-is its help, ``add_arguments(parser)`` and ``run(args)``, which returns the exit status.
+A subcommand is a module of ``llm_datadist._cli`` that has its name (with ``_`` where the command
+has a hyphen), a docstring whose first line is its help, ``add_arguments(parser)`` and
+``run(args)``, which returns the exit status.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         module = importlib.import_module(f"llm_datadist._cli.{found.name}")
         summary, _, details = (module.__doc__ or "").strip().partition("\n")
         command = commands.add_parser(
-            found.name,
+            found.name.replace("_", "-"),
             help=summary,
             description=f"{summary}\n{details}",
             formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -14,22 +14,16 @@ The choice is made for the whole process when the first engine is opened.
 
 from __future__ import annotations
 
-import glob
 import os
 import threading
 import warnings
 from dataclasses import dataclass
 
-from llm_datadist._native import loader
+from llm_datadist._native import cann, libraries, loader
 from llm_datadist._native.loader import NativeLibrary, NativeLibraryError
 
 ENVIRONMENT_VARIABLE = "LLM_DATADIST_BACKEND"
 LEGAL = "auto, mock, ascend, or the absolute path of a library"
-
-_LIBRARY_DIR = os.path.join(os.path.dirname(os.path.abspath(loader.__file__)), "lib")
-_CANN_VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
-_CANN_DIRECTORIES = ("/usr/local/Ascend/cann", "/usr/local/Ascend/ascend-toolkit/latest")
-_DEVICE_PATTERN = "/dev/davinci*"
 
 
 @dataclass(frozen=True)
@@ -137,17 +131,13 @@ def _refuse_change(chosen: NativeLibrary) -> None:
 def _find(name: str) -> NativeLibrary:
     if name == "auto":
         return _automatic()
-    return loader.load(name if os.path.isabs(name) else _library_path(name))
-
-
-def _library_path(name: str) -> str:
-    return os.path.join(_LIBRARY_DIR, f"libllm_datadist_{name}.so")
+    return loader.load(name) if os.path.isabs(name) else libraries.load(name)
 
 
 def _automatic() -> NativeLibrary:
     failure: NativeLibraryError | None = None
     try:
-        ascend = loader.load(_library_path("ascend"))
+        ascend = libraries.load("ascend")
         if ascend.info.device_count > 0:
             return ascend
         obstacle = f"{ascend.path} reports no device ({ascend.info.description})"
@@ -157,11 +147,10 @@ def _automatic() -> NativeLibrary:
     if signs:
         raise NativeLibraryError(
             f"this machine has {', '.join(signs)}, but the Ascend library cannot be used: "
-            f"{obstacle}. Build it on a machine with the CANN toolkit (LLM_DATADIST_BUILD_ASCEND=1 "
-            f"pip install .), or set {ENVIRONMENT_VARIABLE}=mock to move the bytes through host "
-            "memory"
+            f"{obstacle}. Build it with 'llm-datadist build-ascend' ('llm-datadist doctor' tells "
+            f"more), or set {ENVIRONMENT_VARIABLE}=mock to move the bytes through host memory"
         ) from failure
-    mock = loader.load(_library_path("mock"))
+    mock = libraries.load("mock")
     _warn_once(
         "no Ascend device was found: llm_datadist uses its mock runtime, which moves the bytes "
         f"through host memory; set {ENVIRONMENT_VARIABLE}=mock to choose it without this warning"
@@ -171,11 +160,9 @@ def _automatic() -> NativeLibrary:
 
 def _signs_of_ascend() -> list[str]:
     """Say what on this machine makes one expect a device."""
-    roots = [os.environ[name] for name in _CANN_VARIABLES if os.environ.get(name)]
-    toolkits = [root for root in [*roots, *_CANN_DIRECTORIES] if os.path.isdir(root)]
     return [
-        *(f"a CANN toolkit in {root}" for root in toolkits[:1]),
-        *(f"the device {path}" for path in sorted(glob.glob(_DEVICE_PATTERN))[:1]),
+        *(f"a CANN toolkit in {place.root}" for place in cann.present()[:1]),
+        *(f"the device {path}" for path in cann.devices()[:1]),
     ]
 
 

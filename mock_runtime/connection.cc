@@ -78,6 +78,7 @@ MockConnection::MockConnection(MockDevice *device, const ConnectionSetup &setup,
       peer_(std::move(peer)),
       mark_(device->memory().SnapshotMark(setup.nonce)),
       passage_(std::make_shared<PeerPassage>()),
+      fault_link_{setup.peer, setup.streams, &passage_->peer_gone},
       helpers_(device->helpers()),
       known_(device->memory().known()),
       tcp_(setup.streams, passage_->peer_gone) {
@@ -181,6 +182,7 @@ void MockConnection::MapPools(std::vector<PoolOffer> *offers) {
 }
 
 Status MockConnection::Confirm() {
+    LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kConfirm, &fault_link_));
     DecideRoutes();
     return Status::Ok();
 }
@@ -261,10 +263,12 @@ std::vector<PathDescription> MockConnection::Paths() const {
 // ---------------------------------------------------------------------------- transfers
 
 Status MockConnection::Read(const Run *runs, size_t count, const Deadline &deadline) {
+    LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kRead, deadline, &fault_link_, runs, count));
     return Transfer(Direction::kRead, runs, count, deadline);
 }
 
 Status MockConnection::Write(const Run *runs, size_t count, const Deadline &deadline) {
+    LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kWrite, deadline, &fault_link_, runs, count));
     return Transfer(Direction::kWrite, runs, count, deadline);
 }
 
@@ -441,9 +445,16 @@ void MockConnection::PeerGone() {
         if (passage_->page) StopWaiting(passage_->own_side());
     }
     tcp_.Interrupt();
+    WakeHeldUpCalls();
 }
 
 Status MockConnection::Close(const Deadline &deadline) {
+    LLDD_RETURN_IF_ERROR(EndAccess(deadline));
+    // The access has ended whatever the call answers.
+    return PassFaultPoint(FaultPoint::kClose, &fault_link_);
+}
+
+Status MockConnection::EndAccess(const Deadline &deadline) {
     closed_.store(true);
     // On the I/O thread no step of the stream is under way, and nobody completes the channel any
     // more.

@@ -15,6 +15,7 @@
 #include "mock_runtime/channel.h"
 #include "mock_runtime/copy_pool.h"
 #include "mock_runtime/endpoint.h"
+#include "mock_runtime/faults.h"
 #include "mock_runtime/link_page.h"
 #include "mock_runtime/path_tcp.h"
 #include "mock_runtime/peer_regions.h"
@@ -62,6 +63,7 @@ private:
     class TransferGate;
     struct Plan;
 
+    Status EndAccess(const Deadline &deadline);
     Status TakeChannel(ChannelGift gift, pid_t pid, ChannelGift *own);
     ChannelGift OwnGift() const;
     void MapPools(std::vector<PoolOffer> *offers);
@@ -87,6 +89,7 @@ private:
     EndpointData peer_;
     const uint64_t mark_;  // of the snapshot that the peer has got
     std::shared_ptr<PeerPassage> passage_;
+    const FaultLink fault_link_;
     std::shared_ptr<CopyPool> helpers_;
 
     // Set while the link is made, then only read, but for what a refusal changes.

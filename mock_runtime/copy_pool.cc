@@ -13,27 +13,12 @@ namespace {
 struct Instance {
     std::mutex mutex;
     std::weak_ptr<CopyPool> pool;
-    unsigned generation = 0;
 };
-
-// A child makes its own: the parent's helpers do not exist in it, and its mutex may be held for
-// ever.
-Instance &CurrentInstance() {
-    static std::atomic<Instance *> current{new Instance};
-    Instance *instance = current.load();
-    if (instance->generation != ForkGeneration()) {
-        auto *fresh = new Instance;
-        fresh->generation = ForkGeneration();
-        if (current.compare_exchange_strong(instance, fresh)) return *fresh;
-        delete fresh;
-    }
-    return *current.load();
-}
 
 }  // namespace
 
 std::shared_ptr<CopyPool> CopyPool::Acquire() {
-    Instance &instance = CurrentInstance();
+    Instance &instance = OfThisProcess<Instance>();
     std::lock_guard<std::mutex> lock(instance.mutex);
     std::shared_ptr<CopyPool> pool = instance.pool.lock();
     if (pool == nullptr) {

@@ -9,6 +9,7 @@
 #include <cerrno>
 
 #include "base/fork.h"
+#include "mock_runtime/faults.h"
 #include "mock_runtime/path_mapped.h"
 
 namespace lldd::mock {
@@ -27,23 +28,10 @@ private:
     const Deadline &deadline_;
 };
 
-// Devices that are open in this process. A forked child makes its own list: the parent's devices
-// are not the child's, and the lock may have been held.
+// Devices that are open in this process; the parent's are not a child's.
 struct OpenDevices {
     std::mutex mutex;
     std::vector<const MockDevice *> devices;
-    unsigned generation = 0;
-
-    static OpenDevices &Get() {
-        static std::atomic<OpenDevices *> current{new OpenDevices};
-        OpenDevices *seen = current.load();
-        if (seen->generation == ForkGeneration()) return *seen;
-        auto *fresh = new OpenDevices;
-        fresh->generation = ForkGeneration();
-        if (current.compare_exchange_strong(seen, fresh)) return *fresh;
-        delete fresh;
-        return *current.load();
-    }
 };
 
 void Forget(Cookie *cookie) {
@@ -73,7 +61,7 @@ Status MockDevice::Open(const Settings &settings, int32_t device_id,
     made->helpers_ = CopyPool::Acquire();
     LLDD_RETURN_IF_ERROR(OwnMemory::Create(settings.exclude_from_fork, &made->memory_));
     LLDD_RETURN_IF_ERROR(ChannelListener::Create(made->loop_, &made->channel_));
-    OpenDevices &open = OpenDevices::Get();
+    OpenDevices &open = OfThisProcess<OpenDevices>();
     {
         std::lock_guard<std::mutex> lock(open.mutex);
         open.devices.push_back(made.get());
@@ -83,7 +71,7 @@ Status MockDevice::Open(const Settings &settings, int32_t device_id,
 }
 
 MockDevice::~MockDevice() {
-    OpenDevices &open = OpenDevices::Get();
+    OpenDevices &open = OfThisProcess<OpenDevices>();
     {
         std::lock_guard<std::mutex> lock(open.mutex);
         open.devices.erase(std::remove(open.devices.begin(), open.devices.end(), this),
@@ -93,18 +81,29 @@ MockDevice::~MockDevice() {
 }
 
 Status MockDevice::AllocatePool(Placement placement, uint64_t size, uint64_t *addr) {
+    LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kPool));
     return memory_->AllocatePool(placement, size, addr);
 }
 
 void MockDevice::FreePool(uint64_t addr) { memory_->FreePool(addr); }
 
-Status MockDevice::Commit(uint64_t addr, uint64_t size) { return memory_->Commit(addr, size); }
+Status MockDevice::Commit(uint64_t addr, uint64_t size) {
+    LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kCommit));
+    return memory_->Commit(addr, size);
+}
 
 Status MockDevice::Register(uint64_t addr, uint64_t size, Placement placement) {
+    LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kRegister));
     return memory_->Register(addr, size, placement);
 }
 
 Status MockDevice::Unregister(uint64_t addr, uint64_t size, const Deadline &deadline) {
+    LLDD_RETURN_IF_ERROR(Withdraw(addr, size, deadline));
+    // The registration is gone whatever the call answers.
+    return PassFaultPoint(FaultPoint::kUnregister, deadline);
+}
+
+Status MockDevice::Withdraw(uint64_t addr, uint64_t size, const Deadline &deadline) {
     bool withdrawn = false;
     uint64_t order = 0;
     LLDD_RETURN_IF_ERROR(memory_->Unregister(addr, size, &withdrawn, &order));
@@ -131,6 +130,7 @@ Status MockDevice::Unregister(uint64_t addr, uint64_t size, const Deadline &dead
 }
 
 Status MockDevice::Copy(const LocalRun *runs, size_t count, const Deadline &deadline) {
+    LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kCopy, deadline, nullptr, runs, count));
     KnownMemory::View known_dst(memory_->known());
     KnownMemory::View known_src(memory_->known());
     uint64_t total = 0;
@@ -173,6 +173,7 @@ Status MockDevice::Copy(const LocalRun *runs, size_t count, const Deadline &dead
 }
 
 Status MockDevice::Endpoint(const LinkNonce &nonce, std::string *endpoint) {
+    LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kEndpoint));
     EndpointData data;
     data.transports = settings_.transport_bits();
     data.channel = channel_->name();
@@ -188,10 +189,14 @@ Status MockDevice::Endpoint(const LinkNonce &nonce, std::string *endpoint) {
 
 Status MockDevice::Connect(const ConnectionSetup &setup, const Deadline &deadline,
                            std::unique_ptr<Connection> *connection) {
+    const bool accepts = setup.end == LinkEnd::kAcceptor;
+    const FaultLink link{setup.peer, setup.streams, nullptr};
+    LLDD_RETURN_IF_ERROR(PassFaultPoint(accepts ? FaultPoint::kAccept : FaultPoint::kConnect,
+                                        deadline, &link));
     EndpointData peer;
     LLDD_RETURN_IF_ERROR(DecodeEndpoint(setup.peer_endpoint, &peer));
     auto made = std::make_unique<MockConnection>(this, setup, std::move(peer));
-    if (setup.end == LinkEnd::kAcceptor) {
+    if (accepts) {
         made->ExpectChannel();
     } else {
         LLDD_RETURN_IF_ERROR(made->DialChannel(deadline));
@@ -217,7 +222,7 @@ void MockDevice::RemovePassage(const std::shared_ptr<PeerPassage> &passage) {
 }
 
 std::string MockDevice::DescribeAll() {
-    OpenDevices &open = OpenDevices::Get();
+    OpenDevices &open = OfThisProcess<OpenDevices>();
     std::lock_guard<std::mutex> lock(open.mutex);
     std::string text;
     for (const MockDevice *device : open.devices) text += device->Describe();

@@ -54,6 +54,7 @@ public:
 
 private:
     MockDevice() = default;
+    Status Withdraw(uint64_t addr, uint64_t size, const Deadline &deadline);
     std::string Describe() const;
 
     Settings settings_;

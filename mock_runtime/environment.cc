@@ -38,8 +38,11 @@ constexpr Variable kScopeFile{"LLM_DATADIST_MOCK_PTRACE_SCOPE_FILE", "path",
                               "/proc/sys/kernel/yama/ptrace_scope",
                               "where Yama's scope is read; a missing file means 0"};
 
-constexpr const Variable *kVariables[] = {&kDevices, &kTransport, &kThreads,  &kKernel,
-                                          &kFork,    &kPtracer,   &kScopeFile};
+constexpr Variable kFaults{"LLM_DATADIST_MOCK_FAULTS", "fault script, or @path of a file with one",
+                           "no faults", "what goes wrong or is slowed down; see docs/faults.md"};
+
+constexpr const Variable *kVariables[] = {&kDevices, &kTransport, &kThreads,   &kKernel,
+                                          &kFork,    &kPtracer,   &kScopeFile, &kFaults};
 
 constexpr Transport kAllTransports[] = {Transport::kMapped, Transport::kCma, Transport::kTcp};
 
@@ -141,6 +144,8 @@ Status ReadSettings(Settings *settings) {
     }
     const char *scope_file = ValueOf(kScopeFile);
     read.ptrace_scope_file = scope_file != nullptr ? scope_file : kScopeFile.standard;
+    const char *faults = ValueOf(kFaults);
+    if (faults != nullptr) read.faults = faults;
     *settings = std::move(read);
     return Status::Ok();
 }

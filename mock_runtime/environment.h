@@ -27,6 +27,7 @@ struct Settings {
     bool exclude_from_fork = false;     // registered memory, too, is kept from forked children
     bool let_others_trace = true;       // PR_SET_PTRACER_ANY where Yama would refuse peers
     std::string ptrace_scope_file;
+    std::string faults;  // see UseFaultsOfEnvironment
 
     bool allows(Transport transport) const;
     uint32_t transport_bits() const;

@@ -3,32 +3,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/runtime.h"
 
-#include <dirent.h>
-
-#include <functional>
-#include <map>
-
-#include "mock_runtime/copy_kernels.h"
-#include "mock_runtime/copy_pool.h"
+#include "mock_runtime/control.h"
 #include "mock_runtime/device.h"
 #include "mock_runtime/environment.h"
+#include "mock_runtime/faults.h"
 #include "mock_runtime/process_vm.h"
 
 namespace lldd {
 namespace {
 
 using mock::Settings;
-
-size_t CountEntries(const char *folder) {
-    DIR *dir = opendir(folder);
-    if (dir == nullptr) return 0;
-    size_t count = 0;
-    while (const dirent *entry = readdir(dir)) {
-        if (entry->d_name[0] != '.') ++count;
-    }
-    closedir(dir);
-    return count;
-}
 
 class MockRuntime final : public Runtime {
 public:
@@ -38,7 +22,8 @@ public:
         Settings settings;
         const Status read = ReadSettings(&settings);
         description.device_count = settings.devices;
-        description.capabilities = LLDD_CAN_DEVICE_TO_DEVICE | LLDD_CAN_HOST_REMOTE;
+        description.capabilities =
+            LLDD_CAN_DEVICE_TO_DEVICE | LLDD_CAN_HOST_REMOTE | LLDD_CAN_INJECT_FAULTS;
         description.description = read.ok() ? DescribeTransports(settings) : read.text();
         return description;
     }
@@ -50,38 +35,15 @@ public:
             return Failure(LLDD_PARAM_INVALID, "no device %d: there are %u, numbered from 0",
                            options.device_id, settings.devices);
         }
+        Status faults = mock::UseFaultsOfEnvironment(settings.faults);
+        if (!faults.ok()) return std::move(faults).WithPrefix("LLM_DATADIST_MOCK_FAULTS: ");
+        LLDD_RETURN_IF_ERROR(mock::PassFaultPoint(mock::FaultPoint::kOpenDevice));
         return mock::MockDevice::Open(settings, options.device_id, device);
     }
 
-    Status Control(const std::string &command, const std::string &, std::string *answer) override {
-        Settings settings;
-        if (command == "help") {
-            *answer =
-                "help         this text\n"
-                "environment  every variable that the runtime reads\n"
-                "devices      open devices: pools, registrations, links\n"
-                "kernel       copy kernels that this CPU can run, and the chosen one\n"
-                "threads      copying threads that run, and how many may\n"
-                "fds          open descriptors of this process\n";
-        } else if (command == "environment") {
-            *answer = mock::DescribeEnvironment();
-        } else if (command == "devices") {
-            *answer = mock::MockDevice::DescribeAll();
-        } else if (command == "kernel") {
-            LLDD_RETURN_IF_ERROR(ReadSettings(&settings));
-            *answer = Format("usable: %s\nchosen: %s\n", mock::UsableCopyKernels().c_str(),
-                             mock::FindCopyKernel(settings.kernel)->name);
-        } else if (command == "threads") {
-            LLDD_RETURN_IF_ERROR(ReadSettings(&settings));
-            *answer = Format("helpers: %zu\nallowed: %u\n", mock::CopyPool::Acquire()->helpers(),
-                             settings.threads);
-        } else if (command == "fds") {
-            *answer = Format("%zu\n", CountEntries("/proc/self/fd"));
-        } else {
-            return Failure(LLDD_PARAM_INVALID,
-                           "the mock runtime has no command \"%s\"; try \"help\"", command.c_str());
-        }
-        return Status::Ok();
+    Status Control(const std::string &command, const std::string &argument,
+                   std::string *answer) override {
+        return mock::Control(command, argument, answer);
     }
 
 private:

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import os
 
+# It comes with an installation; named for a checkout that was installed before it was there.
+pytest_plugins = ["llm_datadist_cffi_pytest"]
+
 # Chosen, not found: so no test but those of the warning sees "no device was found".
 os.environ.setdefault("LLM_DATADIST_BACKEND", "mock")
 

@@ -21,25 +21,11 @@ namespace {
 constexpr EventLoop::Token kWakeToken = 1;
 constexpr int kEventsPerWait = 64;
 
-// The loop of the process. The generation tells a child that the loop it inherited has no thread.
+// The loop of the process.
 struct Instance {
     std::mutex mutex;
     std::weak_ptr<EventLoop> loop;
-    unsigned generation = 0;
 };
-
-// A child makes its own instance: the parent's mutex may have been held when it forked.
-Instance &CurrentInstance() {
-    static std::atomic<Instance *> current{new Instance};
-    Instance *instance = current.load();
-    if (instance->generation != ForkGeneration()) {
-        auto *fresh = new Instance;
-        fresh->generation = ForkGeneration();
-        if (current.compare_exchange_strong(instance, fresh)) return *fresh;
-        delete fresh;
-    }
-    return *instance;
-}
 
 [[noreturn]] void ThrowErrno(const char *what) {
     throw std::runtime_error(std::string(what) + ": " + ErrorText(errno));
@@ -58,7 +44,7 @@ void RunGuarded(const Function &function) {
 }  // namespace
 
 std::shared_ptr<EventLoop> EventLoop::Acquire() {
-    Instance &instance = CurrentInstance();
+    Instance &instance = OfThisProcess<Instance>();
     std::lock_guard<std::mutex> lock(instance.mutex);
     std::shared_ptr<EventLoop> loop = instance.loop.lock();
     if (loop == nullptr) {

@@ -38,4 +38,21 @@ void CloseDescriptor(int fd);
 // be made anew in a child compares it.
 unsigned ForkGeneration();
 
+// The one T of this process, never destroyed. A forked child gets one of its own: locks of the
+// parent's may have been held when it forked, and its threads do not exist there.
+template <typename T>
+T &OfThisProcess() {
+    struct Held {
+        T value;
+        const unsigned generation = ForkGeneration();
+    };
+    static std::atomic<Held *> current{new Held};
+    Held *held = current.load();
+    if (held->generation == ForkGeneration()) return held->value;
+    auto *fresh = new Held;
+    if (current.compare_exchange_strong(held, fresh)) return fresh->value;
+    delete fresh;
+    return held->value;
+}
+
 }  // namespace lldd

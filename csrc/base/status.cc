@@ -10,6 +10,65 @@
 #include <vector>
 
 namespace lldd {
+namespace {
+
+struct NamedStatus {
+    lldd_status status;
+    const char *name;
+};
+
+#define LLDD_NAMED(name) {name, #name}
+constexpr NamedStatus kNamedStatuses[] = {
+    LLDD_NAMED(LLDD_SUCCESS),
+    LLDD_NAMED(LLDD_FAILED),
+    LLDD_NAMED(LLDD_WAIT_PROCESS_TIMEOUT),
+    LLDD_NAMED(LLDD_KV_CACHE_NOT_EXIST),
+    LLDD_NAMED(LLDD_REPEAT_REQUEST),
+    LLDD_NAMED(LLDD_REQUEST_ALREADY_COMPLETED),
+    LLDD_NAMED(LLDD_PARAM_INVALID),
+    LLDD_NAMED(LLDD_ENGINE_FINALIZED),
+    LLDD_NAMED(LLDD_NOT_YET_LINK),
+    LLDD_NAMED(LLDD_ALREADY_LINK),
+    LLDD_NAMED(LLDD_LINK_FAILED),
+    LLDD_NAMED(LLDD_UNLINK_FAILED),
+    LLDD_NAMED(LLDD_NOTIFY_PROMPT_UNLINK_FAILED),
+    LLDD_NAMED(LLDD_CLUSTER_NUM_EXCEED_LIMIT),
+    LLDD_NAMED(LLDD_PROCESSING_LINK),
+    LLDD_NAMED(LLDD_DEVICE_OUT_OF_MEMORY),
+    LLDD_NAMED(LLDD_PREFIX_ALREADY_EXIST),
+    LLDD_NAMED(LLDD_PREFIX_NOT_EXIST),
+    LLDD_NAMED(LLDD_SEQ_LENOVERLIMIT),
+    LLDD_NAMED(LLDD_NO_FREE_BLOCK),
+    LLDD_NAMED(LLDD_BLOCKS_OUT_OF_MEMORY),
+    LLDD_NAMED(LLDD_EXIST_LINK),
+    LLDD_NAMED(LLDD_FEATURE_NOT_ENABLED),
+    LLDD_NAMED(LLDD_TIMEOUT),
+    LLDD_NAMED(LLDD_LINK_BUSY),
+    LLDD_NAMED(LLDD_OUT_OF_MEMORY),
+    LLDD_NAMED(LLDD_DEVICE_MEM_ERROR),
+    LLDD_NAMED(LLDD_SUSPECT_REMOTE_ERROR),
+    LLDD_NAMED(LLDD_ABI_MISMATCH),
+};
+#undef LLDD_NAMED
+
+}  // namespace
+
+const char *StatusName(lldd_status status) {
+    for (const NamedStatus &named : kNamedStatuses) {
+        if (named.status == status) return named.name;
+    }
+    return nullptr;
+}
+
+bool StatusNamed(const std::string &name, lldd_status *status) {
+    const std::string own = name.rfind("LLM_", 0) == 0 ? "LLDD_" + name.substr(4) : name;
+    for (const NamedStatus &named : kNamedStatuses) {
+        if (own != named.name) continue;
+        *status = named.status;
+        return true;
+    }
+    return false;
+}
 
 std::string FormatV(const char *format, va_list args) {
     va_list again;

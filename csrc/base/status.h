@@ -39,6 +39,11 @@ private:
     std::string text_;
 };
 
+// "LLDD_TIMEOUT"; null for a number without a name.
+const char *StatusName(lldd_status status);
+// The number behind a name, as it is here or in the Python API: "LLDD_TIMEOUT", "LLM_TIMEOUT".
+bool StatusNamed(const std::string &name, lldd_status *status);
+
 // For %llu.
 inline unsigned long long Printable(uint64_t number) { return number; }
 

@@ -252,41 +252,8 @@ lldd_status lldd_runtime_control(const char *command, const char *argument, char
 }
 
 const char *lldd_status_name(lldd_status status) {
-    switch (status) {
-#define LLDD_NAME(name) \
-    case name: return #name
-        LLDD_NAME(LLDD_SUCCESS);
-        LLDD_NAME(LLDD_FAILED);
-        LLDD_NAME(LLDD_WAIT_PROCESS_TIMEOUT);
-        LLDD_NAME(LLDD_KV_CACHE_NOT_EXIST);
-        LLDD_NAME(LLDD_REPEAT_REQUEST);
-        LLDD_NAME(LLDD_REQUEST_ALREADY_COMPLETED);
-        LLDD_NAME(LLDD_PARAM_INVALID);
-        LLDD_NAME(LLDD_ENGINE_FINALIZED);
-        LLDD_NAME(LLDD_NOT_YET_LINK);
-        LLDD_NAME(LLDD_ALREADY_LINK);
-        LLDD_NAME(LLDD_LINK_FAILED);
-        LLDD_NAME(LLDD_UNLINK_FAILED);
-        LLDD_NAME(LLDD_NOTIFY_PROMPT_UNLINK_FAILED);
-        LLDD_NAME(LLDD_CLUSTER_NUM_EXCEED_LIMIT);
-        LLDD_NAME(LLDD_PROCESSING_LINK);
-        LLDD_NAME(LLDD_DEVICE_OUT_OF_MEMORY);
-        LLDD_NAME(LLDD_PREFIX_ALREADY_EXIST);
-        LLDD_NAME(LLDD_PREFIX_NOT_EXIST);
-        LLDD_NAME(LLDD_SEQ_LENOVERLIMIT);
-        LLDD_NAME(LLDD_NO_FREE_BLOCK);
-        LLDD_NAME(LLDD_BLOCKS_OUT_OF_MEMORY);
-        LLDD_NAME(LLDD_EXIST_LINK);
-        LLDD_NAME(LLDD_FEATURE_NOT_ENABLED);
-        LLDD_NAME(LLDD_TIMEOUT);
-        LLDD_NAME(LLDD_LINK_BUSY);
-        LLDD_NAME(LLDD_OUT_OF_MEMORY);
-        LLDD_NAME(LLDD_DEVICE_MEM_ERROR);
-        LLDD_NAME(LLDD_SUSPECT_REMOTE_ERROR);
-        LLDD_NAME(LLDD_ABI_MISMATCH);
-#undef LLDD_NAME
-        default: return "unknown status";
-    }
+    const char *name = lldd::StatusName(status);
+    return name != nullptr ? name : "unknown status";
 }
 
 const char *lldd_last_error(void) { return ThisThreadsError().text.c_str(); }

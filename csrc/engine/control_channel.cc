@@ -234,6 +234,11 @@ void ControlChannel::CloseAfterFlush() {
     Lost();
 }
 
+void ControlChannel::Break() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!closed_) shutdown(socket_.get(), SHUT_RDWR);
+}
+
 bool ControlChannel::Close() {
     {
         std::lock_guard<std::mutex> lock(mutex_);

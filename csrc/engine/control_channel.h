@@ -74,6 +74,8 @@ public:
 
     // Closes as soon as everything queued has left. On the I/O thread.
     void CloseAfterFlush();
+    // Ends the connection for both ends, whose I/O threads see it closed. Any thread; never blocks.
+    void Break();
     // Closes now: waiting calls fail, no handler runs afterwards (but the one that calls).
     // on_closed is not called. False if it was closed before.
     bool Close();

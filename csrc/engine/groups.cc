@@ -307,10 +307,11 @@ void Groups::Fail(const GroupPtr &group, const std::string &why) {
     {
         std::lock_guard<std::mutex> lock(mutex_);
         if (group->state != LLDD_GROUP_PREPARING) return;
+        // Before the state: whoever sees that finds the reason there.
+        host_->AddNotice(Format("communicator %llu (\"%s\") failed: %s",
+                                Printable(group->comm_id), group->spec.name.c_str(), why.c_str()));
         group->state = LLDD_GROUP_FAILED;
     }
-    host_->AddNotice(Format("communicator %llu (\"%s\") failed: %s", Printable(group->comm_id),
-                            group->spec.name.c_str(), why.c_str()));
     // Not at once: this may be the meeting's own handler.
     loop_->Post([this, group] { EndMeeting(group); });
 }

@@ -110,6 +110,7 @@ public:
     // ---- Streams of the runtime.
 
     Status OpenStream(const Deadline &deadline, Fd *stream) override;
+    void Break() override { channel_.Break(); }
     // The acceptor's stream, which the initiator dialled. I/O thread.
     void DeliverStream(Fd stream);
     // The acceptor asks for a stream: dial it and hand it to the connection, then answer. I/O

@@ -173,6 +173,7 @@ wire::LinkReply Links::PrepareLink(const LinkPtr &link, const wire::LinkRequest 
     ConnectionSetup setup;
     setup.end = LinkEnd::kAcceptor;
     setup.nonce = request.nonce;
+    setup.peer = link->peer();
     setup.peer_endpoint = request.endpoint;
     setup.streams = link.get();
     std::unique_ptr<Connection> connection;

@@ -327,22 +327,28 @@ Status Links::Shake(const LinkPtr &link, bool replace, const Deadline &deadline)
     ConnectionSetup setup;
     setup.end = LinkEnd::kInitiator;
     setup.nonce = request.nonce;
+    setup.peer = link->peer();
     setup.peer_endpoint = std::move(reply.endpoint);
     setup.streams = link.get();
     std::unique_ptr<Connection> connection;
     LLDD_RETURN_IF_ERROR(device_->Connect(setup, deadline, &connection));
     link->SetConnection(std::move(connection));
 
-    // Stored before the peer is told, which may use the link as soon as it knows.
+    // Stored before the peer is told, which may use the link as soon as it knows. Other threads of
+    // this end wait for their turn until the peer has confirmed: it takes nothing else before.
+    const Link::Turn turn(link);
     if (!Store(link))
         return Failure(LLDD_ALREADY_LINK, "another link to this peer was made meanwhile");
     link->AllowRequests();
-    LLDD_RETURN_IF_ERROR(ask(wire::kLinkConfirm, {}, &answer));
+    Status status = ask(wire::kLinkConfirm, {}, &answer);
     wire::StatusBody done;
-    if (!done.Decode(answer)) return Failure(LLDD_LINK_FAILED, "the peer's answer cannot be read");
-    if (done.status != LLDD_SUCCESS)
-        return Status(done.status, "refused by the peer: " + done.text);
-    return Status::Ok();
+    if (status.ok() && !done.Decode(answer)) {
+        status = Failure(LLDD_LINK_FAILED, "the peer's answer cannot be read");
+    } else if (status.ok() && done.status != LLDD_SUCCESS) {
+        status = Status(done.status, "refused by the peer: " + done.text);
+    }
+    if (!status.ok()) Remove(link);
+    return status;
 }
 
 std::vector<ClusterResult> Links::UnlinkClusters(const std::vector<ClusterSpec> &specs,

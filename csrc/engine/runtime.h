@@ -58,6 +58,10 @@ public:
     // initiator dials; the acceptor has the initiator dial. Blocks; must not be called on the I/O
     // thread.
     virtual Status OpenStream(const Deadline &deadline, Fd *stream) = 0;
+
+    // Breaks the link off, which both ends see as if the other had died: PeerGone follows. For
+    // faults that are injected. Any thread; does not wait.
+    virtual void Break() = 0;
 };
 
 // The memory of one peer, as reached over one link. At most one of Read and Write runs at a time.
@@ -98,6 +102,7 @@ public:
 struct ConnectionSetup {
     LinkEnd end = LinkEnd::kInitiator;
     LinkNonce nonce{};
+    uint64_t peer = 0;                  // how people call the peer; means nothing to a runtime
     std::string peer_endpoint;          // what the peer's Device::Endpoint gave
     StreamProvider *streams = nullptr;  // outlives the connection
 };

@@ -73,17 +73,27 @@ def load(path: str | os.PathLike[str]) -> NativeLibrary:
         return _loaded[where]
 
 
-def _load(path: str) -> NativeLibrary:
-    if not os.path.exists(path):
-        raise NativeLibraryError(f"{path}: there is no such library", path=path)
+def declarations() -> Any:
+    """Return the module that cffi generated from the header.
+
+    Raises NativeLibraryError if there is none.
+    """
     try:
         from llm_datadist._native import _ffi
     except ModuleNotFoundError as error:
         raise NativeLibraryError(
-            "llm_datadist._native._ffi was not generated: install the package with pip, "
-            "or run 'python setup.py build_native --inplace'"
+            "llm_datadist._native._ffi was not generated: this is a source tree that was not "
+            f"built ({os.path.dirname(os.path.abspath(__file__))}). Build it ('pip install -e .' "
+            "there), or start Python in another directory to use an installed package"
         ) from error
-    ffi = _ffi.ffi
+    return _ffi
+
+
+def _load(path: str) -> NativeLibrary:
+    generated = declarations()
+    if not os.path.exists(path):
+        raise NativeLibraryError(f"{path}: there is no such library", path=path)
+    ffi = generated.ffi
     flags = ffi.RTLD_NOW | ffi.RTLD_LOCAL
     # Interpreter exit destroys the handle while the library's threads may still run.
     flags |= getattr(ffi, "RTLD_NODELETE", 0)
@@ -95,7 +105,7 @@ def _load(path: str) -> NativeLibrary:
     # Of an absent function, older releases of cffi say AttributeError and newer ones ffi.error.
     absent = (AttributeError, ffi.error)
     _check_version(lib, path, absent)
-    _check_fingerprint(lib, path, _ffi.FINGERPRINT, absent)
+    _check_fingerprint(lib, path, generated.FINGERPRINT, absent)
     _check_functions(lib, path, absent)
     _check_layout(ffi, lib, path)
     return NativeLibrary(ffi=ffi, lib=lib, path=path, info=_describe(ffi, lib, path))

@@ -15,6 +15,8 @@ A minimal test of a transfer between two real processes:
 
 from __future__ import annotations
 
+from . import faults
+from .faults import FaultControl, Injection
 from .pattern import Geometry, Stamp, describe_difference, moved
 from .peer import DeadlineError, Peer, PeerCache, PeerCall, PeerGoneError, check
 from .resources import Resources, leaked
@@ -22,7 +24,9 @@ from .waiting import eventually
 
 __all__ = [
     "DeadlineError",
+    "FaultControl",
     "Geometry",
+    "Injection",
     "Peer",
     "PeerCache",
     "PeerCall",
@@ -32,6 +36,7 @@ __all__ = [
     "check",
     "describe_difference",
     "eventually",
+    "faults",
     "leaked",
     "moved",
 ]

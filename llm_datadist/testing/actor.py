@@ -29,6 +29,7 @@ from .. import (
     LLMStatusCode,
     Placement,
 )
+from .._native.control import runtime_control
 from . import memory
 from .memory import Memory, words_at
 from .pattern import Geometry, Stamp, Words, fill
@@ -136,6 +137,7 @@ class Actor:
         self._flags: dict[str, threading.Event] = {}
         self._flags_lock = threading.Lock()
         self._environment: dict[str, str | None] = {}
+        self._told_runtime = False
 
     # ------------------------------------------------------------------------------------------- li
 
@@ -161,6 +163,9 @@ class Actor:
 
     def reset(self) -> Resources:
         """Go back to the state before the first command, and tell what the process holds then."""
+        if self._told_runtime:
+            runtime_control("faults.clear")
+            self._told_runtime = False
         if self._datadist is not None:
             self._datadist.finalize()
             self._datadist = None
@@ -296,6 +301,11 @@ class Actor:
     def push(self, name: str, key: Any, src: Any, dst: Any, **options: Any) -> None:
         """Call push_blocks from a cache of this peer."""
         self.datadist.cache_manager.push_blocks(key, self.caches[name].cache, src, dst, **options)
+
+    def runtime_control(self, command: str, argument: str) -> str:
+        """Speak to the runtime of this process; faults are gone after the next reset."""
+        self._told_runtime = True
+        return runtime_control(command, argument)
 
     # ------------------------------------------------------------------------------- threads and ti
 

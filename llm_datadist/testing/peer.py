@@ -20,6 +20,7 @@ from typing import Any, Callable
 from .. import LLMRole, LLMStatusCode, Placement
 from .actor import ClusterAddress, EngineSpec, LinkAnswer
 from .channel import Channel
+from .faults import FaultControl
 from .pattern import Geometry, Stamp, Words, describe_difference
 from .peer_main import Announcement, Failure, Request, Response
 from .resources import Resources
@@ -143,6 +144,7 @@ class Peer:
         self.process = process
         self.cluster_id: int | None = None
         self.listen_address: tuple[str, int] | None = None
+        self.faults = FaultControl(self._control_runtime)
         self._channel = channel
         self._lock = threading.Condition()
         self._calls: dict[int, PeerCall] = {}
@@ -254,6 +256,11 @@ class Peer:
     def set_flag(self, name: str) -> None:
         """Set an event that commands of the peer wait for or look at."""
         self.call("set_flag", name)
+
+    def _control_runtime(self, command: str, argument: str) -> str:
+        # On a thread of its own: the main one may be in a call that a fault holds up.
+        answer: str = self.start_call("runtime_control", command, argument).result()
+        return answer
 
     # --------------------------------------------------------------------------- what most tests do
 

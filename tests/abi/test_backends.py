@@ -9,6 +9,7 @@ import warnings
 import pytest
 
 from llm_datadist import backends
+from llm_datadist._native import cann, libraries
 from llm_datadist._native.loader import NativeLibrary, NativeLibraryError, RuntimeInfo
 from llm_datadist.status import LLMDataDistWarning
 
@@ -22,7 +23,7 @@ class Machine:
         self.add("mock", devices=16)
 
     def add(self, name, devices):
-        self.install(backends._library_path(name), name, devices)
+        self.install(libraries.packaged(name), name, devices)
 
     def install(self, path, name, devices):
         info = RuntimeInfo(name, "0.1.0", f"the {name} of a test", devices, 5)
@@ -40,8 +41,9 @@ def machine(mocker, monkeypatch):
     machine = Machine()
     mocker.patch.object(backends.loader, "load", machine.load)
     mocker.patch.object(backends, "_choice", backends._Choice())
-    mocker.patch.object(backends, "_CANN_DIRECTORIES", ())
-    mocker.patch.object(backends, "_DEVICE_PATTERN", "/nowhere/davinci*")
+    mocker.patch.object(cann, "USUAL_ROOTS", ())
+    mocker.patch.object(cann, "DEVICE_PATTERN", "/nowhere/davinci*")
+    mocker.patch.object(libraries, "user_folder", return_value=None)
     for name in ("LLM_DATADIST_BACKEND", "ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME"):
         monkeypatch.delenv(name, raising=False)
     return machine
@@ -107,13 +109,13 @@ def test_a_toolkit_without_a_library_is_an_error(machine, monkeypatch, tmp_path,
         backends.library()
     text = str(caught.value)
     assert f"a CANN toolkit in {tmp_path}" in text
-    assert "LLM_DATADIST_BUILD_ASCEND=1" in text
+    assert "'llm-datadist build-ascend'" in text
     assert "LLM_DATADIST_BACKEND=mock" in text
     assert "there is no such library" in text
 
 
 def test_a_toolkit_in_its_usual_place_is_found(machine, mocker, tmp_path):
-    mocker.patch.object(backends, "_CANN_DIRECTORIES", ("/nowhere/cann", str(tmp_path)))
+    mocker.patch.object(cann, "USUAL_ROOTS", ("/nowhere/cann", str(tmp_path)))
     with pytest.raises(NativeLibraryError, match=f"a CANN toolkit in {tmp_path}"):
         backends.library()
 
@@ -126,7 +128,7 @@ def test_a_toolkit_that_is_gone_does_not_count(machine, monkeypatch, tmp_path):
 
 def test_a_device_without_a_library_is_an_error(machine, mocker, tmp_path):
     (tmp_path / "davinci0").touch()
-    mocker.patch.object(backends, "_DEVICE_PATTERN", str(tmp_path / "davinci*"))
+    mocker.patch.object(cann, "DEVICE_PATTERN", str(tmp_path / "davinci*"))
     with pytest.raises(NativeLibraryError, match=r"the device .*davinci0"):
         backends.library()
 
@@ -134,7 +136,7 @@ def test_a_device_without_a_library_is_an_error(machine, mocker, tmp_path):
 def test_a_device_whose_library_sees_none_is_an_error(machine, mocker, tmp_path):
     machine.add("ascend", devices=0)
     (tmp_path / "davinci0").touch()
-    mocker.patch.object(backends, "_DEVICE_PATTERN", str(tmp_path / "davinci*"))
+    mocker.patch.object(cann, "DEVICE_PATTERN", str(tmp_path / "davinci*"))
     with pytest.raises(NativeLibraryError, match="reports no device"):
         backends.library()
 
@@ -172,7 +174,7 @@ def test_the_current_directory_is_not_searched(machine, monkeypatch, tmp_path):
     (tmp_path / "libllm_datadist_mock.so").touch()
     monkeypatch.chdir(tmp_path)
     backends.library("mock")
-    assert machine.loads == [backends._library_path("mock")]
+    assert machine.loads == [libraries.packaged("mock")]
 
 
 def test_the_first_engine_fixes_the_library(machine, monkeypatch):
@@ -208,7 +210,7 @@ def test_the_description_is_the_librarys(machine):
     assert backends.backend_info() == backends.BackendInfo(
         name="mock",
         version="0.1.0",
-        path=backends._library_path("mock"),
+        path=libraries.packaged("mock"),
         description="the mock of a test",
         device_count=16,
         capabilities=5,

@@ -43,23 +43,31 @@ def state_of(peer: Peer, comm_id: int) -> RegisterMemStatus:
 
 def wait_until_ok(*members: tuple[Peer, int]) -> None:
     for peer, comm_id in members:
-        state = eventually(
-            lambda peer=peer, comm_id=comm_id: _settled(peer, comm_id), "the communicator is there"
-        )
+        state = settled(peer, comm_id)
         assert state == (R.OK, []), state
 
 
 def wait_until_failed(peer: Peer, comm_id: int) -> str:
     """Returns the warning that says why."""
-    state, texts = eventually(lambda: _settled(peer, comm_id), "the communicator fails")
+    state, texts = settled(peer, comm_id)
     assert state is R.FAILED
     (text,) = texts
     return text
 
 
-def _settled(peer: Peer, comm_id: int) -> tuple[RegisterMemStatus, list[str]] | None:
-    state, texts = peer.call(state_and_warnings, comm_id)
-    return None if state is R.PREPARING else (state, texts)
+def settled(peer: Peer, comm_id: int) -> tuple[RegisterMemStatus, list[str]]:
+    """Waits until the communicator is there or failed; its state, and what was warned of by then.
+
+    A query may have read the state just before the failure that it warns of.
+    """
+    warned: list[str] = []
+
+    def end() -> RegisterMemStatus | None:
+        state, texts = peer.call(state_and_warnings, comm_id)
+        warned.extend(texts)
+        return None if state is R.PREPARING else state
+
+    return eventually(end, "the communicator is there or has failed"), warned
 
 
 def joined(*peers: Peer, name: str = NAME) -> list[int]:

@@ -14,6 +14,7 @@ import pytest
 from engines import Engines, open_engines
 from paths import Path, wanted
 from stage import Pair, PeerPool, Stage, open_stage, probe_process_vm
+from together import NearStage, open_together
 
 from llm_datadist.introspection import MemoryKind
 from llm_datadist.testing import Resources, eventually, leaked
@@ -93,15 +94,22 @@ def _nothing_left_behind(pool: PeerPool, process_vm_refused: str) -> Iterator[No
 
 @pytest.fixture
 def stage(
-    request: pytest.FixtureRequest, pool: PeerPool, process_vm_refused: str
+    request: pytest.FixtureRequest, pool: PeerPool, process_vm_refused: str, datadist_scope: str
 ) -> Iterator[Stage]:
     failed = request.node.stash.setdefault(FAILED, [False])
-    with open_stage(pool, process_vm_refused, failed) as stage:
+    with open_stage(pool, process_vm_refused, failed, datadist_scope) as stage:
         yield stage
 
 
 @pytest.fixture
-def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engines]:
+def together(process_vm_refused: str, datadist_scope: str) -> Iterator[NearStage]:
+    """The same with peers in this process."""
+    with open_together(process_vm_refused, datadist_scope) as stage:
+        yield stage
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch, datadist_scope: str) -> Iterator[Engines]:
     """Engines of this process; finalized at the end."""
     with open_engines(monkeypatch) as engines:
         yield engines

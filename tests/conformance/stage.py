@@ -13,6 +13,7 @@ from typing import Any
 
 from paths import Path
 
+from llm_datadist.introspection import LinkState
 from llm_datadist.testing import (
     Geometry,
     Peer,
@@ -87,6 +88,7 @@ class Stage:
     process_vm_refused: str
     exits: ExitStack
     failed: list[bool]
+    scope: str  # in which the communicators of the test meet
 
     def process(self) -> Peer:
         """A process without an engine. It may be killed, but must not be changed for ever
@@ -128,8 +130,9 @@ class Stage:
     ) -> Peer:
         """An initialised peer that listens; with a path, only that one may be used."""
         peer = process or self.process()
+        environment = {"LLM_DATADIST_SCOPE": self.scope, **(environment or {})}
         if path is not None:
-            environment = {**path.environment, **(environment or {})}
+            environment = {**path.environment, **environment}
             spec.setdefault("device_pool", path.device_pool)
         peer.init(cluster_id, listen=listen, environment=environment, **spec)
         return peer
@@ -158,15 +161,28 @@ class Pair:
 
 
 @contextmanager
-def open_stage(pool: PeerPool, process_vm_refused: str, failed: list[bool]) -> Iterator[Stage]:
+def open_stage(
+    pool: PeerPool, process_vm_refused: str, failed: list[bool], scope: str
+) -> Iterator[Stage]:
     with ExitStack() as exits:
-        yield Stage(pool, process_vm_refused, exits, failed)
+        yield Stage(pool, process_vm_refused, exits, failed, scope)
 
 
 def linked(peer: Peer, *others: Peer) -> None:
     """Link, which must succeed."""
     answer = peer.link_to(*(other.cluster() for other in others))
     assert answer.status == 0, answer
+
+
+def notices(peer: Peer, cluster_id: int) -> None:
+    """The peer sees, sooner or later, that the one it is linked to is gone."""
+    eventually(
+        lambda: (
+            [link.state for link in peer.call("links") if link.peer_cluster_id == cluster_id]
+            == [LinkState.PEER_GONE]
+        ),
+        "the closed connection is noticed",
+    )
 
 
 def address_of_a_word(actor: Any) -> int:

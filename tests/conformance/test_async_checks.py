@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 from layers import WAIT_MS, Ready
 from orders import check_order
 from refusals import refused
 from stage import OWNER, PULLER, SMALL
-from together import NearPeer, NearStage, open_together
+from together import NearPeer, NearStage
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -27,12 +26,6 @@ S = LLMStatusCode
 PI = S.LLM_PARAM_INVALID
 KEY = BlocksCacheKey(OWNER, 0)
 LAYERS = SMALL.num_tensors // 2
-
-
-@pytest.fixture
-def together(process_vm_refused: str) -> Iterator[NearStage]:
-    with open_together(process_vm_refused) as stage:
-        yield stage
 
 
 @pytest.fixture(params=[True, False], ids=["one-sided", "request"])

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 from layers import WAIT_MS, Held, Ready
 from stage import OWNER, PULLER, linked
-from together import NearPeer, NearStage, open_together
+from together import NearPeer, NearStage
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -23,12 +22,6 @@ from llm_datadist.testing import Geometry, PeerCache, check, moved
 S = LLMStatusCode
 FOUR_LAYERS = Geometry(num_tensors=8)
 OTHER = 8
-
-
-@pytest.fixture
-def together(process_vm_refused: str) -> Iterator[NearStage]:
-    with open_together(process_vm_refused) as stage:
-        yield stage
 
 
 class Three:

@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from layers import WAIT_MS, Ready
 from paths import Path
 from refusals import check_refusal
 from stage import OWNER, PULLER
-from together import NearPeer, NearStage, open_together
+from together import NearPeer, NearStage
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -28,12 +26,6 @@ KEY = BlocksCacheKey(OWNER, 0)
 BLOCKS = Geometry(num_tensors=6, num_blocks=16, block_bytes=512)
 ENTRIES = Geometry(num_tensors=6, num_blocks=4, block_bytes=1280)
 ALL = range(3)
-
-
-@pytest.fixture
-def together(process_vm_refused: str) -> Iterator[NearStage]:
-    with open_together(process_vm_refused) as stage:
-        yield stage
 
 
 class Pair:

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import resource
 import uuid
-from collections.abc import Iterator
 
 import pytest
 from communicators import R, join, joined, ranks_of, state_of, wait_until_failed, wait_until_ok
 from refusals import refused, refused_by_engine
 from stage import SMALL, linked
-from together import NearPeer, NearStage, open_together
+from together import NearPeer, NearStage
 
 from llm_datadist import BlocksCacheKey, LLMStatusCode, Placement
 from llm_datadist.testing import memory
@@ -19,12 +18,6 @@ from llm_datadist.testing import memory
 S = LLMStatusCode
 PI = S.LLM_PARAM_INVALID
 MISSING = 999
-
-
-@pytest.fixture
-def together(process_vm_refused: str) -> Iterator[NearStage]:
-    with open_together(process_vm_refused) as stage:
-        yield stage
 
 
 @pytest.fixture

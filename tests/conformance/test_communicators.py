@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-import uuid
 
 import pytest
 from communicators import (
@@ -32,20 +31,18 @@ S = LLMStatusCode
 
 
 class Members:
-    """Peers of one scope; none of them listens, and each has a cache of model 0."""
+    """Peers that do not listen, each with a cache of model 0."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
-        self.scope = {"LLM_DATADIST_SCOPE": uuid.uuid4().hex}
         self.ids = itertools.count(101)
 
     def make(self, count: int, path: Path | None = None, geometry: Geometry = SMALL, **spec):
         return [self.one(path, geometry, **spec) for _ in range(count)]
 
     def one(self, path: Path | None = None, geometry: Geometry = SMALL, **spec) -> Peer:
-        environment = {**self.scope, **spec.pop("environment", {})}
         cluster_id = next(self.ids)
-        peer = self.stage.engine(cluster_id, path, listen=None, environment=environment, **spec)
+        peer = self.stage.engine(cluster_id, path, listen=None, **spec)
         if path is None:
             peer.register("kv", geometry, cluster_id, 0)
         else:
@@ -276,7 +273,7 @@ def check_blocks(peer: Peer, source: Peer, blocks: list[int]) -> None:
 
 @pytest.mark.rule("C7.4-14")
 def test_c7_4_14_beside_a_link_of_link_clusters(members: Members) -> None:
-    owner = members.stage.engine(7, environment=members.scope)
+    owner = members.stage.engine(7)
     owner.register("kv", SMALL, 7, 0)
     other = members.one()
     assert other.link(owner) == S.LLM_SUCCESS
@@ -352,7 +349,7 @@ def test_c7_7_1_finalize_unlinks_communicators_and_their_ids_start_afresh(
     eventually(
         lambda: {state for _, _, state in links_of(second)} == {LinkState.PEER_GONE.value}, "seen"
     )
-    first.init(101, environment=members.scope)
+    first.init(101)
     again = first.register("again", SMALL, 101, 0)
     assert again.cache_id == 1
     assert join(first, ranks_of(first, second), "e") == 1

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
 
 import pytest
 from orders import check_order
 from refusals import refused, refused_by_engine
 from stage import OWNER
-from together import NearPeer, NearStage, open_together
+from together import NearPeer, NearStage
 
 from llm_datadist import (
     Cache,
@@ -31,12 +30,6 @@ POOL = 8 << 20
 
 KINDS = [(placement, allocated) for placement in Placement for allocated in (True, False)]
 NAMES = [f"{'allocated' if kind else 'registered'} {place.name}" for place, kind in KINDS]
-
-
-@pytest.fixture
-def together(process_vm_refused: str) -> Iterator[NearStage]:
-    with open_together(process_vm_refused) as stage:
-        yield stage
 
 
 @pytest.fixture

@@ -6,11 +6,10 @@ from __future__ import annotations
 import pytest
 from paths import Path
 from refusals import GONE, check_refusal, refused
-from stage import OWNER, PULLER, SMALL, Pair, Stage, linked
+from stage import OWNER, PULLER, SMALL, Pair, Stage, linked, notices
 from work import repeat, seconds_of
 
 from llm_datadist import BlocksCacheKey, LLMStatusCode
-from llm_datadist.introspection import LinkState
 from llm_datadist.testing import Geometry, check, eventually, moved
 from llm_datadist.testing.actor import ClusterAddress
 
@@ -19,16 +18,6 @@ KEY = BlocksCacheKey(OWNER, 0)
 # Large enough that a pull is under way at almost any time while it is repeated.
 LARGE = Geometry(num_tensors=2, num_blocks=64, block_bytes=128 << 10)
 LONG_MS = 20000
-
-
-def notices(peer, cluster_id: int) -> None:
-    eventually(
-        lambda: (
-            [link.state for link in peer.call("links") if link.peer_cluster_id == cluster_id]
-            == [LinkState.PEER_GONE]
-        ),
-        "the closed connection is noticed",
-    )
 
 
 @pytest.mark.rule("C7.6-2", "C7.6-6", "C7.6-7", "C10-42")

@@ -5,15 +5,13 @@ process, IPv6, comm resources and the auth token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from engines import EngineHere, Engines, Held, blocks_of, by_id, by_request
 from paths import Path
 from refusals import refused
 from stage import OWNER, PULLER, SMALL, linked
-from together import NearStage, open_together
+from together import NearStage
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -28,12 +26,6 @@ from llm_datadist.testing import check, moved
 from llm_datadist.testing.actor import ClusterAddress
 
 S = LLMStatusCode
-
-
-@pytest.fixture
-def together(process_vm_refused: str) -> Iterator[NearStage]:
-    with open_together(process_vm_refused) as stage:
-        yield stage
 
 
 def oddly_described(engine: EngineHere, keys=()) -> Held:

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 from refusals import GONE, check_refusal, refused
 from stage import OWNER, PULLER, SMALL, Stage, linked
-from together import NearStage, open_together
+from together import NearStage
 from work import seconds_of
 
 from llm_datadist import (
@@ -26,12 +25,6 @@ from llm_datadist.testing.actor import ClusterAddress
 S = LLMStatusCode
 KEY = BlocksCacheKey(OWNER, 0)
 TCP = {"LLM_DATADIST_MOCK_TRANSPORT": "tcp"}
-
-
-@pytest.fixture
-def together(process_vm_refused: str) -> Iterator[NearStage]:
-    with open_together(process_vm_refused) as stage:
-        yield stage
 
 
 @pytest.mark.rule("C7.1-1")

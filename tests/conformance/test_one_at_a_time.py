@@ -12,7 +12,7 @@ import pytest
 from layers import WAIT_MS, Ready
 from refusals import check_refusal, refused
 from stage import OWNER, PULLER, SMALL, Stage, linked
-from together import NearStage, open_together
+from together import NearStage
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -26,12 +26,6 @@ S = LLMStatusCode
 TCP = {"LLM_DATADIST_MOCK_TRANSPORT": "tcp"}
 STOPPED, FREE = 8, 9
 DEADLINE_S = 0.6
-
-
-@pytest.fixture
-def together(process_vm_refused: str) -> Iterator[NearStage]:
-    with open_together(process_vm_refused) as stage:
-        yield stage
 
 
 class Hanging:

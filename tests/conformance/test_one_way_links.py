@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from paths import Path
 from refusals import GONE, check_refusal, refused, refused_by_engine
 from stage import OWNER, PULLER, SMALL, Stage, linked
-from together import NearStage, open_together
+from together import NearStage
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -24,12 +22,6 @@ from llm_datadist.testing.actor import ClusterAddress
 S = LLMStatusCode
 PI = S.LLM_PARAM_INVALID
 HIXL = {"llm.TransferBackend": "hixl"}
-
-
-@pytest.fixture
-def together(process_vm_refused: str) -> Iterator[NearStage]:
-    with open_together(process_vm_refused) as stage:
-        yield stage
 
 
 def pair(stage: Stage, path: Path | None = None, **spec) -> tuple[Peer, Peer]:

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from paths import Path
 from refusals import refused_by_engine
 from stage import OWNER
-from together import NearPeer, NearStage, open_together
+from together import NearPeer, NearStage
 
 from llm_datadist import (
     CacheKey,
@@ -23,12 +21,6 @@ from llm_datadist.testing import Geometry, check, moved
 S = LLMStatusCode
 # A contiguous cache: four batch entries of 512 bytes, four layers of two tensors.
 ENTRIES = Geometry(num_tensors=8, num_blocks=4, block_bytes=512)
-
-
-@pytest.fixture
-def together(process_vm_refused: str) -> Iterator[NearStage]:
-    with open_together(process_vm_refused) as stage:
-        yield stage
 
 
 def both(together: NearStage, path: Path, there: Geometry = ENTRIES, here: Geometry = ENTRIES):

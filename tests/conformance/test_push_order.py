@@ -6,25 +6,17 @@ The order is checked by breaking each rule together with all that come after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from orders import check_order
 from refusals import refused, refused_by_engine
 from stage import OWNER, PULLER, SMALL, linked
-from together import NearPeer, NearStage, open_together
+from together import NearPeer, NearStage
 
 from llm_datadist import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex, LLMStatusCode
 from llm_datadist.testing import Geometry
 
 S = LLMStatusCode
 PI = S.LLM_PARAM_INVALID
-
-
-@pytest.fixture
-def together(process_vm_refused: str) -> Iterator[NearStage]:
-    with open_together(process_vm_refused) as stage:
-        yield stage
 
 
 @pytest.fixture

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from orders import check_order
 from refusals import refused, refused_by_engine
 from stage import OWNER, PULLER, linked
-from together import NearPeer, NearStage, open_together
+from together import NearPeer, NearStage
 
 from llm_datadist import Cache, CacheDesc, DataType, LLMStatusCode, MemInfo, Memtype, Placement
 from llm_datadist.testing import Geometry, PeerCache, check, memory, moved
@@ -20,12 +19,6 @@ PI = S.LLM_PARAM_INVALID
 BLOCKS = Geometry(num_tensors=3, num_blocks=16, block_bytes=256)
 MORE_BLOCKS = Geometry(num_tensors=3, num_blocks=24, block_bytes=256)
 POOL = 8 << 20
-
-
-@pytest.fixture
-def together(process_vm_refused: str) -> Iterator[NearStage]:
-    with open_together(process_vm_refused) as stage:
-        yield stage
 
 
 @pytest.fixture

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 
 import pytest
 from communicators import joined
 from refusals import refused, refused_by_engine
 from stage import OWNER, PULLER, SMALL, linked
-from together import NearPeer, NearStage, open_together
+from together import NearPeer, NearStage
 
 from llm_datadist import BlocksCacheKey, LLMConfig, LLMRole, LLMStatusCode
 from llm_datadist.testing import check, moved
@@ -19,12 +18,6 @@ from llm_datadist.testing.actor import ClusterAddress
 S = LLMStatusCode
 PI = S.LLM_PARAM_INVALID
 LISTEN = "llm.listenIpInfo"
-
-
-@pytest.fixture
-def together(process_vm_refused: str) -> Iterator[NearStage]:
-    with open_together(process_vm_refused) as stage:
-        yield stage
 
 
 def can_link(together: NearStage, address: tuple[str, int]) -> bool:

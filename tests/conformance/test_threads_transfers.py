@@ -122,8 +122,7 @@ def wait_until_ok(members: dict[Peer, int]) -> None:
 def test_link_in_a_worker_thread_while_the_other_side_links(
     stage: Stage, path: Path, one_sided: bool
 ) -> None:
-    scope = {"LLM_DATADIST_SCOPE": f"worker {path} {one_sided}"}
-    spec = {"one_sided": one_sided, "listen": None, "environment": scope}
+    spec = {"one_sided": one_sided, "listen": None}
     owner = stage.engine(OWNER, path, **spec)
     puller = stage.engine(PULLER, path, **spec)
     source = path.cache(owner, "kv", GEOMETRY, 1, 0)
@@ -147,8 +146,7 @@ def test_link_in_a_worker_thread_while_the_other_side_links(
 @pytest.mark.rule("C9.1-15", "C7.8-3")
 @pytest.mark.sanitize
 def test_link_in_a_worker_thread_while_other_links_transfer(stage: Stage, path: Path) -> None:
-    scope = {"LLM_DATADIST_SCOPE": f"beside {path}"}
-    spec = {"environment": scope, "sync_timeout_ms": PATIENT_MS}
+    spec = {"sync_timeout_ms": PATIENT_MS}
     owner = stage.engine(OWNER, path, **spec)
     puller = stage.engine(PULLER, path, listen=None, **spec)
     late = stage.engine(33, path, listen=None, **spec)

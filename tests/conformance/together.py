@@ -5,7 +5,6 @@ processes: a test takes milliseconds, and may look at a peer's objects.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Callable
@@ -82,7 +81,7 @@ class NearPeer(Peer):
 
 
 class NearStage(Stage):
-    """Makes near peers. Communicators of a test meet in a scope of its own."""
+    """Makes near peers."""
 
     def process(self) -> NearPeer:
         peer = NearPeer()
@@ -91,8 +90,6 @@ class NearStage(Stage):
 
     def engine(self, cluster_id: int, path: Path | None = None, **spec: Any) -> NearPeer:
         spec["options"] = {"lldd.AllowMultipleInstances": "1", **spec.get("options", {})}
-        scope = {"LLM_DATADIST_SCOPE": self.scope}
-        spec["environment"] = {**scope, **(spec.get("environment") or {})}
         return super().engine(cluster_id, path, **spec)
 
     def contiguous(
@@ -113,8 +110,6 @@ class NearStage(Stage):
 
 
 @contextmanager
-def open_together(process_vm_refused: str) -> Iterator[NearStage]:
+def open_together(process_vm_refused: str, scope: str) -> Iterator[NearStage]:
     with ExitStack() as exits:
-        stage = NearStage(None, process_vm_refused, exits, [False])
-        stage.scope = uuid.uuid4().hex
-        yield stage
+        yield NearStage(None, process_vm_refused, exits, [False], scope)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from llm_datadist._native import cann
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -32,3 +34,14 @@ def setup_module():
 def needs_compiler():
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         pytest.skip("no C++ compiler on this machine")
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """Take away what this machine has of CANN; returns the usual place of a toolkit."""
+    usual = tmp_path / "usual"
+    monkeypatch.setattr(cann, "USUAL_ROOTS", (str(usual), str(tmp_path / "older")))
+    monkeypatch.setattr(cann, "DRIVER_FOLDERS", (str(tmp_path / "driver"),))
+    for name in cann.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    return usual

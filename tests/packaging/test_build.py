@@ -8,22 +8,19 @@ import subprocess
 
 import pytest
 
+from llm_datadist._native import building
+
 EXPORTS = "{ global: lldd_*; local: *; };\n"
+TARGET = building.Target("sample", (".",))
 
 
 @pytest.fixture
-def tree(setup_module, needs_compiler, tmp_path, monkeypatch):
-    """Make a source tree of two files and a header, and point setup.py at it."""
-    monkeypatch.setattr(setup_module, "ROOT", tmp_path)
-    monkeypatch.setattr(setup_module, "VERSION_SCRIPT", tmp_path / "exports.map")
-    flags = [
-        f"-Wl,--version-script,{tmp_path / 'exports.map'}" if "version-script" in flag else flag
-        for flag in setup_module.LINK_FLAGS
-    ]
-    monkeypatch.setattr(setup_module, "LINK_FLAGS", flags)
-    for name in ("CXX", "CXXFLAGS", "LDFLAGS", "LLM_DATADIST_SANITIZE"):
+def tree(needs_compiler, tmp_path, monkeypatch):
+    """Make a source tree of two files and a header."""
+    for name in ("CXX", "CXXFLAGS", "LDFLAGS"):
         monkeypatch.delenv(name, raising=False)
-    (tmp_path / "exports.map").write_text(EXPORTS)
+    (tmp_path / "csrc").mkdir()
+    (tmp_path / "csrc" / "exports.map").write_text(EXPORTS)
     (tmp_path / "one.h").write_text("int helper();\n")
     (tmp_path / "one.cc").write_text('#include "one.h"\nint helper() { return 1; }\n')
     (tmp_path / "two.cc").write_text('extern "C" int lldd_two();\nint lldd_two() { return 2; }\n')
@@ -31,17 +28,16 @@ def tree(setup_module, needs_compiler, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def make(setup_module, tree, capfd):
+def make(tree, capfd):
     """Build the tree; returns the names of the files that were compiled."""
 
-    def run(defines=(), sanitize=()):
+    def run(defines=(), sanitize=(), target=TARGET):
         build_dir = tree / "build" / "-".join(["normal", *sanitize])
         build_dir.mkdir(parents=True, exist_ok=True)
-        compiler = setup_module.Compiler(build_dir, list(defines), list(sanitize))
-        objects = compiler.compile_all(sorted(tree.glob("*.cc")), jobs=2)
-        compiler.link(objects, build_dir / "lib.so")
+        compiler = building.Compiler(target, tree, build_dir, defines, sanitize)
+        compiler.link(compiler.compile_all(target.sources(tree), jobs=2), build_dir / "lib.so")
         lines = capfd.readouterr().out.split("\n")
-        return sorted(line.split()[1] for line in lines if line.startswith("compiling "))
+        return sorted(line.rpartition(" compiling ")[2] for line in lines if " compiling " in line)
 
     return run
 
@@ -86,7 +82,7 @@ def test_linking_happens_when_needed(make, tree):
     first = library.stat().st_ino
     make()
     assert library.stat().st_ino == first
-    touch_later(tree / "exports.map")
+    touch_later(tree / "csrc" / "exports.map")
     make()
     assert library.stat().st_ino != first
     assert list(library.parent.glob("*.new")) == []
@@ -117,52 +113,52 @@ def test_a_sanitized_library_lies_beside_the_normal_one(make, tree):
     assert make() == []
 
 
-def test_errors_are_shown(make, tree, setup_module):
+def test_errors_are_shown(make, tree):
     (tree / "two.cc").write_text("int broken( {}\n")
-    with pytest.raises(setup_module.PlatformError, match=r"two\.cc"):
+    with pytest.raises(building.BuildError, match=r"two\.cc"):
         make()
 
 
-def test_warnings_are_errors(make, tree, setup_module):
+def test_warnings_are_errors(make, tree):
     (tree / "two.cc").write_text("int f(long x);\nint f(long x) { return x; }\n")
-    with pytest.raises(setup_module.PlatformError, match="conversion"):
+    with pytest.raises(building.BuildError, match="conversion"):
         make()
 
 
-def test_undefined_symbols_are_errors(make, tree, setup_module):
+def test_undefined_symbols_are_errors(make, tree):
     (tree / "two.cc").write_text(
         'int nowhere();\nextern "C" int lldd_two();\nint lldd_two() { return nowhere(); }\n'
     )
-    with pytest.raises(setup_module.PlatformError, match=r"linking failed[\s\S]*nowhere"):
+    with pytest.raises(building.BuildError, match=r"linking failed[\s\S]*nowhere"):
         make()
 
 
-def test_a_missing_compiler_is_named(setup_module, tree, monkeypatch):
+def test_a_missing_compiler_is_named(tree, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(setup_module.PlatformError, match=r"no C\+\+ compiler \(no-such-compiler\)"):
-        setup_module.Compiler(tree, [], [])
+    with pytest.raises(building.BuildError, match=r"no C\+\+ compiler \(no-such-compiler\)"):
+        building.Compiler(TARGET, tree, tree)
 
 
-def test_a_compiler_that_is_too_old_is_named(setup_module, tree, monkeypatch):
+def test_a_compiler_that_is_too_old_is_named(tree, monkeypatch):
     old = tree / "old-c++"
     old.write_text("#!/bin/sh\necho 'unrecognized option -std=c++17' >&2\nexit 1\n")
     old.chmod(0o755)
     monkeypatch.setenv("CXX", str(old))
-    with pytest.raises(setup_module.PlatformError, match=r"old-c\+\+ does not compile C\+\+17"):
-        setup_module.Compiler(tree, [], [])
+    with pytest.raises(building.BuildError, match=r"old-c\+\+ does not compile C\+\+17"):
+        building.Compiler(TARGET, tree, tree)
 
 
 @pytest.mark.parametrize("system", ["Darwin", "Windows"])
-def test_other_systems_are_refused(setup_module, mocker, system):
-    mocker.patch.object(setup_module.platform, "system", return_value=system)
-    with pytest.raises(setup_module.PlatformError, match=f"Linux only; this is {system}"):
-        setup_module.check_platform()
+def test_other_systems_are_refused(mocker, system):
+    mocker.patch.object(building.platform, "system", return_value=system)
+    with pytest.raises(building.BuildError, match=f"Linux only; this is {system}"):
+        building.check_platform()
 
 
-def test_32_bits_are_refused(setup_module, mocker):
-    mocker.patch.object(setup_module.struct, "calcsize", return_value=4)
-    with pytest.raises(setup_module.PlatformError, match="64-bit"):
-        setup_module.check_platform()
+def test_32_bits_are_refused(mocker):
+    mocker.patch.object(building.struct, "calcsize", return_value=4)
+    with pytest.raises(building.BuildError, match="64-bit"):
+        building.check_platform()
 
 
 @pytest.mark.parametrize(

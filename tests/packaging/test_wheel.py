@@ -74,22 +74,26 @@ def test_one_wheel_for_every_python(wheel):
 def test_contents(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
+    modules = {"llm_datadist_cffi_cli.py", "llm_datadist_cffi_pytest.py"}
     expected = {
+        *modules,
         "llm_datadist/__init__.py",
         "llm_datadist/py.typed",
         "llm_datadist/_native/_ffi.py",
         "llm_datadist/_native/lib/libllm_datadist_mock.so",
         "llm_datadist/include/llm_datadist.h",
-        "llm_datadist_cffi_cli.py",
     }
     assert expected - names == set()
-    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "llm_datadist").rglob("*.py")}
-    assert sources - names == set()
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "llm_datadist").rglob("*.py")}
+    assert modules - names == set()
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.suffix}
+    packaged = {name for name in names if "/_native/src/" in name}
+    assert packaged == {f"llm_datadist/_native/src/{name}" for name in sources}
     dist_info = f"llm_datadist_cffi-{__version__}.dist-info/"
     others = [
         name
         for name in names
-        if not name.startswith(("llm_datadist/", dist_info)) and name != "llm_datadist_cffi_cli.py"
+        if not name.startswith(("llm_datadist/", dist_info)) and name not in modules
     ]
     assert others == []
 
@@ -105,6 +109,7 @@ def test_metadata(wheel):
     assert sorted(required) == ["cffi>=1.15", "numpy"]
     assert {"test", "dev"} <= set(metadata.get_all("Provides-Extra"))
     assert "llm-datadist = llm_datadist_cffi_cli:main" in entry_points
+    assert "[pytest11]\nllm_datadist_cffi_pytest = llm_datadist_cffi_pytest\n" in entry_points
     assert "Root-Is-Purelib: false" in root_is_purelib
 
 
@@ -164,6 +169,15 @@ def test_the_processes_of_the_demo_ignore_it_too(installed, decoy):
     result = run_installed(installed, *demo, path=[decoy], cwd=decoy)
     assert result.returncode == 0, result.stdout + result.stderr
     assert json.loads(result.stdout)
+
+
+def test_build_ascend_without_a_toolkit(installed, tmp_path):
+    entry = installed / "llm_datadist_cffi_cli.py"
+    result = run_installed(
+        installed, str(entry), "build-ascend", "--toolkit", str(tmp_path / "cann")
+    )
+    assert result.returncode == 1
+    assert f"{tmp_path / 'cann'} (--toolkit) does not exist" in result.stderr
 
 
 def test_a_source_distribution_has_what_the_build_needs(setup_module, tmp_path):

@@ -300,11 +300,13 @@ void Environment() {
 
 void ControlCommands() {
     const std::string help = Control("help");
-    for (const char *command : {"environment", "devices", "kernel", "threads", "fds"}) {
+    for (const char *command :
+         {"environment", "devices", "kernel", "threads", "fds", "faults.counters"}) {
         CHECK(help.find(command) != std::string::npos);
         if (std::string(command) != "devices") CHECK(!Control(command).empty());
     }
     CHECK(Control("environment").find("LLM_DATADIST_MOCK_TRANSPORT") != std::string::npos);
+    CHECK(Control("environment").find("LLM_DATADIST_MOCK_FAULTS") != std::string::npos);
     CHECK(Control("devices").empty());
     std::string answer;
     CHECK_FAILS(LLDD_PARAM_INVALID, "help", ThisRuntime().Control("nonsense", "", &answer));

@@ -210,6 +210,10 @@ Status Side::OpenStream(const Deadline &deadline, Fd *stream) {
     return lldd::Connect(peer, deadline, stream);
 }
 
+void Side::Break() {
+    if (linked()) connection_->PeerGone();
+}
+
 Status Side::Connect(LinkEnd end, uint64_t nonce, const std::string &peer_endpoint,
                      uint32_t peer_port, const Deadline &deadline) {
     peer_port_ = peer_port;

@@ -74,6 +74,7 @@ public:
     Status Write(uint64_t local, uint64_t remote, uint64_t length, uint64_t ms = 5000);
 
     Status OpenStream(const Deadline &deadline, Fd *stream) override;
+    void Break() override;
 
 private:
     void Accept();

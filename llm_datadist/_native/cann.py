@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the CANN toolkit of this machine is, and what of it is missing.
+
+setup.py loads this file by its path before the package exists, so it imports nothing but the
+standard library.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+# The first that is set decides alone: whoever names a toolkit does not want another one.
+VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
+USUAL_ROOTS = ("/usr/local/Ascend/cann", "/usr/local/Ascend/ascend-toolkit/latest")
+DRIVER_FOLDERS = ("/usr/local/Ascend/driver/lib64/driver", "/usr/local/Ascend/driver/lib64")
+DEVICE_PATTERN = "/dev/davinci*"
+
+HEADERS = ("hixl/hixl.h", "acl/acl.h")
+# Each line is one library, under the names that it has had; the newest first.
+LIBRARIES = (("cann_hixl",), ("acl_rt", "ascendcl"), ("ascend_hal",))
+
+_VERSION_FILES = ("version.cfg", "version.info", "*/version.info", "*/*/version.info", "*/*.info")
+_VERSION_LINE = re.compile(r"^\s*(?:\w*_)?version\s*=\s*\[?([^\]\s:]+)", re.I | re.M)
+
+
+class ToolkitError(Exception):
+    """There is no toolkit that one could build against; the text says what was looked for."""
+
+
+class Place(NamedTuple):
+    """A folder that a toolkit may be in, and what makes one think so."""
+
+    root: Path
+    reason: str
+
+
+class Toolkit(NamedTuple):
+    """A toolkit with everything that the Ascend library is built from."""
+
+    root: Path
+    reason: str
+    include: Path
+    # Name for the linker, and the folder that the library is in.
+    libraries: tuple[tuple[str, Path], ...]
+
+    @property
+    def library_folders(self) -> list[Path]:
+        """The folders to search, in the order in which the libraries were found."""
+        return list(dict.fromkeys(folder for _, folder in self.libraries))
+
+    @property
+    def runtime_folders(self) -> list[Path]:
+        """Those of them that a process may load from: a stub is for linking only."""
+        return [folder for folder in self.library_folders if folder.name == "lib64"]
+
+
+def places(environ: Mapping[str, str] = os.environ) -> list[Place]:
+    """Return where a toolkit to build against may be, whether or not anything is there."""
+    return _named(environ)[:1] or _usual()
+
+
+def present(environ: Mapping[str, str] = os.environ) -> list[Place]:
+    """Return every place at which there is a folder: a toolkit, or what was one."""
+    return [place for place in [*_named(environ), *_usual()] if place.root.is_dir()]
+
+
+def find(candidates: Iterable[Place] | None = None) -> Toolkit:
+    """Return the first toolkit that has all that a build needs.
+
+    :param candidates: where to look; None: in :func:`places`.
+
+    :raises ToolkitError: there is none; the text says for each place what is missing.
+    """
+    complaints = []
+    for place in places() if candidates is None else candidates:
+        missing, libraries = _look(place.root)
+        if not missing:
+            # "latest" is a link: what was compiled against one release is not taken for another.
+            root = place.root.resolve()
+            return Toolkit(root, place.reason, root / "include", tuple(libraries))
+        complaints.append(f"{place.root} ({place.reason}) {missing}")
+    raise ToolkitError(
+        f"no CANN toolkit to build against: {'; '.join(complaints)}. Install CANN 8.5 or later, or "
+        f"name the folder that it is in with {VARIABLES[0]}"
+    )
+
+
+def devices() -> list[str]:
+    """Return the device files of the driver; more than those of devices, if there are any."""
+    return sorted(glob.glob(DEVICE_PATTERN))
+
+
+def version(root: Path) -> str:
+    """Return the version that a toolkit says it has, "" if it does not say."""
+    for pattern in _VERSION_FILES:
+        for path in sorted(root.glob(pattern)):
+            try:
+                text = path.read_text(errors="replace")
+            except OSError:
+                continue  # a file of another user: the next one may do
+            found = _VERSION_LINE.search(text)
+            if found:
+                return found.group(1)
+    return ""
+
+
+def _named(environ: Mapping[str, str]) -> list[Place]:
+    return [Place(Path(environ[name]), f"${name}") for name in VARIABLES if environ.get(name)]
+
+
+def _usual() -> list[Place]:
+    return [Place(Path(root), "the usual place") for root in USUAL_ROOTS]
+
+
+def _look(root: Path) -> tuple[str, list[tuple[str, Path]]]:
+    """Return what is missing, in words ("" if nothing is), and where the libraries are."""
+    if not root.is_dir():
+        return "does not exist", []
+    lacking = [f"include/{name}" for name in HEADERS if not (root / "include" / name).is_file()]
+    libraries = []
+    for names in LIBRARIES:
+        found = [(name, folder) for name in names for folder in _folders(root, name)]
+        if found:
+            libraries.append(found[0])
+        else:
+            lacking.append(" or ".join(f"lib64/lib{name}.so" for name in names))
+    return (f"lacks {', '.join(lacking)}" if lacking else ""), libraries
+
+
+def _folders(root: Path, name: str) -> list[Path]:
+    """Return the folders with that library, the one of the toolkit's own libraries first."""
+    target = root.resolve() / f"{os.uname().machine}-linux"
+    folders = [root.resolve() / "lib64", target / "lib64", target / "devlib"]
+    folders += [Path(folder) for folder in DRIVER_FOLDERS]
+    return [folder for folder in folders if (folder / f"lib{name}.so").is_file()]

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Speaking to the runtime under the engine: commands and answers are text."""
+
+from __future__ import annotations
+
+from ..status import error
+from . import facade, marshal
+
+_ANSWER_BYTES = 64 << 10
+
+
+def runtime_control(command: str, argument: str = "") -> str:
+    """Have the runtime of the library in use do something; "help" lists its commands.
+
+    Fixes the library for this process, as opening an engine does. Raises what backends.library()
+    raises, and LLMException as the runtime answers.
+    """
+    native = facade.current()
+    ffi = native.ffi
+    needed = ffi.new("uint64_t *", _ANSWER_BYTES)
+    while True:
+        # Only answers of commands that change nothing are longer than the first try.
+        size = needed[0]
+        answer = ffi.new("char[]", size)
+        status = native.runtime_control(command.encode(), argument.encode(), answer, size, needed)
+        if status:
+            details = marshal.text(ffi, native.last_error())
+            raise error(f"[{command}] {details}", status, native.last_error_raw())
+        if needed[0] <= size:
+            return marshal.text(ffi, answer)

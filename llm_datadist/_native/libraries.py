@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where this package's native libraries are, and the sources that they can be built from.
+
+The mock library lies in the package. The Ascend library may, if the package was built on a machine
+with CANN; otherwise ``llm-datadist build-ascend`` puts it into a folder of the user, since the
+package may be read-only. That folder's name has the version, the fingerprint of the declarations
+and the machine in it, so a package never meets the library of another one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from llm_datadist._native import loader
+from llm_datadist._native.loader import NativeLibrary, NativeLibraryError
+from llm_datadist._version import __version__
+
+_NATIVE = os.path.dirname(os.path.abspath(__file__))
+PACKAGED = os.path.join(_NATIVE, "lib")
+
+
+def file_name(name: str) -> str:
+    """Return the name of the library's file."""
+    return f"libllm_datadist_{name}.so"
+
+
+def packaged(name: str) -> str:
+    """Return the path at which the package has the library, if it has it."""
+    return os.path.join(PACKAGED, file_name(name))
+
+
+def user_folder() -> str | None:
+    """Return the folder of this user for what ``build-ascend`` makes for this package.
+
+    Below ``XDG_CACHE_HOME``, by default ``~/.cache``; None if the user has no home either.
+
+    :raises NativeLibraryError: the declarations were not generated.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):
+        base = os.path.expanduser("~/.cache")
+    if not os.path.isabs(base):
+        return None
+    key = f"{__version__}-{fingerprint():016x}-{os.uname().machine}"
+    return os.path.join(base, "llm-datadist", key)
+
+
+def fingerprint() -> int:
+    """Return the fingerprint of the declarations that this package calls libraries by.
+
+    :raises NativeLibraryError: they were not generated.
+    """
+    return int(loader.declarations().FINGERPRINT)
+
+
+def candidates(name: str) -> list[str]:
+    """Return the paths that have the library, the one to try first in front.
+
+    If none has, this is the path in the package, so that loading it says what is missing.
+
+    :raises NativeLibraryError: the declarations were not generated.
+    """
+    paths = [packaged(name)]
+    folder = user_folder() if name == "ascend" else None
+    if folder is not None:
+        paths.append(os.path.join(folder, file_name(name)))
+    return [path for path in paths if os.path.exists(path)] or paths[:1]
+
+
+def load(name: str) -> NativeLibrary:
+    """Load the first candidate that fits this package.
+
+    :raises NativeLibraryError: none does; the text says what is wrong with each.
+    """
+    failures = []
+    for path in candidates(name):
+        try:
+            _check_owner(path)
+            return loader.load(path)
+        except NativeLibraryError as error:
+            failures.append(error)
+    if len(failures) == 1:
+        raise failures[0]
+    raise NativeLibraryError("; ".join(map(str, failures)), path=failures[0].path)
+
+
+def source_tree() -> Path | None:
+    """Return the folder that has ``csrc``: in an installed package, or in a checkout."""
+    packaged_sources = Path(_NATIVE) / "src"
+    checkout = Path(_NATIVE).parent.parent
+    for tree in (packaged_sources, checkout):
+        if (tree / "csrc" / "exports.map").is_file():
+            return tree
+    return None
+
+
+def _check_owner(library: str) -> None:
+    """Refuse to load what another user could have put into the user's folder."""
+    if os.path.dirname(library) == PACKAGED:
+        return
+    for path in (os.path.dirname(library), library):
+        found = os.stat(path)
+        if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
+            raise NativeLibraryError(
+                f"{library}: is not used, since {path} belongs to another user (uid "
+                f"{found.st_uid}) or others may write to it (mode {found.st_mode & 0o777:o})",
+                path=library,
+            )

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults and slow links, injected into the runtime under the engines of a process.
+
+    with faults.inject("read status=LLM_LINK_BUSY times=1") as injection:
+        ...                                # the next pull or so fails
+        assert injection.fired == 1
+
+docs/faults.md has the language of the scripts. The mock runtime takes them, which
+``backend_info().capabilities & CAN_INJECT_FAULTS`` tells. What this module does concerns the
+process that calls it; the attribute ``faults`` of a Peer is the same for the peer's process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Callable
+
+from .._native.control import runtime_control
+
+__all__ = [
+    "CAN_INJECT_FAULTS",
+    "FaultControl",
+    "Injection",
+    "PointCounts",
+    "RuleCounts",
+    "clear",
+    "counters",
+    "inject",
+    "replace",
+    "rules",
+]
+
+CAN_INJECT_FAULTS = 4
+"""LLDD_CAN_INJECT_FAULTS of the header, a bit of ``backend_info().capabilities``."""
+
+
+@dataclass(frozen=True)
+class PointCounts:
+    """How often a fault point was passed while there was any rule, and how often one fired."""
+
+    calls: int
+    fired: int
+
+
+@dataclass(frozen=True)
+class RuleCounts:
+    """A rule, how many calls it was asked about, and for how many of them it fired."""
+
+    id: int
+    calls: int
+    fired: int
+    text: str
+
+
+class Injection:
+    """The rules that one inject() added; afterwards, what had become of them by then."""
+
+    def __init__(self, control: FaultControl, ids: list[int]) -> None:
+        self._control = control
+        self._ids = ids
+        self._last: list[RuleCounts] | None = None
+
+    @property
+    def rules(self) -> list[RuleCounts]:
+        """The counts of each rule, in the order of the script."""
+        if self._last is not None:
+            return self._last
+        return [each for each in self._control.rules() if each.id in self._ids]
+
+    @property
+    def fired(self) -> int:
+        """How often any of the rules fired."""
+        return sum(each.fired for each in self.rules)
+
+    def end(self) -> None:
+        """Take the rules away; calls that they hold up go on. A second time does nothing."""
+        if self._last is None:
+            self._last = self.rules
+            self._control.remove(self._ids)
+
+
+class FaultControl:
+    """The fault rules of one process.
+
+    Args:
+        control: has the runtime of that process do a command with an argument.
+    """
+
+    def __init__(self, control: Callable[[str, str], str]) -> None:
+        self._control = control
+
+    @contextmanager
+    def inject(self, script: str) -> Iterator[Injection]:
+        """Add the rules of a script, and take them away at the end.
+
+        Raises LLMParamInvalidError, a ValueError, that names the rule and the word it is about.
+        """
+        ids = [int(word) for word in self._control("faults.add", script).split()]
+        injection = Injection(self, ids)
+        try:
+            yield injection
+        finally:
+            injection.end()
+
+    def replace(self, script: str) -> None:
+        """Set the rules of a script instead of all that there are. Raises as inject() does."""
+        self._control("faults.set", script)
+
+    def clear(self) -> None:
+        """Take all rules away, those of the environment included."""
+        self._control("faults.clear", "")
+
+    def remove(self, ids: list[int]) -> None:
+        """Take rules away by their ids."""
+        self._control("faults.remove", " ".join(map(str, ids)))
+
+    def counters(self) -> dict[str, PointCounts]:
+        """Return the counts of each fault point by its name, since the process began."""
+        return {
+            name: PointCounts(int(calls), int(fired))
+            for name, calls, fired in (line.split() for line in self._lines("point"))
+        }
+
+    def rules(self) -> list[RuleCounts]:
+        """Return the rules that there are, with their counts."""
+        fields = (line.split(" ", 3) for line in self._lines("rule"))
+        return [
+            RuleCounts(int(id_), int(calls), int(fired), text) for id_, calls, fired, text in fields
+        ]
+
+    def _lines(self, kind: str) -> list[str]:
+        lines = self._control("faults.counters", "").splitlines()
+        return [line[len(kind) + 1 :] for line in lines if line.startswith(f"{kind} ")]
+
+
+_here = FaultControl(runtime_control)
+
+inject = _here.inject
+replace = _here.replace
+clear = _here.clear
+counters = _here.counters
+rules = _here.rules

@@ -1,0 +1,32 @@
+// What lldd_runtime_control can tell the mock runtime. Answers are text; a command that takes no
+// argument ignores one.
+//
+//   help                     the commands, a line each
+//   environment              every variable that the runtime reads, and its value now
+//   devices                  the devices that are open in this process, a line each: pools,
+//                            registrations, links
+//   kernel                   "usable: NAMES\nchosen: NAME\n", the copy kernels of this CPU
+//   threads                  "helpers: N\nallowed: N\n", the copying threads
+//   fds                      how many descriptors this process has open
+//   faults.set SCRIPT        the rules of the script instead of all that there are; an empty one
+//                            takes all away
+//   faults.add SCRIPT        adds the rules of the script; the answer names them: "4 5\n"
+//   faults.remove IDS        takes rules away by the names that faults.add gave: "4 5"
+//   faults.clear             takes all rules away, those of the environment included
+//   faults.counters          a line a point, "point NAME CALLS FIRED", and a line a rule,
+//                            "rule ID CALLS FIRED TEXT"
+//
+// Scripts are explained in docs/faults.md. LLDD_PARAM_INVALID: no such command, or a bad argument.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+#include "base/status.h"
+
+namespace lldd::mock {
+
+Status Control(const std::string &command, const std::string &argument, std::string *answer);
+
+}  // namespace lldd::mock

@@ -1,0 +1,79 @@
+// The language of fault scripts: one rule a line, or several with ';' between them.
+//
+//     read status=LLM_LINK_BUSY after=3 times=1 peer=7
+//     read,write delay=20ms jitter=5ms bandwidth=100MB/s
+//     * status=507053 probability=0.01 seed=4
+//
+// The first word says at which points, the others what happens there and when. docs/faults.md
+// explains each of them.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace lldd::mock {
+
+// Where a fault can happen: each is one call of runtime.h.
+enum class FaultPoint : uint32_t {
+    kOpenDevice,
+    kPool,
+    kCommit,
+    kRegister,
+    kUnregister,
+    kCopy,
+    kEndpoint,
+    kConnect,
+    kAccept,
+    kConfirm,
+    kRead,
+    kWrite,
+    kClose,
+};
+constexpr size_t kFaultPoints = static_cast<size_t>(FaultPoint::kClose) + 1;
+
+struct FaultPointInfo {
+    const char *name;
+    bool waits;        // runs on a thread that may be held up
+    bool moves_bytes;  // takes longer the more bytes there are
+    bool knows_peer;   // belongs to a link
+    bool can_drop;     // and the link can be broken off there
+};
+const FaultPointInfo &InfoOf(FaultPoint point);
+
+struct FaultRule {
+    std::string text;     // as it was written, with single blanks
+    uint32_t points = 0;  // a bit each
+
+    // What happens.
+    lldd_status status = LLDD_SUCCESS;
+    bool drop = false;
+    std::chrono::nanoseconds delay{0};
+    std::chrono::nanoseconds jitter{0};  // at most so much more
+    uint64_t bytes_per_second = 0;       // 0: no limit
+
+    // When.
+    std::optional<uint64_t> peer;
+    uint64_t after = 0;
+    uint64_t every = 1;
+    uint64_t times = UINT64_MAX;
+    double probability = 1;
+    uint64_t seed = 0;
+
+    bool is_at(FaultPoint point) const {
+        return (points & (uint32_t{1} << static_cast<uint32_t>(point))) != 0;
+    }
+    bool ends_the_call() const { return status != LLDD_SUCCESS || drop; }
+};
+
+// LLDD_PARAM_INVALID names the rule, the word and what is allowed.
+Status ParseFaultScript(const std::string &script, std::vector<FaultRule> *rules);
+
+}  // namespace lldd::mock

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mock_runtime/faults.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <random>
+
+#include "base/fd.h"
+#include "base/fork.h"
+
+namespace lldd::mock {
+
+std::atomic<bool> fault_rules_set{false};
+
+namespace {
+
+using std::chrono::nanoseconds;
+
+// Longer than any deadline, and short enough to be added to a point in time.
+constexpr double kLongestSeconds = 1e6;
+constexpr size_t kLongestScript = 1 << 20;
+
+struct Counts {
+    uint64_t calls = 0;
+    uint64_t fired = 0;
+};
+
+struct ActiveRule {
+    ActiveRule(FaultRule with_rule, uint64_t with_id)
+        : rule(std::move(with_rule)), id(with_id), random(rule.seed) {}
+
+    bool Fires() {
+        ++counts.calls;
+        if (counts.calls <= rule.after || counts.fired == rule.times) return false;
+        if ((counts.calls - rule.after) % rule.every != 0) return false;
+        if (rule.probability < 1 && NextFraction() >= rule.probability) return false;
+        ++counts.fired;
+        return true;
+    }
+
+    nanoseconds HoldUpFor(const FaultPointInfo &point, uint64_t bytes) {
+        nanoseconds time{0};
+        if (!point.waits) return time;
+        time += rule.delay;
+        if (rule.jitter.count() > 0) {
+            time += nanoseconds(
+                static_cast<int64_t>(NextFraction() * static_cast<double>(rule.jitter.count())));
+        }
+        if (rule.bytes_per_second > 0) {
+            const double seconds =
+                static_cast<double>(bytes) / static_cast<double>(rule.bytes_per_second);
+            time += nanoseconds(static_cast<int64_t>(std::min(seconds, kLongestSeconds) * 1e9));
+        }
+        return time;
+    }
+
+    // From 0 to less than 1; the same on every machine.
+    double NextFraction() { return static_cast<double>(random() >> 11) * 0x1p-53; }
+
+    const FaultRule rule;
+    const uint64_t id;
+    std::mt19937_64 random;
+    Counts counts;
+    bool of_environment = false;
+    bool removed = false;
+};
+
+using RulePtr = std::shared_ptr<ActiveRule>;
+
+struct Faults {
+    std::mutex mutex;
+    std::condition_variable changed;  // a rule was taken away, or a peer has gone
+    std::vector<RulePtr> rules;
+    std::array<Counts, kFaultPoints> points;
+    uint64_t last_id = 0;
+    std::string environment;
+
+    // All with the lock held.
+
+    std::vector<uint64_t> Add(std::vector<FaultRule> added, bool of_environment) {
+        std::vector<uint64_t> ids;
+        for (FaultRule &rule : added) {
+            rules.push_back(std::make_shared<ActiveRule>(std::move(rule), ++last_id));
+            rules.back()->of_environment = of_environment;
+            ids.push_back(last_id);
+        }
+        fault_rules_set.store(!rules.empty(), std::memory_order_relaxed);
+        return ids;
+    }
+
+    template <typename Which>
+    void Remove(const Which &which) {
+        const auto kept = std::stable_partition(rules.begin(), rules.end(), [&](const RulePtr &r) {
+            r->removed = which(*r);
+            return !r->removed;
+        });
+        rules.erase(kept, rules.end());
+        fault_rules_set.store(!rules.empty(), std::memory_order_relaxed);
+        changed.notify_all();
+    }
+
+    // The rules that fire for a call, up to the first that ends it.
+    std::vector<RulePtr> Firing(FaultPoint point, const FaultLink *link) {
+        std::vector<RulePtr> firing;
+        Counts &counts = points[static_cast<size_t>(point)];
+        ++counts.calls;
+        for (const RulePtr &each : rules) {
+            const FaultRule &rule = each->rule;
+            if (!rule.is_at(point)) continue;
+            if (rule.peer.has_value() && (link == nullptr || link->peer != *rule.peer)) continue;
+            if (!each->Fires()) continue;
+            firing.push_back(each);
+            if (rule.ends_the_call()) break;
+        }
+        if (!firing.empty()) ++counts.fired;
+        return firing;
+    }
+};
+
+Faults &Current() { return OfThisProcess<Faults>(); }
+
+bool IsGone(const FaultLink *link) {
+    return link != nullptr && link->peer_gone != nullptr && link->peer_gone->load();
+}
+
+Status ReadScript(const std::string &value, std::string *script) {
+    if (value.empty() || value[0] != '@') {
+        *script = value;
+        return Status::Ok();
+    }
+    const std::string path = value.substr(1);
+    const Fd file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    char buffer[4096];
+    ssize_t size = file ? 1 : -1;
+    while (size > 0) {
+        size = read(file.get(), buffer, sizeof buffer);
+        if (size > 0) script->append(buffer, static_cast<size_t>(size));
+        if (script->size() > kLongestScript) {
+            return Failure(LLDD_PARAM_INVALID, "the file %s is longer than %zu bytes", path.c_str(),
+                           kLongestScript);
+        }
+    }
+    if (size == 0) return Status::Ok();
+    return ErrnoFailure(LLDD_PARAM_INVALID, errno, "the file %s cannot be read", path.c_str());
+}
+
+}  // namespace
+
+Status MeetFaults(FaultPoint point, const Deadline &deadline, const FaultLink *link,
+                  uint64_t bytes) {
+    Faults &faults = Current();
+    const FaultPointInfo &info = InfoOf(point);
+    std::unique_lock<std::mutex> lock(faults.mutex);
+    const std::vector<RulePtr> firing = faults.Firing(point, link);
+    if (firing.empty()) return Status::Ok();
+    nanoseconds time{0};
+    for (const RulePtr &each : firing) time += each->HoldUpFor(info, bytes);
+    const ActiveRule &last = *firing.back();
+    if (time.count() > 0) {
+        const auto end = Deadline::Clock::now() + time;
+        const bool in_time = end <= deadline.when();
+        const bool released = faults.changed.wait_until(lock, std::min(end, deadline.when()), [&] {
+            return IsGone(link) || std::all_of(firing.begin(), firing.end(),
+                                               [](const RulePtr &r) { return r->removed; });
+        });
+        if (IsGone(link)) return Status::Ok();
+        if (!released && !in_time) {
+            return Failure(LLDD_TIMEOUT, "not done in time: held up by the fault rule \"%s\"",
+                           last.rule.text.c_str());
+        }
+    }
+    if (last.rule.status != LLDD_SUCCESS) {
+        const lldd_status status = last.rule.status;
+        return Status(status, "injected by the fault rule \"" + last.rule.text + "\"",
+                      StatusName(status) == nullptr ? int64_t{status} : 0);
+    }
+    if (last.rule.drop && info.can_drop) {
+        lock.unlock();
+        link->streams->Break();
+        // Where bytes would be moved, they shall not be quicker than the news.
+        lock.lock();
+        if (info.moves_bytes) {
+            faults.changed.wait_until(lock, deadline.when(), [&] { return IsGone(link); });
+        }
+    }
+    return Status::Ok();
+}
+
+void WakeHeldUpCalls() {
+    Faults &faults = Current();
+    std::lock_guard<std::mutex> lock(faults.mutex);
+    faults.changed.notify_all();
+}
+
+Status AddFaults(const std::string &script, std::vector<uint64_t> *ids) {
+    std::vector<FaultRule> added;
+    LLDD_RETURN_IF_ERROR(ParseFaultScript(script, &added));
+    Faults &faults = Current();
+    std::lock_guard<std::mutex> lock(faults.mutex);
+    *ids = faults.Add(std::move(added), false);
+    return Status::Ok();
+}
+
+Status SetFaults(const std::string &script) {
+    std::vector<FaultRule> instead;
+    LLDD_RETURN_IF_ERROR(ParseFaultScript(script, &instead));
+    Faults &faults = Current();
+    std::lock_guard<std::mutex> lock(faults.mutex);
+    faults.Remove([](const ActiveRule &) { return true; });
+    faults.Add(std::move(instead), false);
+    return Status::Ok();
+}
+
+void RemoveFaults(const std::vector<uint64_t> &ids) {
+    Faults &faults = Current();
+    std::lock_guard<std::mutex> lock(faults.mutex);
+    faults.Remove([&](const ActiveRule &rule) {
+        return std::find(ids.begin(), ids.end(), rule.id) != ids.end();
+    });
+}
+
+void ClearFaults() {
+    Faults &faults = Current();
+    std::lock_guard<std::mutex> lock(faults.mutex);
+    faults.Remove([](const ActiveRule &) { return true; });
+}
+
+Status UseFaultsOfEnvironment(const std::string &value) {
+    Faults &faults = Current();
+    {
+        std::lock_guard<std::mutex> lock(faults.mutex);
+        if (faults.environment == value) return Status::Ok();
+    }
+    std::string script;
+    std::vector<FaultRule> instead;
+    LLDD_RETURN_IF_ERROR(ReadScript(value, &script));
+    LLDD_RETURN_IF_ERROR(ParseFaultScript(script, &instead));
+    std::lock_guard<std::mutex> lock(faults.mutex);
+    if (faults.environment == value) return Status::Ok();
+    faults.environment = value;
+    faults.Remove([](const ActiveRule &rule) { return rule.of_environment; });
+    faults.Add(std::move(instead), true);
+    return Status::Ok();
+}
+
+std::string DescribeFaults() {
+    Faults &faults = Current();
+    std::lock_guard<std::mutex> lock(faults.mutex);
+    std::string text;
+    for (size_t i = 0; i < kFaultPoints; ++i) {
+        text += Format("point %s %llu %llu\n", InfoOf(static_cast<FaultPoint>(i)).name,
+                       Printable(faults.points[i].calls), Printable(faults.points[i].fired));
+    }
+    for (const RulePtr &each : faults.rules) {
+        text +=
+            Format("rule %llu %llu %llu %s\n", Printable(each->id), Printable(each->counts.calls),
+                   Printable(each->counts.fired), each->rule.text.c_str());
+    }
+    return text;
+}
+
+}  // namespace lldd::mock
