@@ -182,9 +182,9 @@ Status ChannelListener::Create(std::shared_ptr<EventLoop> loop,
         static_cast<ssize_t>(made->name_.size())) {
         return ErrnoFailure(LLDD_FAILED, errno, "no random numbers");
     }
-    Fd listening(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     sockaddr_un address;
     const socklen_t size = AddressOf(made->name_, &address);
+    Fd listening(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     if (!listening || bind(listening.get(), reinterpret_cast<sockaddr *>(&address), size) != 0 ||
         listen(listening.get(), SOMAXCONN) != 0) {
         return ErrnoFailure(LLDD_FAILED, errno, "cannot listen on the channel");

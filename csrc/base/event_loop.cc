@@ -28,7 +28,8 @@ struct Instance {
 };
 
 [[noreturn]] void ThrowErrno(const char *what) {
-    throw std::runtime_error(std::string(what) + ": " + ErrorText(errno));
+    const int error = errno;
+    throw std::runtime_error(std::string(what) + ": " + ErrorText(error));
 }
 
 // A handler that throws (memory is exhausted) must not take the process of the client with it.

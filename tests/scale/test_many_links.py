@@ -145,7 +145,7 @@ def test_the_end_of_an_engine_is_no_matter_to_the_others():
         assert owners.resources().threads["lldd-io"] == 1
 
 
-# Of wire.h: whose connection says this may go on to link.
+# Of wire.h. Whose connection says this may go on to link.
 HELLO = struct.pack("<IHBBIQ16s", 0x44444C4C, 1, 1, 0, 0, 4711, bytes(16))
 # As many may be linking to one engine at a time.
 MOST_AT_A_TIME = 128
@@ -172,3 +172,23 @@ def test_those_who_come_while_many_are_linking_wait_for_their_turn():
         linking[0].close()
         assert call.result().status == LLMStatusCode.LLM_SUCCESS
         puller.pull("kv", BlocksCacheKey(1, 0), [1], [2])
+
+
+@pytest.mark.sanitize
+def test_over_tcp_whoever_asks_adds_one_stream():
+    tcp = {"LLM_DATADIST_MOCK_TRANSPORT": "tcp"}
+    with Peer.start(tcp) as owner, Peer.start(tcp) as puller:
+        geometry = Geometry(num_tensors=1, num_blocks=4, block_bytes=4096)
+        for cluster_id, peer in enumerate((owner, puller), 1):
+            peer.init(cluster_id, listen="127.0.0.1:0")
+            peer.register("kv", geometry, Stamp(cluster_id), 0)
+        before = [peer.resources().descriptors for peer in (owner, puller)]
+        assert puller.link(owner) == LLMStatusCode.LLM_SUCCESS
+        for sockets, transfer in (
+            (2, lambda: puller.pull("kv", BlocksCacheKey(1, 0), [1], [2])),
+            (2, lambda: puller.push("kv", BlocksCacheKey(1, 0), [1], [2])),
+            (3, lambda: owner.pull("kv", BlocksCacheKey(2, 0), [1], [2])),
+        ):
+            transfer()
+            for peer, then in zip((owner, puller), before):
+                assert peer.resources().descriptors - then == {"socket:": sockets}
