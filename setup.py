@@ -49,6 +49,9 @@ cann = load_native("cann")
 declarations = load_native("declarations")
 
 HEADER = ROOT / building.HEADER
+# Where they are in a package that was built.
+SOURCES = "_native/src"
+SUITE = "testing/conformance"
 SOURCE_SUFFIXES = (".cc", ".h", ".map")
 
 
@@ -108,7 +111,7 @@ class build_native(Command):
         self.set_undefined_options("build", ("build_lib", "build_lib"))
 
     def run(self) -> None:
-        """Build libraries and ``_ffi.py``; copy what a device host compiles."""
+        """Build libraries and ``_ffi.py``; copy what an installed package needs."""
         try:
             building.check_platform()
         except building.BuildError as error:
@@ -142,7 +145,8 @@ class build_native(Command):
                 for left in (package / "_native" / "lib").glob("*_ascend.so"):
                     left.unlink()
             # A source that is no more would be compiled on the device host.
-            shutil.rmtree(package / "_native" / "src", ignore_errors=True)
+            for folder in (SOURCES, SUITE):
+                shutil.rmtree(package / folder, ignore_errors=True)
             for source, name in self._copies():
                 building.write_if_changed(package / name, source.read_text())
 
@@ -151,11 +155,13 @@ class build_native(Command):
         """Return what a package that is not in the tree has of it, and where in the package.
 
         The header is for those who call the library from C, the sources are what ``build-ascend``
-        compiles on a device host.
+        compiles on a device host, the suite with pytest's configuration is what ``selftest`` runs.
         """
         files = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in SOURCE_SUFFIXES]
-        sources = [(path, f"_native/src/{path.relative_to(ROOT)}") for path in sorted(files)]
-        return [(HEADER, f"include/{HEADER.name}"), *sources]
+        sources = [(path, f"{SOURCES}/{path.relative_to(ROOT)}") for path in sorted(files)]
+        tests = [*sorted((ROOT / "tests" / "conformance").glob("*.py")), ROOT / "pyproject.toml"]
+        suite = [(path, f"{SUITE}/{path.name}") for path in tests]
+        return [(HEADER, f"include/{HEADER.name}"), *sources, *suite]
 
     @staticmethod
     def _way_out(target) -> str:

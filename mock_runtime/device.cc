@@ -129,7 +129,8 @@ Status MockDevice::Withdraw(uint64_t addr, uint64_t size, const Deadline &deadli
     return Status::Ok();
 }
 
-Status MockDevice::Copy(const LocalRun *runs, size_t count, const Deadline &deadline) {
+Status MockDevice::Copy(const LocalRun *runs, size_t count, Placement, Placement,
+                        const Deadline &deadline) {
     LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kCopy, deadline, nullptr, runs, count));
     KnownMemory::View known_dst(memory_->known());
     KnownMemory::View known_src(memory_->known());

@@ -31,7 +31,8 @@ public:
     Status Commit(uint64_t addr, uint64_t size) override;
     Status Register(uint64_t addr, uint64_t size, Placement placement) override;
     Status Unregister(uint64_t addr, uint64_t size, const Deadline &deadline) override;
-    Status Copy(const LocalRun *runs, size_t count, const Deadline &deadline) override;
+    Status Copy(const LocalRun *runs, size_t count, Placement to, Placement from,
+                const Deadline &deadline) override;
     Status Endpoint(const LinkNonce &nonce, std::string *endpoint) override;
     Status Connect(const ConnectionSetup &setup, const Deadline &deadline,
                    std::unique_ptr<Connection> *connection) override;

@@ -70,6 +70,14 @@ std::string SocketAddress::ToString() const {
     return Format(family() == AF_INET6 ? "[%s]:%u" : "%s:%u", ip().c_str(), port());
 }
 
+Status AddressTowards(const SocketAddress &address, SocketAddress *own) {
+    const Fd socket(::socket(address.family(), SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    if (!socket || connect(socket.get(), address.data(), address.size()) != 0)
+        return ErrnoFailure(LLDD_FAILED, errno, "no route to %s", address.ToString().c_str());
+    *own = SocketAddress::OfSocket(socket.get());
+    return Status::Ok();
+}
+
 Status Listen(const SocketAddress &address, Fd *listener) {
     Fd fd(socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     if (!fd) return ErrnoFailure(LLDD_FAILED, errno, "cannot make a socket");

@@ -40,6 +40,9 @@ private:
     socklen_t size_ = 0;
 };
 
+// The address of this host from which it reaches that one; nothing is sent. LLDD_FAILED: no route.
+Status AddressTowards(const SocketAddress &address, SocketAddress *own);
+
 // A listening, non-blocking socket. LLDD_FAILED if the address cannot be had.
 Status Listen(const SocketAddress &address, Fd *listener);
 

@@ -90,6 +90,7 @@ Status Engine::Start(const lldd_config &config) {
     options.rdma_traffic_class = config.rdma_traffic_class;
     options.rdma_service_level = config.rdma_service_level;
     LLDD_RETURN_IF_ERROR(ThisRuntime().OpenDevice(options, &device_));
+    LLDD_RETURN_IF_ERROR(device_->UseAddress(listen ? listen_address.ip() : "", listen));
     // Before the listener, so that no peer can connect to a device that lacks its pools.
     LLDD_RETURN_IF_ERROR(OpenPool("device", Placement::kDevice, config.device_pool_size,
                                   config.device_page_shift, &device_pool_));
@@ -172,6 +173,7 @@ Status Engine::SwitchListener(const char *ip, uint32_t port) {
     std::lock_guard<std::mutex> lock(listener_mutex_);
     if (ip != nullptr && links_->acceptor().listening() && port == listen_port_asked_)
         return Status::Ok();
+    if (ip != nullptr) LLDD_RETURN_IF_ERROR(device_->UseAddress(address.ip(), true));
     links_->StopListening();
     if (ip == nullptr) return Status::Ok();
     LLDD_RETURN_IF_ERROR(links_->StartListening(address));
@@ -461,8 +463,10 @@ Status Engine::Unregister(int64_t cache_id) {
         if (addr == 0) continue;
         const Status withdrawn = device_->Unregister(addr, cache->shape.tensor_bytes, deadline);
         if (!withdrawn.ok() && status.ok()) {
-            status = Failure(withdrawn.code(), "cache %lld is unregistered, but: %s",
-                             static_cast<long long>(cache_id), withdrawn.text().c_str());
+            status = Status(withdrawn.code(),
+                            Format("cache %lld is unregistered, but: %s",
+                                   static_cast<long long>(cache_id), withdrawn.text().c_str()),
+                            withdrawn.raw());
         }
     }
     return status;

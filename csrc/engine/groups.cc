@@ -85,6 +85,7 @@ Status Groups::Check(const GroupSpec &spec) const {
 Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
     std::lock_guard<std::mutex> one_at_a_time(join_mutex_);
     LLDD_RETURN_IF_ERROR(Check(spec));
+    LLDD_RETURN_IF_ERROR(UseOwnAddress());
     const auto group = std::make_shared<Group>();
     group->spec = spec;
     group->description = Describe(spec);
@@ -114,6 +115,17 @@ Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
     }
     *comm_id = group->comm_id;
     return Status::Ok();
+}
+
+// The way to the rendezvous is the way to the others, as far as anybody can tell.
+Status Groups::UseOwnAddress() {
+    bool several_hosts = false;
+    SocketAddress rendezvous;
+    LLDD_RETURN_IF_ERROR(Rendezvous::FromEnvironment(&several_hosts, &rendezvous));
+    if (!several_hosts) return links_->UseAddress("127.0.0.1");
+    SocketAddress own;
+    LLDD_RETURN_IF_ERROR(AddressTowards(rendezvous, &own));
+    return links_->UseAddress(own.ip());
 }
 
 // Begins to meet the other members. On the I/O thread.

@@ -76,6 +76,7 @@ private:
 
     Status Check(const GroupSpec &spec) const;
     GroupPtr FindPreparing(const std::string &name) const;
+    Status UseOwnAddress();
     Status Attend(const GroupPtr &group);
     void OnCard(const GroupPtr &group, const MeetingCard &card);
     void Dial(const GroupPtr &group, uint64_t peer, const SocketAddress &address);

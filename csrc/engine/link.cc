@@ -8,6 +8,13 @@
 #include "base/log.h"
 
 namespace lldd {
+namespace {
+
+// Of a runtime to the other, see StreamProvider::Ask.
+constexpr size_t kMaxMessage = 4096;
+constexpr size_t kMaxEarlyMessages = 1024;
+
+}  // namespace
 
 Link::Turn::~Turn() {
     if (link_ == nullptr) return;
@@ -74,7 +81,18 @@ Status Link::Table(const Deadline &deadline, const PeerTable **table, bool *was_
 
 void Link::SetConnection(std::unique_ptr<Connection> connection) {
     owned_connection_ = std::move(connection);
-    connection_.store(owned_connection_.get());
+    std::vector<std::pair<uint32_t, std::string>> early;
+    {
+        std::lock_guard<std::mutex> lock(stream_mutex_);
+        connection_.store(owned_connection_.get());
+        early.swap(early_messages_);
+    }
+    for (auto &message : early) {
+        loop_->Post([weak = weak_from_this(), message = std::move(message)] {
+            if (const std::shared_ptr<Link> link = weak.lock())
+                link->OnMessage(message.first, message.second);
+        });
+    }
     // Either this end sees that the peer has gone meanwhile, or PeerGone sees the connection.
     if (peer_gone()) owned_connection_->PeerGone();
 }
@@ -155,6 +173,27 @@ Status Link::OpenStream(const Deadline &deadline, Fd *stream) {
     stream_wanted_ = false;
     if (status.ok()) *stream = std::move(delivered_stream_);
     return status;
+}
+
+Status Link::Ask(std::string_view message, const Deadline &deadline) {
+    std::string answer;
+    return channel_.Call(wire::kMessage, message, deadline, &answer);
+}
+
+bool Link::OnMessage(uint32_t request_id, std::string_view message) {
+    if (message.size() > kMaxMessage) return false;
+    {
+        std::lock_guard<std::mutex> lock(stream_mutex_);
+        if (connection() == nullptr) {
+            early_messages_.emplace_back(request_id, message);
+            return early_messages_.size() <= kMaxEarlyMessages;
+        }
+    }
+    connection()->OnMessage(message, [weak = weak_from_this(), request_id] {
+        if (const std::shared_ptr<Link> link = weak.lock())
+            link->channel_.Answer(wire::kMessage, request_id, {});
+    });
+    return true;
 }
 
 void Link::DeliverStream(Fd stream) {

@@ -10,6 +10,8 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/deadline.h"
@@ -107,10 +109,14 @@ public:
     // does it at its end. `then` runs on the I/O thread when it is done.
     void ShutdownWhenIdle(std::function<void()> then);
 
-    // ---- Streams of the runtime.
+    // ---- Streams and messages of the runtime.
 
     Status OpenStream(const Deadline &deadline, Fd *stream) override;
     void Break() override { channel_.Break(); }
+    Status Ask(std::string_view message, const Deadline &deadline) override;
+    // The peer's runtime asks, maybe before this end has a connection: then the message waits for
+    // it. False: too long, or too many. I/O thread.
+    bool OnMessage(uint32_t request_id, std::string_view message);
     // The acceptor's stream, which the initiator dialled. I/O thread.
     void DeliverStream(Fd stream);
     // The acceptor asks for a stream: dial it and hand it to the connection, then answer. I/O
@@ -156,6 +162,7 @@ private:
     std::condition_variable stream_delivered_;
     Fd delivered_stream_;
     bool stream_wanted_ = false;
+    std::vector<std::pair<uint32_t, std::string>> early_messages_;  // guarded by stream_mutex_
 
     Dial dial_;  // I/O thread only
 };

@@ -93,6 +93,8 @@ public:
 
     // Before the first communicator is joined.
     void SetGroupHost(GroupHost *groups) { groups_ = groups; }
+    // See Device.
+    Status UseAddress(const std::string &ip) { return device_->UseAddress(ip, false); }
     // Where members may link to: on this host, or from where `reachable_from` can be reached, at
     // all addresses of its family. The first call decides.
     Status StartAcceptingForGroups(bool several_hosts, const SocketAddress &reachable_from,

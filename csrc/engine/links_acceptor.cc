@@ -77,9 +77,13 @@ void Links::OnRequest(const std::weak_ptr<Link> &weak, uint16_t kind, uint32_t r
                       std::string_view body) {
     const LinkPtr link = weak.lock();
     if (link == nullptr) return;
-    const bool accepting = pending_.count(link) != 0;
+    const auto pending = pending_.find(link);
+    const bool accepting = pending != pending_.end();
     const bool handshake = kind == wire::kLinkRequest || kind == wire::kLinkConfirm;
-    const bool in_order = accepting ? handshake : !handshake && link->requests_allowed();
+    // The runtimes of two ends know each other before the link is complete.
+    const bool early = kind == wire::kMessage && (!accepting || pending->second.prepared);
+    const bool in_order =
+        accepting ? handshake || early : !handshake && (early || link->requests_allowed());
     if (in_order && Serve(link, kind, request_id, body)) return;
     LLDD_LOG(
         LLDD_LOG_WARNING,
@@ -98,6 +102,7 @@ bool Links::Serve(const LinkPtr &link, uint16_t kind, uint32_t request_id, std::
             if (link->identity().end == LinkEnd::kAcceptor) return false;
             link->DialFor(request_id);
             return true;
+        case wire::kMessage: return link->OnMessage(request_id, body);
         default: return host_->OnPeerRequest(link, kind, request_id, body);
     }
 }
@@ -136,6 +141,7 @@ wire::LinkReply Links::PrepareLink(const LinkPtr &link, const wire::LinkRequest 
         reply.text = status.text();
         return reply;
     };
+    const bool to_itself = request.cluster_id == options_.cluster_id;
     link->SetNonce(request.nonce);
     link->SetGroup(request.group);
     if (!request.group.empty() &&
@@ -145,8 +151,7 @@ wire::LinkReply Links::PrepareLink(const LinkPtr &link, const wire::LinkRequest 
             "cluster %llu is in no communicator \"%s\" that waits for cluster %llu",
             Printable(options_.cluster_id), request.group.c_str(), Printable(request.cluster_id)));
     }
-    const bool may_repeat = one_way() || request.cluster_id == options_.cluster_id ||
-                            !request.group.empty() || request.replace;
+    const bool may_repeat = one_way() || to_itself || !request.group.empty() || request.replace;
     if (!may_repeat && Find(request.cluster_id) != nullptr) {
         return refuse(Failure(LLDD_ALREADY_LINK, "cluster %llu has a link to cluster %llu already",
                               Printable(options_.cluster_id), Printable(request.cluster_id)));
@@ -176,6 +181,7 @@ wire::LinkReply Links::PrepareLink(const LinkPtr &link, const wire::LinkRequest 
     setup.peer = link->peer();
     setup.peer_endpoint = request.endpoint;
     setup.streams = link.get();
+    setup.passive = one_way() || to_itself;
     std::unique_ptr<Connection> connection;
     const Status connected = device_->Connect(setup, Deadline::Passed(), &connection);
     if (!connected.ok()) return refuse(connected);

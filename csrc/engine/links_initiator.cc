@@ -180,6 +180,7 @@ Status Links::Dial(const SocketAddress &address, const Deadline &deadline, Link:
     wire::Hello peer;
     const wire::Hello own = OwnHello();
     LLDD_RETURN_IF_ERROR(lldd::Connect(address, deadline, &socket));
+    LLDD_RETURN_IF_ERROR(device_->UseAddress(SocketAddress::OfSocket(socket.get()).ip(), false));
     LLDD_RETURN_IF_ERROR(Greet(socket.get(), deadline, own, &peer));
     identity.initiator_greeting = own.nonce;
     identity.acceptor_greeting = peer.nonce;
@@ -330,6 +331,7 @@ Status Links::Shake(const LinkPtr &link, bool replace, const Deadline &deadline)
     setup.peer = link->peer();
     setup.peer_endpoint = std::move(reply.endpoint);
     setup.streams = link.get();
+    setup.peer_passive = one_way() || link->peer() == options_.cluster_id;
     std::unique_ptr<Connection> connection;
     LLDD_RETURN_IF_ERROR(device_->Connect(setup, deadline, &connection));
     link->SetConnection(std::move(connection));

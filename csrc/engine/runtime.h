@@ -9,8 +9,10 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/deadline.h"
@@ -48,7 +50,8 @@ struct PathDescription {
     std::string reason;
 };
 
-// What the engine does for a connection: byte streams to the peer, for runtimes that need them.
+// What the engine does for a connection: byte streams and messages to the peer, for runtimes that
+// need them.
 class StreamProvider {
 public:
     virtual ~StreamProvider() = default;
@@ -62,6 +65,11 @@ public:
     // Breaks the link off, which both ends see as if the other had died: PeerGone follows. For
     // faults that are injected. Any thread; does not wait.
     virtual void Break() = 0;
+
+    // Sends a message over the link's control connection to Connection::OnMessage of the peer, and
+    // waits until that has answered. At most 4096 bytes; a connection may ask as soon as it is
+    // made. LLDD_TIMEOUT; LLDD_FAILED: the control connection is closed. Not on the I/O thread.
+    virtual Status Ask(std::string_view message, const Deadline &deadline) = 0;
 };
 
 // The memory of one peer, as reached over one link. At most one of Read and Write runs at a time.
@@ -85,6 +93,13 @@ public:
     // Takes a stream on which the peer asks. On the I/O thread.
     virtual void ServeStream(Fd stream) = 0;
 
+    // A message of the peer's connection, see StreamProvider::Ask. `answer` is called once, then or
+    // later, on any thread. On the I/O thread; does not block.
+    virtual void OnMessage(std::string_view message, std::function<void()> answer) {
+        (void)message;
+        answer();
+    }
+
     // The engine saw that the peer is gone: a running transfer fails soon, later ones at once. Any
     // thread.
     virtual void PeerGone() = 0;
@@ -105,6 +120,9 @@ struct ConnectionSetup {
     uint64_t peer = 0;                  // how people call the peer; means nothing to a runtime
     std::string peer_endpoint;          // what the peer's Device::Endpoint gave
     StreamProvider *streams = nullptr;  // outlives the connection
+    // Such an end begins no transfer.
+    bool passive = false;
+    bool peer_passive = false;
 };
 
 // An opened device. Thread-safe.
@@ -130,9 +148,20 @@ public:
     // under way; the registration is gone.
     virtual Status Unregister(uint64_t addr, uint64_t size, const Deadline &deadline) = 0;
 
-    // Copies between places of this process; any of them may be a client's and unmapped
-    // (LLDD_FAILED).
-    virtual Status Copy(const LocalRun *runs, size_t count, const Deadline &deadline) = 0;
+    // Copies between places of this process, all from memory of one kind to memory of one kind; any
+    // of them may be a client's and unmapped (LLDD_FAILED).
+    virtual Status Copy(const LocalRun *runs, size_t count, Placement to, Placement from,
+                        const Deadline &deadline) = 0;
+
+    // An address of this host under which peers reach it: where the engine listens, or else where
+    // it dials from; "" when it is opened and does not listen. Called before Endpoint, and again
+    // for other links; may block: a transport that has to know its address begins with the first
+    // one. LLDD_PARAM_INVALID: that address will not do.
+    virtual Status UseAddress(const std::string &ip, bool listens) {
+        (void)ip;
+        (void)listens;
+        return Status::Ok();
+    }
 
     // This device as opaque bytes for a peer that is about to connect: everything registered now is
     // reachable for it. `nonce` is that of the link; each end calls this before its Connect.

@@ -466,9 +466,10 @@ Status Transfers::SendToAddressesInTurn(const lldd_transfer_args &args, PushSour
 
 // ---- local copies ----
 
-Status Transfers::RunCopies(const std::vector<LocalRun> &runs) {
+Status Transfers::RunCopies(const std::vector<LocalRun> &runs, Placement to, Placement from) {
     if (!runs.empty()) {
-        LLDD_RETURN_IF_ERROR(device_->Copy(runs.data(), runs.size(), Deadline::InMs(kLocalCopyMs)));
+        LLDD_RETURN_IF_ERROR(
+            device_->Copy(runs.data(), runs.size(), to, from, Deadline::InMs(kLocalCopyMs)));
     }
     counters_.copies.fetch_add(1, std::memory_order_relaxed);
     return Status::Ok();
@@ -490,7 +491,7 @@ Status Transfers::Copy(const lldd_copy_args &args) {
     request.size = args.size;
     std::vector<LocalRun> *const runs = ScratchRuns();
     LLDD_RETURN_IF_ERROR(PlanCopy(request, runs));
-    return RunCopies(*runs);
+    return RunCopies(*runs, dst->shape.placement, src->shape.placement);
 }
 
 Status Transfers::CopyBlocks(int64_t cache_id, const uint64_t *src_blocks,
@@ -501,13 +502,15 @@ Status Transfers::CopyBlocks(int64_t cache_id, const uint64_t *src_blocks,
     std::vector<LocalRun> *const runs = ScratchRuns();
     LLDD_RETURN_IF_ERROR(
         PlanBlocksCopy(PlanOf(*cache), src_blocks, dst_blocks, num_pairs, ScratchPairs(), runs));
-    return RunCopies(*runs);
+    return RunCopies(*runs, cache->shape.placement, cache->shape.placement);
 }
 
 Status Transfers::SwapBlocks(const lldd_swap_args &args) {
     std::vector<LocalRun> *const runs = ScratchRuns();
     LLDD_RETURN_IF_ERROR(PlanSwap(args, ScratchPairs(), runs));
-    return RunCopies(*runs);
+    const bool from_device = args.src_placement == LLDD_PLACEMENT_DEVICE;
+    return RunCopies(*runs, from_device ? Placement::kHost : Placement::kDevice,
+                     from_device ? Placement::kDevice : Placement::kHost);
 }
 
 }  // namespace lldd

@@ -88,7 +88,7 @@ private:
     Status PushLayerInTurn(PushSource *source, const lldd_cache_key &key, uint32_t src_layer,
                            uint32_t dst_layer, Link *link, uint64_t *bytes);
     Status ReadTable(Link *link, const Deadline &deadline, const PeerTable **table);
-    Status RunCopies(const std::vector<LocalRun> &runs);
+    Status RunCopies(const std::vector<LocalRun> &runs, Placement to, Placement from);
     void CountPush(Link *link, uint64_t bytes);
     Status Count(Status status);
 

@@ -71,6 +71,7 @@ enum Kind : uint16_t {
     kRelease = 7,  // request mode: Release; answered by an empty frame
     kCard = 9,     // at a rendezvous: a MeetingCard; not answered
     kLocate = 8,   // request mode: Locate; answered by a LocateReply
+    kMessage = 10,  // of the runtime, see StreamProvider::Ask; answered by an empty frame
     kAnswer = 0x8000,
 };
 

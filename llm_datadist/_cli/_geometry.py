@@ -102,7 +102,7 @@ def available_memory(root: str = "/") -> int:
 
 
 def _machine_available(root: str) -> int:
-    available = _entry(os.path.join(root, "proc/meminfo"), "MemAvailable:")
+    available = entry(os.path.join(root, "proc/meminfo"), "MemAvailable:")
     if available is None:
         raise RuntimeError("/proc/meminfo has no MemAvailable: the kernel is older than 3.14")
     return available << 10  # from kB
@@ -112,38 +112,48 @@ def _machine_available(root: str) -> int:
 class _GroupFiles:
     """What a version of control groups calls its files."""
 
-    mount: str
     limit: str
     used: str
     reclaimable: str  # in memory.stat: counts as used, but goes when memory is wanted
 
 
-_VERSION_1 = _GroupFiles(
-    "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-)
-_VERSION_2 = _GroupFiles("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
+_VERSION_1 = _GroupFiles("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_VERSION_2 = _GroupFiles("memory.max", "memory.current", "inactive_file")
 
 
 def _groups_available(root: str) -> Iterator[int]:
+    for version, group in control_groups(root, "memory"):
+        files = _VERSION_2 if version == 2 else _VERSION_1
+        limit = _number(os.path.join(group, files.limit))
+        used = _number(os.path.join(group, files.used))
+        if limit is not None and used is not None:
+            cached = entry(os.path.join(group, "memory.stat"), files.reclaimable) or 0
+            yield max(0, limit - used + cached)
+
+
+def control_groups(root: str, controller: str) -> Iterator[tuple[int, str]]:
+    """Yield the groups that hold this process back, from the root of each hierarchy down.
+
+    Args:
+        root: where /proc and /sys are found.
+        controller: "memory", "cpu".
+
+    Yields the version of control groups, 1 or 2, and the group's folder, which need not exist.
+    """
     with open(os.path.join(root, "proc/self/cgroup")) as lines:
         groups = [line.rstrip("\n").split(":", 2) for line in lines]
     for number, controllers, path in groups:
         if number == "0":
-            files = _VERSION_2
-        elif "memory" in controllers.split(","):
-            files = _VERSION_1
+            version, mount = 2, "sys/fs/cgroup"
+        elif controller in controllers.split(","):
+            version, mount = 1, f"sys/fs/cgroup/{controller}"
         else:
             continue
         # Each ancestor has a limit of its own. In a container the path may be the host's, which is
         # not visible here: then only the root is, and it is the container's.
         parts = [part for part in path.split("/") if part]
         for depth in range(len(parts) + 1):
-            group = os.path.join(root, files.mount, *parts[:depth])
-            limit = _number(os.path.join(group, files.limit))
-            used = _number(os.path.join(group, files.used))
-            if limit is not None and used is not None:
-                cached = _entry(os.path.join(group, "memory.stat"), files.reclaimable) or 0
-                yield max(0, limit - used + cached)
+            yield version, os.path.join(root, mount, *parts[:depth])
 
 
 def _number(path: str) -> int | None:
@@ -156,7 +166,7 @@ def _number(path: str) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _entry(path: str, name: str) -> int | None:
+def entry(path: str, name: str) -> int | None:
     """Return the number behind a name in a file of lines; None: no such file, or no such line."""
     try:
         with open(path) as lines:

@@ -156,7 +156,7 @@ def build(
     """
     check_platform()
     sources = target.sources(tree)
-    with _exclusive(build_dir):
+    with exclusive(build_dir):
         write_if_changed(build_dir / "lldd_layout.inc", generated.layout_source)
         compiler = Compiler(target, tree, build_dir, generated.defines(), sanitize, report)
         compiler.link(compiler.compile_all(sources, jobs()), output)
@@ -178,6 +178,26 @@ def jobs() -> int:
     if not value.isdigit() or int(value) < 1:
         raise BuildError(f"LLM_DATADIST_BUILD_JOBS must be a number from 1 on, not {value!r}")
     return int(value)
+
+
+def find_compiler() -> list[str]:
+    """Return the command of a C++ compiler, which may be too old; raises BuildError."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    candidates = [named] if named else [["c++"], ["g++"], ["clang++"]]
+    for command in candidates:
+        if shutil.which(command[0]):
+            return command
+    looked_for = ", ".join(command[0] for command in candidates)
+    raise BuildError(
+        f"no C++ compiler ({looked_for}): install one that knows C++17, for example "
+        "GCC 9 (Debian, Ubuntu: apt install g++), or name it with CXX"
+    )
+
+
+def compiler_version(command: list[str]) -> str:
+    """Return the first line that the compiler prints about itself."""
+    result = subprocess.run([*command, "--version"], text=True, capture_output=True)
+    return result.stdout.partition("\n")[0]
 
 
 def write_if_changed(path: Path, text: str) -> None:
@@ -208,7 +228,7 @@ class Compiler:
         sanitize: Iterable[str] = (),
         report: Report | None = None,
     ) -> None:
-        self.command = self._find()
+        self.command = find_compiler()
         self._target = target
         self._tree = tree
         self._build_dir = build_dir
@@ -242,19 +262,6 @@ class Compiler:
         ]
         self._check_standard()
 
-    @staticmethod
-    def _find() -> list[str]:
-        named = shlex.split(os.environ.get("CXX", ""))
-        candidates = [named] if named else [["c++"], ["g++"], ["clang++"]]
-        for command in candidates:
-            if shutil.which(command[0]):
-                return command
-        looked_for = ", ".join(command[0] for command in candidates)
-        raise BuildError(
-            f"no C++ compiler ({looked_for}): install one that knows C++17, for example "
-            "GCC 9 (Debian, Ubuntu: apt install g++), or name it with CXX"
-        )
-
     def _check_standard(self) -> None:
         probe = "#include <optional>\n#include <string_view>\nint main() { return 0; }\n"
         result = subprocess.run(
@@ -272,7 +279,8 @@ class Compiler:
     def compile_all(self, sources: list[Path], jobs: int) -> list[Path]:
         """Compile what changed, ``jobs`` files at a time; return all objects."""
         # Other flags make other objects: the command line is one more thing they depend on.
-        flags = "\n".join([*self.command, self._version(), *self._compile_flags]) + "\n"
+        version = compiler_version(self.command)
+        flags = "\n".join([*self.command, version, *self._compile_flags]) + "\n"
         flags_file = self._build_dir / "flags"
         write_if_changed(flags_file, flags)
         objects = [self._object_of(source) for source in sources]
@@ -311,10 +319,6 @@ class Compiler:
             fresh.unlink(missing_ok=True)
             raise BuildError(f"linking failed:\n\n{result}")
         fresh.replace(output)
-
-    def _version(self) -> str:
-        result = subprocess.run([*self.command, "--version"], text=True, capture_output=True)
-        return result.stdout.partition("\n")[0]
 
     def _object_of(self, source: Path) -> Path:
         return self._build_dir / source.relative_to(self._tree).with_suffix(".o")
@@ -357,7 +361,7 @@ class Compiler:
 
 
 @contextmanager
-def _exclusive(directory: Path) -> Iterator[None]:
+def exclusive(directory: Path) -> Iterator[None]:
     """Keep other builds out of a directory meanwhile."""
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / "lock", "w") as lock:

@@ -21,6 +21,7 @@ from typing import Any
 
 Absent = tuple[type[Exception], ...]
 
+ABSENT = "there is no such library"
 ADVICE = "reinstall llm-datadist-cffi so that the package and its library are of one build"
 
 
@@ -92,7 +93,7 @@ def declarations() -> Any:
 def _load(path: str) -> NativeLibrary:
     generated = declarations()
     if not os.path.exists(path):
-        raise NativeLibraryError(f"{path}: there is no such library", path=path)
+        raise NativeLibraryError(f"{path}: {ABSENT}", path=path)
     ffi = generated.ffi
     flags = ffi.RTLD_NOW | ffi.RTLD_LOCAL
     # Interpreter exit destroys the handle while the library's threads may still run.

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pathlib
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 from engines import Engines, open_engines
+from exclusions import exclude
 from paths import Path, wanted
 from stage import Pair, PeerPool, Stage, open_stage, probe_process_vm
 from together import NearStage, open_together
@@ -20,6 +22,7 @@ from llm_datadist.introspection import MemoryKind
 from llm_datadist.testing import Resources, eventually, leaked
 from llm_datadist.testing.resources import children_of
 
+HERE = pathlib.Path(__file__).parent
 FAILED = pytest.StashKey[list]()
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -32,6 +35,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("registered_path", registered, ids=str, indirect=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    exclude([item for item in items if item.path.parent == HERE])
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield
@@ -42,7 +49,7 @@ def pytest_runtest_makereport(item, call):
 @pytest.fixture
 def path(request: pytest.FixtureRequest) -> Path:
     """mapped: allocated caches; cma: registered memory by process_vm_*; tcp: registered memory by
-    TCP.
+    TCP. Of the Ascend library, ascend: registered memory, ascend-pool: allocated caches.
     """
     return request.param
 

@@ -15,7 +15,7 @@ from itertools import count
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from paths import TRANSPORT, Path
+from paths import Path
 from stage import OWNER, PULLER
 
 from llm_datadist import (
@@ -175,7 +175,8 @@ class Engines:
     ) -> EngineHere:
         """An engine that listens. Pools in bytes; 0 is none."""
         if path is not None:
-            self.monkeypatch.setenv(TRANSPORT, path.name)
+            for name, value in path.environment.items():
+                self.monkeypatch.setenv(name, value)
         config = LLMConfig()
         config.enable_cache_manager = True
         config.enable_remote_cache_accessible = one_sided

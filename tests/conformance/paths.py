@@ -14,25 +14,44 @@ from llm_datadist.testing import Geometry, Peer, PeerCache
 TRANSPORT = "LLM_DATADIST_MOCK_TRANSPORT"
 POOL_BYTES = 32 << 20
 
+# Whether the engines of this run are Ascend's: on a device, or over the fake CANN (tests/ascend).
+BACKEND = os.environ.get("LLM_DATADIST_BACKEND", "")
+ON_ASCEND = BACKEND == "ascend" or os.path.basename(BACKEND).startswith("libllm_datadist_ascend")
+ON_FAKE = ON_ASCEND and os.environ.get("LLM_DATADIST_TEST_FAKE_CANN") == "1"
+
 
 @dataclass(frozen=True)
 class Path:
-    """One path, as link_paths() calls it, and what a test does to get it."""
+    """One path, and what a test does to get it."""
 
     name: str
     memory: MemoryKind
     asked_for: bool
+    # What link_paths() calls it.
+    transport: str = ""
 
     def __str__(self) -> str:
         return self.name
 
     @property
     def environment(self) -> dict[str, str]:
-        return {TRANSPORT: self.name}
+        return {} if self.transport == "hixl" else {TRANSPORT: self.name}
+
+    @property
+    def of_pools(self) -> bool:
+        """Whether it serves allocated caches: their memory is known to every link."""
+        return self.memory is MemoryKind.ALLOCATED
 
     @property
     def device_pool(self) -> int:
-        return POOL_BYTES if self.memory is MemoryKind.ALLOCATED else 0
+        return POOL_BYTES if self.of_pools else 0
+
+    @property
+    def needs_the_peer(self) -> bool:
+        """Whether a stopped peer's memory cannot be reached: the fake's hardware is a thread of
+        its.
+        """
+        return self.name == "tcp" or ON_FAKE
 
     def cache(
         self,
@@ -43,7 +62,7 @@ class Path:
         model_id: int | None = None,
     ) -> PeerCache:
         """A cache of the kind of memory that this path serves."""
-        if self.memory is MemoryKind.ALLOCATED:
+        if self.of_pools:
             return peer.allocate(name, geometry, stamp, model_id)
         return peer.register(name, geometry, stamp, model_id)
 
@@ -54,11 +73,20 @@ class Path:
         by name.
         """
         found = path_to(peer, other, self.memory)
-        if found.path == self.name:
+        if found.path == (self.transport or self.name):
             return
         if self.name == "cma" and process_vm_refused and not self.asked_for:
             pytest.skip(f"capability process_vm: {process_vm_refused}")
         pytest.fail(f"the path is {found.path!r}, not {self.name!r}: {found.reason}")
+
+
+def helped_path() -> Path:
+    """A path on which a stopped peer does not move bytes."""
+    if not ON_ASCEND:
+        return Path("tcp", MemoryKind.REGISTERED, True)
+    if not ON_FAKE:
+        pytest.skip("capability a transport that needs the peer: a device's does not")
+    return Path("ascend", MemoryKind.REGISTERED, True, "hixl")
 
 
 def path_to(peer: Peer, other: Peer, memory: MemoryKind):
@@ -67,21 +95,44 @@ def path_to(peer: Peer, other: Peer, memory: MemoryKind):
     return found
 
 
-def wanted() -> list[Path]:
-    """The paths to run on: those of LLM_DATADIST_TEST_PATHS, which must be there, else all that are
-    there.
-    """
-    kinds = {
-        "mapped": MemoryKind.ALLOCATED,
-        "cma": MemoryKind.REGISTERED,
-        "tcp": MemoryKind.REGISTERED,
-    }
-    names = os.environ.get("LLM_DATADIST_TEST_PATHS")
-    if names is None:
-        return [Path(name, kind, False) for name, kind in kinds.items()]
-    unknown = set(names.split(",")) - set(kinds)
-    if unknown:
+# By the names that LLM_DATADIST_TEST_PATHS has for them.
+MOCK_PATHS = {
+    "mapped": [("mapped", MemoryKind.ALLOCATED, "mapped")],
+    "cma": [("cma", MemoryKind.REGISTERED, "cma")],
+    "tcp": [("tcp", MemoryKind.REGISTERED, "tcp")],
+}
+ASCEND_PATHS = {
+    "ascend": [
+        ("ascend", MemoryKind.REGISTERED, "hixl"),
+        ("ascend-pool", MemoryKind.ALLOCATED, "hixl"),
+    ],
+}
+
+
+def asked_for() -> set[str] | None:
+    """The names in LLM_DATADIST_TEST_PATHS; None: whatever is there."""
+    text = os.environ.get("LLM_DATADIST_TEST_PATHS")
+    if text is None:
+        return None
+    names = set(text.split(","))
+    known = [*MOCK_PATHS, *ASCEND_PATHS]
+    if names - set(known):
         raise pytest.UsageError(
-            f"LLM_DATADIST_TEST_PATHS names {sorted(unknown)}; known: {list(kinds)}"
+            f"LLM_DATADIST_TEST_PATHS names {sorted(names - set(known))}; known: {known}"
         )
-    return [Path(name, kinds[name], True) for name in names.split(",")]
+    return names
+
+
+def wanted() -> list[Path]:
+    """The paths to run on: of those that the library of this run has, what was asked for, or all.
+
+    A run has one library. tests/ascend runs this suite once more, with the other one.
+    """
+    here = ASCEND_PATHS if ON_ASCEND else MOCK_PATHS
+    names = asked_for()
+    return [
+        Path(name, memory, names is not None, transport)
+        for asked, paths in here.items()
+        for name, memory, transport in paths
+        if names is None or asked in names
+    ]

@@ -204,7 +204,7 @@ def test_finalize_races_with_calls_and_they_end_with_statuses(
     puller.call("init", EngineSpec(PULLER, environment=path.environment))
     again = puller.register("again", SMALL, 5)
     linked(puller, pair.owner)
-    if path.name != "mapped":
+    if not path.of_pools:
         puller.pull("again", key, [0], [1])
         check(again, moved(again.filled(), pair.source.filled(), [0], [1]))
 

@@ -38,7 +38,9 @@ class Victim:
         self.source = self.owner.register("kv", SMALL, 1, 0)
         self.target = self.puller.register("kv", SMALL, 2, 0)
         linked(self.puller, self.owner)
+        # Both ends have all that a link in use has.
         self.puller.pull("kv", KEY, [0], [0])
+        self.owner.pull("kv", BlocksCacheKey(PULLER, 0), [0], [0])
         self.at_rest = self.owner.resources()
         self.resident = resident_bytes(self.owner.pid)
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from paths import Path
+from paths import Path, helped_path
 from refusals import GONE, check_refusal, refused
 from stage import OWNER, PULLER, SMALL, Pair, Stage, linked, notices
 from work import repeat, seconds_of
@@ -82,7 +82,7 @@ def test_a_peer_that_closes_during_transfers(stage: Stage, path: Path, ending: s
     else:
         assert pair.owner.unlink(pair.puller, force=True) == S.LLM_SUCCESS
     # The owner said that it ends: what it puts into its memory now must not arrive anywhere.
-    if path.name != "mapped":
+    if not path.of_pools:
         pair.owner.call("fill", "kv", 77)
     done, error = call.result(LONG_MS / 1000 / 2)
     assert done >= 3
@@ -128,8 +128,7 @@ def test_a_stopped_peer_is_a_timeout_and_the_link_works_when_it_goes_on(
 @pytest.mark.rule("C3.2-7", "C6.1-32")
 @pytest.mark.parametrize("operation", ["pull", "push"])
 def test_nothing_arrives_after_a_timeout_was_reported(stage: Stage, operation: str) -> None:
-    (tcp,) = list(_tcp())
-    pair = stage.pair(tcp, LARGE, sync_timeout_ms=400)
+    pair = stage.pair(helped_path(), LARGE, sync_timeout_ms=400)
     owner, puller = pair.owner, pair.puller
     everything = list(range(LARGE.num_blocks))
     getattr(puller, operation)("kv", KEY, [0], [0])
@@ -153,16 +152,10 @@ def test_nothing_arrives_after_a_timeout_was_reported(stage: Stage, operation: s
     check(pair.source, pair.target.read())
 
 
-def _tcp() -> list[Path]:
-    from llm_datadist.introspection import MemoryKind
-
-    return [Path("tcp", MemoryKind.REGISTERED, True)]
-
-
 @pytest.mark.rule("C6.1-31")
 def test_a_stopped_peers_memory_is_read_without_it(stage: Stage, path: Path) -> None:
-    if path.name == "tcp":
-        pytest.skip("capability one-sided reads: TCP needs the peer's help")
+    if path.needs_the_peer:
+        pytest.skip("capability one-sided reads: this path needs the peer's help")
     pair = stage.pair(path)
     pair.puller.pull("kv", KEY, [0], [0])
     pair.owner.stop()
@@ -177,8 +170,7 @@ def test_a_stopped_peers_memory_is_read_without_it(stage: Stage, path: Path) -> 
 @pytest.mark.parametrize("operation", ["pull", "push"])
 def test_the_deadline_starts_when_the_link_is_free(stage: Stage, operation: str) -> None:
     # Eight calls over one stopped link queue; each has the whole deadline once it is its turn.
-    (tcp,) = _tcp()
-    pair = stage.pair(tcp, sync_timeout_ms=200)
+    pair = stage.pair(helped_path(), sync_timeout_ms=200)
     pair.puller.pull("kv", KEY, [0], [0])
     pair.owner.stop()
     calls = [pair.puller.start_call(seconds_of, operation, "kv", KEY, [0], [0]) for _ in range(8)]

@@ -28,7 +28,7 @@ def both(together: NearStage, path: Path, there: Geometry = ENTRIES, here: Geome
     owner, pusher = together.two(path)
     destination = together.contiguous(owner, path, "kv", there, 1)
     source = together.contiguous(pusher, path, "kv", here, 2)
-    if path.name != "mapped":
+    if not path.of_pools:
         # Registered memory is part of the links that are made afterwards.
         assert pusher.unlink(owner) == S.LLM_SUCCESS
         assert pusher.link(owner) == S.LLM_SUCCESS

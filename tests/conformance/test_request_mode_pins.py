@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from engines import HOST, OWNER, EngineHere, Engines, Held, by_id
-from paths import TRANSPORT, Path
+from paths import Path
 from refusals import GONE, check_refusal
 from stage import Stage
 
@@ -94,7 +94,7 @@ def pull_entry(actor: Any, key: CacheKey) -> None:
 def owner_process(
     stage: Stage, path: Path | None = None, pool: int = SMALL_POOL, host_pool: int = 0
 ) -> Peer:
-    environment = {} if path is None else {TRANSPORT: path.name}
+    environment = {} if path is None else path.environment
     return stage.engine(
         OWNER, one_sided=False, device_pool=pool, host_pool=host_pool, environment=environment
     )
@@ -240,7 +240,7 @@ class StoppedPuller:
             8,
             one_sided=False,
             listen=None,
-            environment={TRANSPORT: path.name, "LLM_DATADIST_MOCK_THREADS": "1"},
+            environment={**path.environment, "LLM_DATADIST_MOCK_THREADS": "1"},
             sync_timeout_ms=20_000,
         )
         self.peer.call(register_target, BIG, TENSORS)

@@ -71,7 +71,7 @@ def test_a_client_finalizes_and_inits_200_times_with_live_links(stage: Stage, pa
     owner, puller = pair.owner, pair.puller
     puller.register("kept", SMALL, 3)
     puller.call(keep_options, options_of(None, path.device_pool))
-    arguments = (owner.cluster(), path.name == "mapped")
+    arguments = (owner.cluster(), path.of_pools)
     puller.call(finalize_and_init_again, 10, *arguments)
     before = [peer.resources() for peer in (owner, puller)]
     resident = [resident_bytes(peer.pid) for peer in (owner, puller)]
@@ -104,7 +104,7 @@ def test_a_server_finalizes_and_inits_200_times_with_live_links(stage: Stage, pa
     owner.register("kept", SMALL, 3)
     host, port = owner.listen_address
     options = options_of(f"{host}:{port}", path.device_pool)
-    pool = path.name == "mapped"
+    pool = path.of_pools
 
     def rounds(times: int) -> None:
         for _ in range(times):
@@ -182,7 +182,7 @@ def test_finalize_races_with_sixteen_threads(
     puller = pair.puller
     puller.register("kept", SMALL, 3)
     remote_id = pair.source.cache_id
-    puller.call(prepare_race, other.cluster(), remote_id, path.name == "mapped")
+    puller.call(prepare_race, other.cluster(), remote_id, path.of_pools)
     calls = [puller.start_call(run_until_finalized, number) for number in range(16)]
     for number in range(16):
         if one_sided or number % 8 != 1:

@@ -15,19 +15,29 @@ from llm_datadist._native import cann
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def load_module(name, path):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="session")
 def setup_module():
     """Return setup.py, loaded but not run."""
     for name in ("setuptools", "wheel"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
-    spec = importlib.util.spec_from_file_location("lldd_setup", ROOT / "setup.py")
-    module = importlib.util.module_from_spec(spec)
     with warnings.catch_warnings():
         # Old releases of setuptools and wheel announce each other's end.
         warnings.simplefilter("ignore")
-        spec.loader.exec_module(module)
-    return module
+        return load_module("lldd_setup", ROOT / "setup.py")
+
+
+@pytest.fixture(scope="session")
+def fake_cann(needs_compiler):
+    """Return the folder of the fake CANN, which has all that the Ascend library calls."""
+    return load_module("lldd_fake_cann", ROOT / "tests" / "fake_cann" / "toolkit.py").toolkit()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 
 import pytest
-from toolkits import empty_toolkit, small_toolkit, small_tree
+from small_cann import empty_toolkit, small_toolkit, small_tree
 
 from llm_datadist._native import building, cann
 

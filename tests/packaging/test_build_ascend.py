@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from toolkits import empty_toolkit, small_toolkit, small_tree
+from small_cann import empty_toolkit, small_toolkit, small_tree
 
 from llm_datadist.__main__ import main
 from llm_datadist._native import declarations, libraries, loader

@@ -6,6 +6,7 @@ from __future__ import annotations
 import email.parser
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -89,6 +90,10 @@ def test_contents(wheel):
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.suffix}
     packaged = {name for name in names if "/_native/src/" in name}
     assert packaged == {f"llm_datadist/_native/src/{name}" for name in sources}
+    suite = {path.name for path in (ROOT / "tests" / "conformance").glob("*.py")}
+    folder = "llm_datadist/testing/conformance/"
+    packaged = {name for name in names if name.startswith(folder)}
+    assert packaged == {folder + name for name in (*suite, "pyproject.toml")}
     dist_info = f"llm_datadist_cffi-{__version__}.dist-info/"
     others = [
         name
@@ -118,11 +123,12 @@ def test_the_header_is_the_one_it_was_built_from(installed):
     assert shipped.read_text() == (ROOT / "csrc" / "include" / "llm_datadist.h").read_text()
 
 
-def run_installed(installed, *arguments, path=(), cwd=None):
+def run_installed(installed, *arguments, path=(), cwd=None, **environment):
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([*map(str, path), str(installed)]),
         "LLM_DATADIST_BACKEND": "mock",
+        **environment,
     }
     return subprocess.run(
         [sys.executable, *arguments],
@@ -171,6 +177,25 @@ def test_the_processes_of_the_demo_ignore_it_too(installed, decoy):
     assert json.loads(result.stdout)
 
 
+def test_the_suite_of_the_wheel_runs(installed, decoy):
+    """On the library of the wheel, between processes of the wheel."""
+    command = [str(installed / "llm_datadist_cffi_cli.py"), "selftest"]
+    some = ["--", "-q", "-k", "test_pull_blocks and mapped", "--maxfail=1"]
+    result = run_installed(installed, *command, *some, path=[decoy], cwd=decoy)
+    assert result.returncode == 0, result.stdout + result.stderr
+    first, _, rest = result.stdout.partition("\n")
+    assert first.startswith(f"mock {__version__}, ")
+    assert first.endswith(f"({installed}/llm_datadist/_native/lib/libllm_datadist_mock.so)")
+    assert re.search(r"^\d+ passed, \d+ deselected", rest, re.MULTILINE)
+
+
+def test_the_suite_needs_a_backend(installed):
+    command = [str(installed / "llm_datadist_cffi_cli.py"), "selftest", "--backend", "cuda"]
+    result = run_installed(installed, *command)
+    assert result.returncode == 2
+    assert "names the backend 'cuda'; legal are auto, mock" in result.stderr
+
+
 def test_build_ascend_without_a_toolkit(installed, tmp_path):
     entry = installed / "llm_datadist_cffi_cli.py"
     result = run_installed(
@@ -178,6 +203,32 @@ def test_build_ascend_without_a_toolkit(installed, tmp_path):
     )
     assert result.returncode == 1
     assert f"{tmp_path / 'cann'} (--toolkit) does not exist" in result.stderr
+
+
+def test_build_ascend_from_the_wheel(installed, fake_cann, tmp_path):
+    """On a device host: the wheel's sources are compiled, the result is found, an engine opens."""
+    entry = str(installed / "llm_datadist_cffi_cli.py")
+    of_the_package = {path for path in installed.rglob("*") if "__pycache__" not in path.parts}
+    environment = {
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "LLM_DATADIST_BACKEND": "ascend",
+        # What the compiler makes of it is not what is tested here.
+        "CXXFLAGS": "-O0 -g0",
+    }
+    before = run_installed(installed, entry, "doctor", "--json", **environment)
+    assert (before.returncode, json.loads(before.stdout)["works"]) == (1, False)
+    build = [entry, "build-ascend", "--toolkit", str(fake_cann)]
+    built = run_installed(installed, *build, **environment)
+    assert built.returncode == 0, built.stderr
+    (library,) = (tmp_path / "cache").rglob("*.so")
+    assert f"library       {library}\n" in built.stdout
+    assert "loads         ascend " in built.stdout
+    after = run_installed(installed, entry, "doctor", "--json", **environment)
+    assert after.returncode == 0, after.stdout
+    (backend,) = json.loads(after.stdout)["sections"]["Backend"]
+    assert backend["data"] == {"chosen": "ascend", "path": str(library)}
+    now = {path for path in installed.rglob("*") if "__pycache__" not in path.parts}
+    assert now == of_the_package
 
 
 def test_a_source_distribution_has_what_the_build_needs(setup_module, tmp_path):

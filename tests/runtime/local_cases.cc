@@ -176,7 +176,8 @@ void Copies() {
     Device &device = side.device();
     const auto copy = [&](uint64_t dst, uint64_t src, uint64_t length) {
         const LocalRun run{dst, src, length};
-        return device.Copy(&run, 1, Deadline::InMs(5000));
+        return device.Copy(&run, 1, Placement::kDevice, Placement::kDevice,
+                           Deadline::InMs(5000));
     };
     uint64_t seed = 0;
     for (const uint64_t from : {known, pool, unknown}) {
@@ -201,7 +202,8 @@ void Copies() {
     CHECK_FAILS(LLDD_FAILED, "not mapped", copy(known, unknown, size));
     CHECK_FAILS(LLDD_FAILED, "not mapped", copy(8, known, 8));
     const LocalRun run{known, pool, size};
-    CHECK_FAILS(LLDD_TIMEOUT, "not done in time", device.Copy(&run, 1, Deadline::Passed()));
+    CHECK_FAILS(LLDD_TIMEOUT, "not done in time",
+                device.Copy(&run, 1, Placement::kDevice, Placement::kDevice, Deadline::Passed()));
 }
 
 // Every kernel of this CPU, at every alignment and around every limit.

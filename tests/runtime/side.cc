@@ -214,6 +214,10 @@ void Side::Break() {
     if (linked()) connection_->PeerGone();
 }
 
+Status Side::Ask(std::string_view, const Deadline &) {
+    return Failure(LLDD_FAILED, "the mock runtime asks its peer nothing");
+}
+
 Status Side::Connect(LinkEnd end, uint64_t nonce, const std::string &peer_endpoint,
                      uint32_t peer_port, const Deadline &deadline) {
     peer_port_ = peer_port;

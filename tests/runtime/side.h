@@ -75,6 +75,7 @@ public:
 
     Status OpenStream(const Deadline &deadline, Fd *stream) override;
     void Break() override;
+    Status Ask(std::string_view message, const Deadline &deadline) override;
 
 private:
     void Accept();

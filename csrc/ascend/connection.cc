@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ascend/connection.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "ascend/device.h"
+#include "base/log.h"
+#include "engine/wire.h"
+
+namespace lldd::ascend {
+namespace {
+
+constexpr char kGone[] = "connection closed (peer exited, finalized or unlinked)";
+
+// Between two calls of HIXL a peer's wish to take memory back is heard: a few milliseconds of HCCS.
+constexpr uint64_t kMostBytesACall = 256ull << 20;
+constexpr size_t kMostDescsACall = 65536;
+// For the acceptor's own connection, which nobody waits for.
+constexpr uint64_t kBackgroundConnectMs = 5000;
+
+// What one end asks of the other.
+enum class Message : uint8_t {
+    kWithdraw = 1,  // forget this region: number
+    kLeave = 2,     // transfer nothing any more
+    kAreYouThere = 3,
+};
+
+std::string Encode(Message message, uint64_t number = 0) {
+    wire::Writer writer;
+    writer.Number(static_cast<uint8_t>(message));
+    writer.Number(number);
+    return writer.Take();
+}
+
+}  // namespace
+
+AscendConnection::AscendConnection(AscendDevice *device, const ConnectionSetup &setup,
+                                   EndpointData peer)
+    : device_(device),
+      streams_(setup.streams),
+      passive_(setup.passive),
+      peer_passive_(setup.peer_passive),
+      remote_(device->transport().Use(peer.engine)) {
+    reachable_.Assign(std::move(peer.regions));
+    device_->Add(this);
+}
+
+AscendConnection::~AscendConnection() {
+    device_->Remove(this);
+    (void)Close(Deadline::Passed());
+}
+
+// ---- making the link ----
+
+Status AscendConnection::Dial(const Deadline &deadline) {
+    const Context::Scope in_context(device_->context());
+    Status status = remote_->Connect(deadline);
+    if (status.code() != LLDD_FAILED && status.code() != LLDD_NOT_YET_LINK) return status;
+    return Status(LLDD_LINK_FAILED, status.text(), status.raw());
+}
+
+// The acceptor's end has a HIXL connection of its own, made while nobody waits; a transfer that
+// comes sooner makes it.
+Status AscendConnection::Confirm() {
+    if (passive_) return Status::Ok();
+    device_->transport().Post([remote = remote_] {
+        const Status status = remote->Connect(Deadline::InMs(kBackgroundConnectMs));
+        if (!status.ok()) LLDD_LOG(LLDD_LOG_WARNING, "%s", status.text().c_str());
+    });
+    return Status::Ok();
+}
+
+void AscendConnection::ServeStream(Fd) {
+    LLDD_LOG(LLDD_LOG_WARNING, "the peer opened a data stream, which this runtime does not use");
+}
+
+std::vector<PathDescription> AscendConnection::Paths() const {
+    const std::string reason = "one-sided transfers of HIXL engine " + remote_->engine();
+    return {{LLDD_MEMORY_ALLOCATED, "hixl", reason}, {LLDD_MEMORY_REGISTERED, "hixl", reason}};
+}
+
+// ---- transfers ----
+
+Status AscendConnection::Read(const Run *runs, size_t count, const Deadline &deadline) {
+    return Transfer(hixl::READ, runs, count, deadline);
+}
+
+Status AscendConnection::Write(const Run *runs, size_t count, const Deadline &deadline) {
+    return Transfer(hixl::WRITE, runs, count, deadline);
+}
+
+Status AscendConnection::Transfer(hixl::TransferOp operation, const Run *runs, size_t count,
+                                  const Deadline &deadline) {
+    LLDD_RETURN_IF_ERROR(Plan(runs, count));
+    const Context::Scope in_context(device_->context());
+    for (size_t i = 0; i < num_pieces_; ++i) {
+        const Piece &piece = pieces_[i];
+        LLDD_RETURN_IF_ERROR(BeginPiece(piece));
+        Status status = remote_->Transfer(operation, piece.descs, piece.newest, deadline);
+        EndPiece();
+        if (!status.ok()) return Explain(std::move(status), deadline);
+    }
+    return Status::Ok();
+}
+
+// Everything is looked up before anything is moved: HIXL must not see an address that it does not
+// know, which it would take for host memory (on this side) or which would cost the connection.
+Status AscendConnection::Plan(const Run *runs, size_t count) {
+    const std::shared_ptr<const Regions> known = device_->memory().Known();
+    num_pieces_ = 0;
+    std::lock_guard<std::mutex> lock(mutex_);
+    LLDD_RETURN_IF_ERROR(CheckLinkLocked());
+    for (size_t i = 0; i < count; ++i) {
+        uint64_t local = runs[i].local;
+        uint64_t remote = runs[i].remote;
+        uint64_t left = runs[i].length;
+        // Runs are merged where they meet, so one may lie in several neighbouring regions.
+        while (left > 0) {
+            const Region *own = known->Find(local);
+            if (own == nullptr) {
+                return Failure(LLDD_FAILED, "the memory of this process at %#llx is not registered",
+                               Printable(local));
+            }
+            const Region *peers = reachable_.Find(remote);
+            if (peers == nullptr) return UnreachableLocked(remote);
+            const uint64_t length = peers->Within(remote, own->Within(local, left));
+            AddToPlan(local, remote, length, own->id);
+            local += length;
+            remote += length;
+            left -= length;
+        }
+    }
+    return Status::Ok();
+}
+
+void AscendConnection::AddToPlan(uint64_t local, uint64_t remote, uint64_t length,
+                                 uint64_t newest) {
+    while (length > 0) {
+        const bool full = num_pieces_ == 0 || pieces_[num_pieces_ - 1].bytes >= kMostBytesACall ||
+                          pieces_[num_pieces_ - 1].descs.size() >= kMostDescsACall;
+        if (full) {
+            if (num_pieces_ == pieces_.size()) pieces_.emplace_back();
+            pieces_[num_pieces_].descs.clear();
+            pieces_[num_pieces_].bytes = 0;
+            pieces_[num_pieces_].newest = 0;
+            ++num_pieces_;
+        }
+        Piece &piece = pieces_[num_pieces_ - 1];
+        const uint64_t part = std::min(length, kMostBytesACall - piece.bytes);
+        hixl::TransferOpDesc desc{};
+        desc.local_addr = static_cast<uintptr_t>(local);
+        desc.remote_addr = static_cast<uintptr_t>(remote);
+        desc.len = static_cast<size_t>(part);
+        piece.descs.push_back(desc);
+        piece.bytes += part;
+        piece.newest = std::max(piece.newest, newest);
+        local += part;
+        remote += part;
+        length -= part;
+    }
+}
+
+Status AscendConnection::CheckLinkLocked() const {
+    if (peer_gone_.load() || left_by_peer_) return Failure(LLDD_TIMEOUT, "%s", kGone);
+    return Status::Ok();
+}
+
+Status AscendConnection::UnreachableLocked(uint64_t remote) const {
+    const bool withdrawn =
+        std::any_of(withdrawn_.begin(), withdrawn_.end(), [remote](const Region &region) {
+            return remote >= region.addr && remote <= region.last();
+        });
+    if (withdrawn) {
+        return Failure(LLDD_FAILED,
+                       "the memory of the peer at %#llx was withdrawn by its owner (unregistered)",
+                       Printable(remote));
+    }
+    return Failure(LLDD_FAILED,
+                   "%#llx of the peer is not in memory that the peer had registered when the link "
+                   "was made; memory registered after the link was made cannot be reached over it",
+                   Printable(remote));
+}
+
+// From here to EndPiece the peer's memory is in use, and the peer waits if it wants it back. What
+// it has taken back since the plan was made is not touched.
+Status AscendConnection::BeginPiece(const Piece &piece) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    LLDD_RETURN_IF_ERROR(CheckLinkLocked());
+    if (!withdrawn_.empty()) {
+        for (const hixl::TransferOpDesc &desc : piece.descs) {
+            if (reachable_.Find(desc.remote_addr) == nullptr)
+                return UnreachableLocked(desc.remote_addr);
+        }
+    }
+    moving_ = true;
+    return Status::Ok();
+}
+
+void AscendConnection::EndPiece() {
+    std::vector<std::function<void()>> waiting;
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        moving_ = false;
+        waiting.swap(waiting_);
+    }
+    for (auto &answer : waiting) LeaveThenAnswer(std::move(answer));
+}
+
+// HIXL cannot tell a peer that is gone from a transfer that failed.
+Status AscendConnection::Explain(Status failed, const Deadline &deadline) const {
+    bool gone = peer_gone_.load();
+    if (!gone && failed.code() != LLDD_PARAM_INVALID && !deadline.passed()) {
+        const Status there = streams_->Ask(Encode(Message::kAreYouThere), deadline);
+        gone = !there.ok() && there.code() != LLDD_TIMEOUT;
+    }
+    if (!gone) return failed;
+    return Status(LLDD_TIMEOUT, std::string(kGone) + "; " + failed.text(), failed.raw());
+}
+
+// ---- who takes memory back, and who uses it ----
+
+void AscendConnection::OnMessage(std::string_view message, std::function<void()> answer) {
+    wire::Reader reader(message);
+    const auto kind = static_cast<Message>(reader.Number<uint8_t>());
+    const auto number = reader.Number<uint64_t>();
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (kind == Message::kWithdraw) {
+            Region region;
+            if (reachable_.Remove(number, &region)) withdrawn_.push_back(region);
+        } else if (kind == Message::kLeave) {
+            left_by_peer_ = true;
+        }
+        const bool waits = kind == Message::kWithdraw || kind == Message::kLeave;
+        if (waits && moving_) {
+            waiting_.push_back(std::move(answer));
+            return;
+        }
+        if (waits) {
+            LeaveThenAnswer(std::move(answer));
+            return;
+        }
+    }
+    answer();
+}
+
+// The owner deregisters once it is told: HIXL wants it unknown to every connection by then.
+void AscendConnection::LeaveThenAnswer(std::function<void()> answer) {
+    device_->transport().Post([remote = remote_, answer = std::move(answer)] {
+        const Status dropped = remote->Drop(Deadline::InMs(kBackgroundConnectMs));
+        if (!dropped.ok()) LLDD_LOG(LLDD_LOG_WARNING, "%s", dropped.text().c_str());
+        answer();
+    });
+}
+
+Status AscendConnection::AskPeer(const std::string &message, const Deadline &deadline) const {
+    if (peer_gone_.load() || peer_passive_) return Status::Ok();
+    const Status asked = streams_->Ask(message, deadline);
+    // Any other failure is that of a closed connection: no transfer outlives that at the peer.
+    return asked.code() == LLDD_TIMEOUT ? asked : Status::Ok();
+}
+
+Status AscendConnection::Withdraw(uint64_t region, const Deadline &deadline) {
+    return AskPeer(Encode(Message::kWithdraw, region), deadline);
+}
+
+void AscendConnection::PeerGone() { peer_gone_.store(true); }
+
+Status AscendConnection::Close(const Deadline &deadline) {
+    bool ask = false;
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (std::exchange(closed_, true)) return Status::Ok();
+        ask = !left_by_peer_;
+    }
+    // Without time there is nobody to wait: the link ends because the peer's end has. A peer that
+    // does not answer may be anywhere, which HIXL does not tell; memory that it still knows is
+    // refused to the owner who wants it back (Memory::GiveBack), and pools are freed when HIXL has
+    // ended.
+    if (ask && !deadline.passed()) {
+        const Status left = AskPeer(Encode(Message::kLeave), deadline);
+        if (!left.ok()) {
+            LLDD_LOG(LLDD_LOG_WARNING, "the peer was told that the link ends: %s",
+                     left.text().c_str());
+        }
+    }
+    device_->transport().Release(remote_);
+    return Status::Ok();
+}
+
+}  // namespace lldd::ascend

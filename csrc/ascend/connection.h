@@ -1,0 +1,91 @@
+// One end of a link: what of the peer's memory it reaches, and the transfers over HIXL.
+//
+// HIXL gives the owner of memory no way to end a peer's access: it can deregister only what no
+// connection knows. So the two ends tell each other, over the link's control connection: who takes
+// memory back, or ends the link, asks the peer, and the peer answers as soon as no transfer of its
+// own is under way and its HIXL connection is gone. What the device cannot give is a guarantee
+// against a peer that does not answer: then the owner learns LLDD_TIMEOUT, and the memory must not
+// be used for something else before the peer has gone.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "ascend/regions.h"
+#include "ascend/transport.h"
+#include "engine/runtime.h"
+
+namespace lldd::ascend {
+
+class AscendDevice;
+
+// The device outlives its connections.
+class AscendConnection final : public Connection {
+public:
+    AscendConnection(AscendDevice *device, const ConnectionSetup &setup, EndpointData peer);
+    ~AscendConnection() override;
+
+    // The initiator's part of Device::Connect.
+    Status Dial(const Deadline &deadline);
+
+    Status Confirm() override;
+    Status Read(const Run *runs, size_t count, const Deadline &deadline) override;
+    Status Write(const Run *runs, size_t count, const Deadline &deadline) override;
+    void ServeStream(Fd stream) override;
+    void OnMessage(std::string_view message, std::function<void()> answer) override;
+    void PeerGone() override;
+    Status Close(const Deadline &deadline) override;
+    std::vector<PathDescription> Paths() const override;
+
+    // For the device, whose memory this is: the peer forgets the region, or is gone. LLDD_TIMEOUT:
+    // it does not answer.
+    Status Withdraw(uint64_t region, const Deadline &deadline);
+
+private:
+    // What one call of HIXL moves.
+    struct Piece {
+        std::vector<hixl::TransferOpDesc> descs;
+        uint64_t bytes = 0;
+        uint64_t newest = 0;  // of the own regions in it
+    };
+
+    Status Transfer(hixl::TransferOp operation, const Run *runs, size_t count,
+                    const Deadline &deadline);
+    Status Plan(const Run *runs, size_t count);
+    void AddToPlan(uint64_t local, uint64_t remote, uint64_t length, uint64_t newest);
+    Status BeginPiece(const Piece &piece);
+    void EndPiece();
+    Status CheckLinkLocked() const;
+    Status UnreachableLocked(uint64_t remote) const;
+    Status Explain(Status failed, const Deadline &deadline) const;
+    Status AskPeer(const std::string &message, const Deadline &deadline) const;
+    void LeaveThenAnswer(std::function<void()> answer);
+
+    AscendDevice *const device_;
+    StreamProvider *const streams_;
+    const bool passive_;
+    const bool peer_passive_;
+    std::shared_ptr<Remote> remote_;
+    std::atomic<bool> peer_gone_{false};
+
+    std::mutex mutex_;
+    Regions reachable_;              // of the peer
+    std::vector<Region> withdrawn_;  // what it has taken back
+    bool moving_ = false;            // a call of HIXL is under way
+    bool left_by_peer_ = false;
+    bool closed_ = false;
+    std::vector<std::function<void()>> waiting_;  // answers that are due when it is over
+
+    // Of the transfer that is under way; kept to use its memory again.
+    std::vector<Piece> pieces_;
+    size_t num_pieces_ = 0;
+};
+
+}  // namespace lldd::ascend

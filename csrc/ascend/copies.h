@@ -1,0 +1,34 @@
+// Copies between places of this process by ACL.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "ascend/cann.h"
+#include "engine/runtime.h"
+
+namespace lldd::ascend {
+
+// Thread-safe. Calls at the same time use a stream each, which later ones use again.
+class Copies {
+public:
+    explicit Copies(std::shared_ptr<Context> context) : context_(std::move(context)) {}
+    ~Copies();
+    Copies(const Copies &) = delete;
+    Copies &operator=(const Copies &) = delete;
+
+    Status Run(const LocalRun *runs, size_t count, Placement to, Placement from,
+               const Deadline &deadline);
+
+private:
+    class Stream;
+
+    const std::shared_ptr<Context> context_;
+    std::mutex mutex_;
+    std::vector<aclrtStream> idle_;
+};
+
+}  // namespace lldd::ascend

@@ -1,0 +1,40 @@
+// One thread for what may block and must not be done on the I/O thread.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "ascend/cann.h"
+
+namespace lldd::ascend {
+
+class Worker {
+public:
+    // Tasks run in the device's context. Throws std::system_error.
+    explicit Worker(std::shared_ptr<Context> context);
+    // Runs what was posted, then ends.
+    ~Worker();
+    Worker(const Worker &) = delete;
+    Worker &operator=(const Worker &) = delete;
+
+    // Any thread; does not block. Tasks run one after the other.
+    void Post(std::function<void()> task);
+
+private:
+    void Run();
+
+    const std::shared_ptr<Context> context_;
+    std::mutex mutex_;
+    std::condition_variable posted_;
+    std::deque<std::function<void()>> tasks_;
+    bool ending_ = false;
+    std::thread thread_;
+};
+
+}  // namespace lldd::ascend

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tries a library, or the choice of the backend, in a process of its own.
+
+Loading a library runs its code, and that of what it needs: it may end the process, or hang.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ._processes import PeerFailure, Peers, serve
+
+if TYPE_CHECKING:
+    from llm_datadist._native.loader import NativeLibrary
+
+# A device library may have to wake its device up.
+PATIENCE = 120.0
+# Instead of a library: the one that would be chosen, and an engine on it.
+BACKEND = "backend"
+_CHILD = "probing"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What came of it.
+
+    ``error`` is "" if all went well, ``kind`` is the name of the exception. A library that loads is
+    described even if no engine opens on it: ``path`` is "" if none loaded. ``variables`` are the
+    lines of the runtime about its environment.
+    """
+
+    error: str = ""
+    kind: str = ""
+    name: str = ""
+    version: str = ""
+    description: str = ""
+    path: str = ""
+    device_count: int = 0
+    variables: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def in_child(what: str, environ: Mapping[str, str], patience: float = PATIENCE) -> Tried:
+    """Try it in a child process.
+
+    Args:
+        what: "mock", "ascend", or BACKEND.
+        environ: of the child.
+        patience: seconds to wait.
+    """
+    try:
+        with Peers() as peers:
+            peers.start(_CHILD, ["doctor", "--probe-channel"], environ)
+            tried = peers.ask({_CHILD: what}, patience)[_CHILD]
+    except PeerFailure as failure:
+        return Tried(error=str(failure), kind=type(failure).__name__)
+    assert isinstance(tried, Tried)
+    return tried
+
+
+def answer(channel: int) -> int:
+    """Be that child process, given the channel's descriptor; returns the exit status."""
+    serve(channel, lambda what: _choose() if what == BACKEND else _load(what))
+    return 0
+
+
+def _load(name: str) -> Tried:
+    from llm_datadist._native import libraries
+    from llm_datadist._native.loader import NativeLibraryError
+
+    try:
+        return _describe(libraries.load(name))
+    except NativeLibraryError as error:
+        return _failed(error)
+
+
+def _choose() -> Tried:
+    from llm_datadist import backends
+    from llm_datadist._native.engine import Engine
+    from llm_datadist._native.loader import NativeLibraryError
+    from llm_datadist.config import LLMRole
+    from llm_datadist.options import EngineOptions
+    from llm_datadist.status import LLMException
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            tried = _describe(backends.library())
+        except (NativeLibraryError, ValueError) as error:
+            return _failed(error)
+    tried = replace(tried, warnings=tuple(str(warning.message) for warning in caught))
+    try:
+        Engine(EngineOptions(cluster_id=0, role=LLMRole.MIX)).close()
+    except LLMException as error:
+        return replace(tried, error=str(error), kind=type(error).__name__)
+    return tried
+
+
+def _failed(error: Exception) -> Tried:
+    return Tried(error=str(error), kind=type(error).__name__)
+
+
+def _describe(library: NativeLibrary) -> Tried:
+    info = library.info
+    return Tried(
+        name=info.name,
+        version=info.version,
+        description=info.description,
+        path=library.path,
+        device_count=info.device_count,
+        variables=tuple(_control(library, "environment").splitlines()),
+    )
+
+
+def _control(library: NativeLibrary, command: str) -> str:
+    """Return what the runtime answers; "" if it has no such command."""
+    room, null = library.ffi.new("char[]", 1 << 16), library.ffi.NULL
+    status = library.lib.lldd_runtime_control(command.encode(), null, room, len(room), null)
+    return "" if status else str(library.ffi.string(room).decode(errors="replace"))

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Say what this machine offers, what will be used, and what to fix first.
+
+Looks at the package and its neighbours of the same name, at CANN and devices, at the native
+libraries and the choice among them, and at what the kernel and its limits allow. Libraries are
+tried in processes of their own. Nothing is changed. The exit status is 0 if an engine can be
+opened in this environment, and 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ._progress import Progress
+
+if TYPE_CHECKING:
+    from ._findings import Finding, Machine
+
+Section = tuple[str, "list[Finding]"]
+SECTIONS = 9
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the subcommand."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument("--probe-channel", type=int, metavar="FD", help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Examine the machine, or be a process that tries a library; returns the exit status."""
+    # Nothing of this is imported to print a help text.
+    if args.probe_channel is not None:
+        from . import _probe
+
+        return _probe.answer(args.probe_channel)
+    from ._findings import Machine
+
+    progress = Progress(sys.stderr, SECTIONS)
+    sections = []
+    try:
+        for section in examine(Machine(), progress):
+            sections.append(section)
+            progress.advance()
+    except KeyboardInterrupt:
+        print("llm-datadist doctor: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    finally:
+        progress.clear()
+    print(json.dumps(_for_machines(sections)) if args.json else _text(sections))
+    return 0 if works(sections) else 1
+
+
+def examine(machine: Machine, progress: Progress) -> Iterator[Section]:
+    """Make all checks, section by section."""
+    from . import _doctor_host as host
+    from . import _doctor_library as library
+    from . import _doctor_package as package
+    from ._probe import BACKEND, in_child
+
+    progress.show("the package")
+    yield (
+        "Package",
+        [package.plain_import(machine), package.versions(machine), package.compiler(machine)],
+    )
+    progress.show("the Ascend library")
+    ascend = in_child("ascend", machine.environ)
+    yield "CANN", [library.toolkit(machine), library.devices(machine, ascend)]
+    progress.show("the mock library")
+    mock = in_child("mock", machine.environ)
+    yield "Libraries", [library.library("mock", mock), library.library("ascend", ascend)]
+    progress.show("the backend")
+    yield "Backend", [library.backend(machine, in_child(BACKEND, machine.environ))]
+    progress.show("the kernel")
+    yield (
+        "Kernel",
+        [host.ptrace_scope(machine), host.process_vm(machine), host.user_namespaces(machine)],
+    )
+    yield "Ports", [host.loopback(machine), host.ephemeral_ports(machine)]
+    yield (
+        "Transports of the mock runtime",
+        [library.transport(machine, name) for name in library.TRANSPORTS],
+    )
+    yield (
+        "Memory and CPUs",
+        [
+            check(machine)
+            for check in (
+                host.memory,
+                host.huge_pages,
+                host.locked_memory,
+                host.open_files,
+                host.cpus,
+            )
+        ],
+    )
+    yield "Environment", package.environment(machine, mock.variables)
+
+
+def works(sections: list[Section]) -> bool:
+    """Whether an engine can be opened."""
+    return all(finding.level.value != "fail" for finding in dict(sections)["Backend"])
+
+
+def first_to_fix(sections: list[Section]) -> Finding | None:
+    """Return what stands most in the way of clients; None: nothing does.
+
+    Without a backend nothing works at all, whatever else is wrong.
+    """
+    ordered = sorted(sections, key=lambda section: section[0] != "Backend")
+    findings = [finding for _, found in ordered for finding in found]
+    for level in ("fail", "warn"):
+        for finding in findings:
+            if finding.level.value == level:
+                return finding
+    return None
+
+
+def _text(sections: list[Section]) -> str:
+    lines = []
+    for title, findings in sections:
+        lines += [title, *(line for finding in findings for line in finding.lines()), ""]
+    first = first_to_fix(sections)
+    if first is None:
+        lines.append("Nothing to fix.")
+    else:
+        lines += ["First to fix", *first.lines()]
+    return "\n".join(lines)
+
+
+def _for_machines(sections: list[Section]) -> dict[str, Any]:
+    first = first_to_fix(sections)
+    return {
+        "works": works(sections),
+        "first_to_fix": None if first is None else first.name,
+        "sections": {
+            title: [
+                {
+                    "name": finding.name,
+                    "level": finding.level.value,
+                    "text": finding.text,
+                    "advice": finding.advice,
+                    "data": dict(finding.data),
+                }
+                for finding in findings
+            ]
+            for title, findings in sections
+        },
+    }

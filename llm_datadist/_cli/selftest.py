@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run the conformance suite on this machine.
+
+The rules of the interface, between real processes, on each path that the library of this
+environment has: on a device, that device. Needs pytest (pip install 'llm-datadist-cffi[test]').
+Arguments after -- go to pytest, such as -- -x -k pull_blocks; it runs in an empty folder, so give
+absolute paths. The exit status is pytest's: 0 if no test failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+# In a package that was built, and in a checkout: the suite, and the configuration of pytest.
+_PLACES = (
+    (_PACKAGE / "testing" / "conformance", _PACKAGE / "testing" / "conformance"),
+    (_PACKAGE.parent / "tests" / "conformance", _PACKAGE.parent),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the subcommand."""
+    parser.add_argument(
+        "--backend",
+        metavar="NAME",
+        help="auto, mock, ascend, or the path of a library (default: LLM_DATADIST_BACKEND)",
+    )
+    parser.add_argument("pytest", nargs="*", metavar="-- ARGUMENT", help="arguments of pytest")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the suite; returns the exit status."""
+    from ._probe import BACKEND, in_child
+
+    found = [place for place in _PLACES if (place[0] / "conftest.py").is_file()]
+    if not found:
+        return _refuse("the package has no conformance suite in it; install it with pip")
+    missing = [name for name in ("pytest", "numpy") if importlib.util.find_spec(name) is None]
+    if missing:
+        return _refuse(f"{' and '.join(missing)} missing: pip install 'llm-datadist-cffi[test]'")
+    environment = dict(os.environ)
+    if args.backend is not None:
+        environment["LLM_DATADIST_BACKEND"] = args.backend
+    chosen = in_child(BACKEND, environment)
+    if chosen.error:
+        return _refuse(f"{chosen.error} ('llm-datadist doctor' tells more)")
+    print(f"{chosen.name} {chosen.version}, {chosen.description} ({chosen.path})", flush=True)
+    if environment.get("LLM_DATADIST_BACKEND", "") in ("", "auto"):
+        # The choice was told above; the tests see no warning of it.
+        environment["LLM_DATADIST_BACKEND"] = chosen.name
+    # The package that this command belongs to comes first, for the peers of the tests, too.
+    paths = [str(_PACKAGE.parent), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    # An installed package stays as it is.
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    suite, configuration = found[0]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+    command += ["-c", str(configuration / "pyproject.toml"), "--rootdir", str(configuration)]
+    command += [str(suite), *args.pytest]
+    # Python finds modules in the current folder, too: there must be no llm_datadist in it.
+    with tempfile.TemporaryDirectory(prefix="llm-datadist-selftest-") as empty:
+        return subprocess.run(command, env=environment, cwd=empty).returncode
+
+
+def _refuse(text: str) -> int:
+    print(f"llm-datadist selftest: {text}", file=sys.stderr)
+    return 2

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that use the Ascend library, and the faults of the fake CANN below them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from llm_datadist.testing import Peer
+
+
+class Faults:
+    """Faults that the fake CANN is to have, in a file that its processes read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.path.write_text("")
+
+    def order(self, point: str, number: int, times: int = 1) -> None:
+        """The next calls at this point give that number."""
+        self.path.write_text(f"{point} {number} {times}\n")
+
+    def left(self) -> int:
+        """How many have not fired."""
+        return sum(int(line.split()[2]) for line in self.path.read_text().splitlines())
+
+
+class Peers:
+    """Processes with an engine of the Ascend library each."""
+
+    def __init__(self, environment: dict[str, str], exits: ExitStack) -> None:
+        self._environment = environment
+        self._exits = exits
+
+    def start(self, cluster_id: int, **spec: Any) -> Peer:
+        peer = self._exits.enter_context(Peer.start(self._environment))
+        peer.wait_for("ready")
+        spec.setdefault("listen", "127.0.0.1:0")
+        peer.init(cluster_id, **spec)
+        return peer
