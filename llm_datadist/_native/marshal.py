@@ -234,7 +234,8 @@ def block_ids(borrow: Borrow, name: str, blocks: Any) -> Any:
         return uint64s(borrow, name, blocks)
     try:
         view = memoryview(blocks)
-    except TypeError:
+    except (BufferError, TypeError, ValueError):
+        # ValueError: numpy's dates have no format that a buffer could tell.
         raise wrong_type(name, blocks, _BLOCK_IDS) from None
     if view.ndim != 1 or view.format not in _FORMATS:
         raise TypeError(
