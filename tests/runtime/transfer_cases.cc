@@ -209,8 +209,10 @@ void OwnerIsFair() {
         CHECK_OK(readers[i].Try(Format("read %" PRIu64 " %" PRIu64 " 64 5000", to[i], from[i])));
     }
     for (size_t i = 0; i < 2; ++i) {
+        // The second one is cut off, and then waits for this long.
+        const int ms = i == 0 ? 30000 : 2000;
         readers[i].Begin(
-            Format("read %" PRIu64 " %" PRIu64 " %" PRIu64 " 1500", to[i], from[i], size));
+            Format("read %" PRIu64 " %" PRIu64 " %" PRIu64 " %d", to[i], from[i], size, ms));
     }
     CHECK_OK(readers[0].Finish());
     CHECK_OK(second.Disconnect());  // no byte comes to the other one any more
