@@ -10,12 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from ._checks import UINT32_MAX, check_layer_range, check_uint32, length, refuse, require
-from ._native.marshal import ALL_WHOLE_LAYERS, LayerRanges
+from ._native.marshal import ALL_WHOLE_LAYERS, DEFAULT_TENSORS_PER_LAYER, LayerRanges
 from .cache import Cache
 from .status import warn
 from .transfer import TENSORS_PER_LAYER, AnyTransferConfig, TransferConfig
-
-DEFAULT_TENSORS_PER_LAYER = 2
 
 
 def pull_tensors_per_layer(kwargs: dict[str, Any]) -> int:

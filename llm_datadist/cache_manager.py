@@ -19,13 +19,13 @@ from ._checks import (
     require,
 )
 from ._layers import (
-    DEFAULT_TENSORS_PER_LAYER,
     config_layers,
     pull_layers,
     pull_tensors_per_layer,
     push_layers,
 )
 from ._native import marshal
+from ._native.marshal import DEFAULT_TENSORS_PER_LAYER
 from .cache import Cache, CacheDesc, MemInfo, Memtype, Placement
 from .keys import UNSET_ID, BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
 from .status import LLMDataDistWarning, warn
@@ -320,6 +320,18 @@ class CacheManager:
         """
         # This is the hot path: each check is made once, and what is not given costs nothing.
         engine = self._engine
+        if (
+            type(src_blocks) is type(dst_blocks) is engine.array_type
+            and type(src_cache_key) is BlocksCacheKey
+            and type(dst_cache) is Cache
+            and dst_cache._is_blocks_cache
+            and not kwargs
+        ):
+            few = engine.pull_few_blocks(src_cache_key, dst_cache._cache_id, src_blocks, dst_blocks)
+            if few == 0:
+                return
+            if few is not None:
+                self._raise_of_blocks("pull_blocks", few, src_blocks, dst_blocks)
         by_blocks = isinstance(src_cache_key, BlocksCacheKey)
         if not by_blocks:
             check_type("src_cache_key", src_cache_key, _PULL_KEYS)

@@ -99,12 +99,41 @@ bool HasErms() {
 
 #endif
 
+#if defined(__aarch64__)
+
+// Pairs of registers with the hint that nobody will want these bytes soon. The hint changes no
+// order that a release store or a barrier makes, so there is nothing to finish.
+void CopyNeon(void *dst, const void *src, size_t size) {
+    auto *to = static_cast<char *>(dst);
+    const auto *from = static_cast<const char *>(src);
+    for (; size >= 128; size -= 128) {
+        __asm__ volatile(
+            "ldp q0, q1, [%1]\n\t"
+            "ldp q2, q3, [%1, #32]\n\t"
+            "ldp q4, q5, [%1, #64]\n\t"
+            "ldp q6, q7, [%1, #96]\n\t"
+            "stnp q0, q1, [%0]\n\t"
+            "stnp q2, q3, [%0, #32]\n\t"
+            "stnp q4, q5, [%0, #64]\n\t"
+            "stnp q6, q7, [%0, #96]"
+            :
+            : "r"(to), "r"(from)
+            : "memory", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7");
+        to += 128;
+        from += 128;
+    }
+    if (size != 0) std::memcpy(to, from, size);
+}
+
+#endif
+
 struct Candidate {
     CopyKernel kernel;
     bool (*usable)();
 };
 
-// The best first.
+// The best first: on x86-64 in the order that was measured. On aarch64 nobody has measured neon
+// yet, so the C library's own copy, which is made for the CPU, comes first.
 constexpr Candidate kCandidates[] = {
 #if defined(__x86_64__)
     {{"avx512", CopyAvx512, FinishStream}, HasAvx512},
@@ -112,6 +141,9 @@ constexpr Candidate kCandidates[] = {
     {{"movsb", CopyMovsb, NothingToFinish}, HasErms},
 #endif
     {{"memcpy", CopyMemcpy, NothingToFinish}, Always},
+#if defined(__aarch64__)
+    {{"neon", CopyNeon, NothingToFinish}, Always},
+#endif
 };
 
 }  // namespace

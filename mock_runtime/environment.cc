@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mock_runtime/environment.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <cstdlib>
 
 #include "mock_runtime/copy_kernels.h"
+#include "mock_runtime/host_cpus.h"
 
 namespace lldd::mock {
 namespace {
@@ -23,10 +22,12 @@ constexpr Variable kDevices{"LLM_DATADIST_MOCK_DEVICES", "1..1024", "16",
 constexpr Variable kTransport{
     "LLM_DATADIST_MOCK_TRANSPORT", "comma list of mapped, cma, tcp", "mapped,cma,tcp",
     "which transports may be used, the preferred one first; both ends must allow one"};
-constexpr Variable kThreads{"LLM_DATADIST_MOCK_THREADS", "1..64", "min(4, allowed CPUs)",
-                            "threads that copy large transfers, the asking one included"};
-constexpr Variable kKernel{"LLM_DATADIST_MOCK_COPY_KERNEL", "auto, avx512, avx2, movsb, memcpy",
-                           "auto",
+constexpr Variable kThreads{"LLM_DATADIST_MOCK_THREADS", "1..64",
+                            "min(4, CPUs of the affinity, CPUs of the control groups' quotas)",
+                            "threads that copy large transfers, the asking one included; 1: no "
+                            "helpers"};
+constexpr Variable kKernel{"LLM_DATADIST_MOCK_COPY_KERNEL",
+                           "auto, avx512, avx2, movsb, neon, memcpy", "auto",
                            "how large pieces are copied; one that the CPU lacks is refused"};
 constexpr Variable kFork{
     "LLM_DATADIST_MOCK_FORK", "share, exclude", "share",
@@ -102,13 +103,6 @@ Status ReadTransports(std::vector<Transport> *transports) {
     return Status::Ok();
 }
 
-uint32_t AllowedCpus() {
-    cpu_set_t allowed;
-    CPU_ZERO(&allowed);
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 1;
-    return static_cast<uint32_t>(std::max(CPU_COUNT(&allowed), 1));
-}
-
 }  // namespace
 
 const char *TransportName(Transport transport) {
@@ -134,7 +128,7 @@ Status ReadSettings(Settings *settings) {
     Settings read;
     LLDD_RETURN_IF_ERROR(ReadNumber(kDevices, 1024, &read.devices));
     LLDD_RETURN_IF_ERROR(ReadTransports(&read.transports));
-    read.threads = std::min(4U, AllowedCpus());
+    read.threads = std::min(4U, UsableCpus());
     LLDD_RETURN_IF_ERROR(ReadNumber(kThreads, 64, &read.threads));
     LLDD_RETURN_IF_ERROR(ReadChoice(kFork, "share", "exclude", &read.exclude_from_fork));
     LLDD_RETURN_IF_ERROR(ReadChoice(kPtracer, "none", "any", &read.let_others_trace));

@@ -118,31 +118,41 @@ MoveFailure TcpPath::Move(Direction direction, const Deadline &deadline) {
     }
 }
 
+// Each direction goes on until the kernel has no more for it, and then waits to be told. So a small
+// read is three system calls: send, wait, receive.
 MoveFailure TcpPath::Exchange(const Deadline &deadline) {
+    bool can_send = true;
+    bool can_receive = false;
     while (received_.request < requests_.size()) {
-        bool progressed = false;
-        MoveFailure failure = SendSome(&progressed);
-        if (failure.failed()) return failure;
-        failure = ReceiveSome(&progressed);
-        if (failure.failed()) return failure;
+        if (can_send && WantsToSend()) {
+            const MoveFailure failure = SendSome(&can_send);
+            if (failure.failed()) return failure;
+        }
+        if (can_receive) {
+            const MoveFailure failure = ReceiveSome(&can_receive);
+            if (failure.failed()) return failure;
+        }
+        if (received_.request == requests_.size()) break;
         // Asked even when bytes flow: a slow peer must not stretch the transfer.
         if (peer_gone_.load(std::memory_order_relaxed)) return {MoveFailure::kPeerGone, 0, 0};
         const int ms = deadline.RemainingMs();
-        if (ms == 0 && received_.request < requests_.size()) return {MoveFailure::kTimeout, 0, 0};
-        if (progressed) continue;
-        const bool sending = sent_.request < requests_.size() &&
-                             sent_.request - received_.request < kMostOutstanding;
-        pollfd stream{stream_.get(), static_cast<short>(POLLIN | (sending ? POLLOUT : 0)), 0};
+        if (ms == 0) return {MoveFailure::kTimeout, 0, 0};
+        if (can_receive || (can_send && WantsToSend())) continue;
+        pollfd stream{stream_.get(), static_cast<short>(POLLIN | (WantsToSend() ? POLLOUT : 0)), 0};
         if (poll(&stream, 1, ms) < 0 && errno != EINTR) return {MoveFailure::kSystem, errno, 0};
+        // An error or the end of the stream is what the next call says.
+        can_receive = (stream.revents & ~POLLOUT) != 0;
+        can_send = can_send || (stream.revents & POLLOUT) != 0;
     }
     return {};
 }
 
-MoveFailure TcpPath::SendSome(bool *progressed) {
-    if (sent_.request == requests_.size() ||
-        sent_.request - received_.request >= kMostOutstanding) {
-        return {};
-    }
+bool TcpPath::WantsToSend() const {
+    return sent_.request < requests_.size() && sent_.request - received_.request < kMostOutstanding;
+}
+
+// *more: whether the kernel may take more.
+MoveFailure TcpPath::SendSome(bool *more) {
     const Request &request = requests_[sent_.request];
     const uint64_t head = HeadBytes(request);
     iovec vectors[kMostVectors];
@@ -161,10 +171,10 @@ MoveFailure TcpPath::SendSome(bool *progressed) {
     message.msg_iovlen = count;
     const ssize_t size = sendmsg(stream_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (size < 0) {
+        *more = errno == EINTR;
         if (errno == EAGAIN || errno == EINTR) return {};
         return StreamFailure(errno, sent_.cursor.done() ? 0 : sent_.cursor.address());
     }
-    *progressed = true;
     const uint64_t done = sent_.done + static_cast<uint64_t>(size);
     if (done > head) sent_.cursor.Advance(done - std::max(sent_.done, head));
     sent_.done = done;
@@ -176,8 +186,8 @@ MoveFailure TcpPath::SendSome(bool *progressed) {
     return {};
 }
 
-MoveFailure TcpPath::ReceiveSome(bool *progressed) {
-    if (received_.request == requests_.size()) return {};
+// *more: whether the kernel may have more.
+MoveFailure TcpPath::ReceiveSome(bool *more) {
     const Request &request = requests_[received_.request];
     // Whether the answer to the next request may lie behind this one's.
     const bool more_behind = sent_.request > received_.request + 1;
@@ -204,10 +214,10 @@ MoveFailure TcpPath::ReceiveSome(bool *progressed) {
     const ssize_t size = recvmsg(stream_.get(), &message, MSG_DONTWAIT);
     if (size == 0) return {MoveFailure::kClosed, 0, 0};
     if (size < 0) {
+        *more = errno == EINTR;
         if (errno == EAGAIN || errno == EINTR) return {};
         return StreamFailure(errno, received_.cursor.done() ? 0 : received_.cursor.address());
     }
-    *progressed = true;
     return TakeAnswers(static_cast<uint64_t>(size));
 }
 

@@ -53,8 +53,9 @@ private:
     MoveFailure OpenStream(const Deadline &deadline);
     void DropStream();
     MoveFailure Exchange(const Deadline &deadline);
-    MoveFailure SendSome(bool *progressed);
-    MoveFailure ReceiveSome(bool *progressed);
+    bool WantsToSend() const;
+    MoveFailure SendSome(bool *more);
+    MoveFailure ReceiveSome(bool *more);
     MoveFailure TakeAnswers(uint64_t bytes);
     MoveFailure LookAtAnswer(const TcpAnswer &answer, uint32_t id, uint64_t expected_bytes) const;
     uint64_t HeadBytes(const Request &request) const {

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Callable, TypeVar
 
+import numpy as np
+
 from ..cache import CacheDesc, MemInfo, Memtype, Placement
 from ..config import LLMClusterInfo
 from ..introspection import Counters, LinkInfo, LinkState, MemoryKind, PathInfo
@@ -21,10 +23,12 @@ from ..status import LLMException, LLMStatusCode, code_of, native_error, warn
 from ..utils.log import get_logger
 from . import facade, marshal
 from .facade import Facade
-from .marshal import LayerRanges, PullFrame, PushFrame
+from .marshal import FEW_BLOCKS, LayerRanges, PullFrame, PushFrame
 
 Row = TypeVar("Row")
 
+# numpy has one object for each type of its own; arrays made in other ways have equal ones.
+_UINT64 = np.dtype(np.uint64)
 _NOTICE_BYTES = 1024
 _MAX_NOTICES = 64
 
@@ -70,6 +74,8 @@ class Engine:
         # block_ids(argument name, list or buffer): the array that pull_blocks and push_blocks below
         # take.
         self.block_ids: Callable[[str, Any], Any] = partial(convert, self._borrow)
+        # What pull_few_blocks() takes; on hardware lists and tuples alone pass.
+        self.array_type = None if options.strict_hardware else np.ndarray
         # Each call takes a frame and gives it back, so there are as many as calls ever ran at one
         # time. list.pop and list.append are atomic.
         self._pull_frames: list[PullFrame] = []
@@ -311,6 +317,36 @@ class Engine:
 
     # ---- transfers ----
 
+    def pull_few_blocks(
+        self, key: Any, cache_id: int, src_blocks: Any, dst_blocks: Any
+    ) -> int | None:
+        """Pull the blocks of two numpy arrays, all layers; returns the status, or None when
+        pull_blocks has to: the arrays are long, empty, unequal, or not of uint64 or int64.
+        """
+        count = src_blocks.size
+        if not 0 < count <= FEW_BLOCKS:
+            return None
+        try:
+            frame = self._pull_frames.pop()
+        except IndexError:
+            frame = PullFrame(self._native.ffi)
+        few = frame.few_blocks
+        try:
+            sources, destinations = few.unsigned if src_blocks.dtype is _UINT64 else few.signed
+            sources[:count] = src_blocks
+            destinations[:count] = dst_blocks
+        except (BufferError, NotImplementedError, TypeError, ValueError):
+            # Whatever it was, block_ids() converts it or says what is wrong with it.
+            self._pull_frames.append(frame)
+            return None
+        if key is not frame.key:
+            frame.set_key(key)
+        if count != frame.few or cache_id != frame.cache_id:
+            frame.set_few(cache_id, count)
+        status: int = self._native.pull(self._handle, frame.args)
+        self._pull_frames.append(frame)
+        return status
+
     def pull_blocks(
         self,
         key: Any,
@@ -329,6 +365,7 @@ class Engine:
             frame.set_key(key)
         if layers is not frame.layers:
             frame.set_layers(layers)
+        frame.few = 0
         args = frame.args
         args.tensors_per_layer = tensors_per_layer
         args.cache_id = cache_id

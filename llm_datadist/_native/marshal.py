@@ -234,7 +234,8 @@ def block_ids(borrow: Borrow, name: str, blocks: Any) -> Any:
         return uint64s(borrow, name, blocks)
     try:
         view = memoryview(blocks)
-    except TypeError:
+    except (BufferError, TypeError, ValueError):
+        # ValueError: numpy's dates have no format that a buffer could tell.
         raise wrong_type(name, blocks, _BLOCK_IDS) from None
     if view.ndim != 1 or view.format not in _FORMATS:
         raise TypeError(
@@ -276,24 +277,51 @@ def check_signs(name: str, blocks: Any) -> None:
 # (src start, src count, dst start, dst count); a count of 0 means that no range was given.
 LayerRanges = tuple[int, int, int, int]
 ALL_LAYERS: LayerRanges = (0, 0, 0, 0)
+DEFAULT_TENSORS_PER_LAYER = 2
 # The number of layers of a push: as many whole ones as the own cache has.
 ALL_WHOLE_LAYERS = 0xFFFFFFFF
+
+
+# As many block ids fit into a frame.
+FEW_BLOCKS = 64
+
+
+class FewBlocks:
+    """Room of a frame's own for the two lists of a short transfer.
+
+    Copying a few ids costs less than looking at the client's memory with cffi. A view takes an
+    array of its own element type and of one dimension alone and raises ValueError for others, so
+    there is nothing else to check.
+    """
+
+    __slots__ = ("destinations", "signed", "sources", "unsigned")
+
+    def __init__(self, ffi: Any) -> None:
+        self.sources = ffi.new("uint64_t[]", FEW_BLOCKS)
+        self.destinations = ffi.new("uint64_t[]", FEW_BLOCKS)
+        room = [memoryview(ffi.buffer(ids)) for ids in (self.sources, self.destinations)]
+        # (sources, destinations): the formats of numpy's uint64 and int64.
+        self.unsigned = tuple(memory.cast("L") for memory in room)
+        self.signed = tuple(memory.cast("l") for memory in room)
 
 
 class PullFrame:
     """The structs of one pull, used again and again: making them costs more than the rest."""
 
-    __slots__ = ("args", "key", "key_struct", "layers")
+    __slots__ = ("args", "cache_id", "few", "few_blocks", "key", "key_struct", "layers")
 
     def __init__(self, ffi: Any) -> None:
         self.key_struct = new(ffi, "lldd_cache_key")
         self.args = new(ffi, "lldd_pull_args")
         self.args.key = self.key_struct
         self.args.size = -1
-        # What the structs hold now, so that a frame used for the same key again need not be filled
-        # in again.
+        self.few_blocks = FewBlocks(ffi)
+        # What the structs hold now, so that a frame used for the same again need not be filled in
+        # again.
         self.key: Any = None
         self.layers = ALL_LAYERS
+        self.cache_id = 0
+        self.few = 0  # so many ids of few_blocks; 0: other lists, or other arguments
 
     def set_key(self, key: Any) -> None:
         """Write the source."""
@@ -314,6 +342,16 @@ class PullFrame:
                 args.dst_layer_count,
             ) = layers
             self.layers = layers
+
+    def set_few(self, cache_id: int, count: int) -> None:
+        """Write all but the key, for a pull of whole layers of the blocks in few_blocks."""
+        self.set_layers(ALL_LAYERS)
+        args = self.args
+        args.tensors_per_layer = DEFAULT_TENSORS_PER_LAYER
+        args.cache_id = self.cache_id = cache_id
+        args.src_blocks = self.few_blocks.sources
+        args.dst_blocks = self.few_blocks.destinations
+        args.num_src_blocks = args.num_dst_blocks = self.few = count
 
 
 class PushFrame:

@@ -78,6 +78,26 @@ def test_every_case_is_run(driver: Path) -> None:
     assert sorted(listed.stdout.split()) == sorted(_names())
 
 
+def _run(driver: Path, name: str, tmp_path: Path, **settings: str) -> None:
+    """Run a case with nothing set but these variables of the runtime."""
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith("LLM_DATADIST_MOCK_")
+    }
+    environment.update(settings, TMPDIR=str(tmp_path))
+    run = subprocess.run(
+        [driver, name],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=LONGEST_SECONDS,
+        check=False,
+    )
+    if run.returncode == EXIT_SKIPPED:
+        pytest.skip("this user cannot play both users of the case")
+    assert run.returncode == 0, run.stdout
+
+
 @pytest.mark.sanitize
 @pytest.mark.parametrize(
     ("name", "transport"),
@@ -93,21 +113,20 @@ def test_every_case_is_run(driver: Path) -> None:
     ],
 )
 def test_runtime(driver: Path, name: str, transport: str | None, tmp_path: Path) -> None:
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith("LLM_DATADIST_MOCK_")
-    }
-    environment["TMPDIR"] = str(tmp_path)
-    if transport is not None:
-        environment["LLM_DATADIST_MOCK_TRANSPORT"] = transport
-    run = subprocess.run(
-        [driver, name],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=LONGEST_SECONDS,
-        check=False,
-    )
-    if run.returncode == EXIT_SKIPPED:
-        pytest.skip("this user cannot play both users of the case")
-    assert run.returncode == 0, run.stdout
+    settings = {} if transport is None else {"LLM_DATADIST_MOCK_TRANSPORT": transport}
+    _run(driver, name, tmp_path, **settings)
+
+
+@pytest.mark.parametrize("name", ["transfer.every_size_as_initiator", "transfer.scattered"])
+def test_each_copy_kernel_carries_transfers(driver: Path, name: str, tmp_path: Path) -> None:
+    usable = subprocess.run([driver, "kernels"], check=True, capture_output=True, text=True)
+    kernels = usable.stdout.split()
+    assert "memcpy" in kernels
+    for kernel in kernels:
+        _run(
+            driver,
+            name,
+            tmp_path,
+            LLM_DATADIST_MOCK_TRANSPORT="mapped",
+            LLM_DATADIST_MOCK_COPY_KERNEL=kernel,
+        )

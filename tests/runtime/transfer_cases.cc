@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cinttypes>
 #include <random>
 #include <thread>
 
@@ -188,6 +189,39 @@ void TwoLinksAtOnce() {
     helper.join();
 }
 
+// Two peers that read as much at the same time get their bytes together, not one after the other.
+void OwnerIsFair() {
+    const uint64_t size = 96 * kMiB;
+    PeerProcess readers[2];
+    Side first(0);
+    Side second(1);
+    Side *const owners[2] = {&first, &second};
+    uint64_t from[2];
+    uint64_t to[2];
+    for (size_t i = 0; i < 2; ++i) {
+        from[i] = owners[i]->Registered(size);
+        to[i] = readers[i].Registered(size);
+        CHECK_OK(readers[i].Link(owners[i], i + 1));
+        Fill(from[i], size, i + 1);
+    }
+    for (size_t i = 0; i < 2; ++i) {
+        // The streams are opened by the first transfer of each.
+        CHECK_OK(readers[i].Try(Format("read %" PRIu64 " %" PRIu64 " 64 5000", to[i], from[i])));
+    }
+    for (size_t i = 0; i < 2; ++i) {
+        // The second one is cut off, and then waits for this long.
+        const int ms = i == 0 ? 30000 : 2000;
+        readers[i].Begin(
+            Format("read %" PRIu64 " %" PRIu64 " %" PRIu64 " %d", to[i], from[i], size, ms));
+    }
+    CHECK_OK(readers[0].Finish());
+    CHECK_OK(second.Disconnect());  // no byte comes to the other one any more
+    const Status other = readers[1].Finish();
+    CHECK(other.ok() || other.code() == LLDD_TIMEOUT);
+    CHECK(readers[0].Holds(to[0], size, 1));
+    CHECK(readers[1].Holds(to[1], size / 4, 2));
+}
+
 // Both ends in one process: the same device, and two devices.
 void LinkToOneself() {
     for (const bool same : {true, false}) {
@@ -268,6 +302,7 @@ const std::vector<NamedCase> kTransferCases = {
     {"registered.across_regions", AcrossRegions},
     {"transfer.unregistered_local", UnregisteredLocal},
     {"transfer.two_links_at_once", TwoLinksAtOnce},
+    {"tcp.owner_is_fair", OwnerIsFair},
     {"transfer.link_to_oneself", LinkToOneself},
     {"transfer.paths_tell_why", PathsTellWhy},
 };

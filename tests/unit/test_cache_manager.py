@@ -399,6 +399,55 @@ class TestPullBlocks:
             "no link to cluster 9."
         )
 
+    def test_short_and_long_lists_of_every_form_in_turn(self, native, manager):
+        other = Cache(7, DESC, [1, 2, 3, 4], True)
+        forms = [np.uint64, np.int64, None, np.ulonglong]
+        for round_number, count in enumerate([1, 3, 3, 64, 65, 200, 2, 64, 1] * len(forms)):
+            form = forms[round_number % len(forms)]
+            src = list(range(round_number, round_number + count))
+            dst = src[::-1]
+            cache = other if round_number % 3 else BLOCKS
+            key = BlocksCacheKey(round_number % 5, 2)
+            lists = [ids if form is None else np.array(ids, form) for ids in (src, dst)]
+            layers = {"src_layer_range": range(1, 3)} if round_number % 7 == 6 else {}
+            manager.pull_blocks(key, cache, *lists, **layers)
+            _, args = native.last("pull")
+            assert (args["src_blocks"], args["dst_blocks"]) == (src, dst)
+            assert args["key"]["cluster_id"] == round_number % 5
+            assert (args["cache_id"], args["src_layer_count"]) == (
+                cache.cache_id,
+                2 if layers else 0,
+            )
+
+    @pytest.mark.parametrize(
+        "blocks",
+        [
+            np.array([1.0, 2.0]),
+            np.array([1, 2], np.int32),
+            np.array([1, 2], ">u8"),
+            np.array([[1], [2]], np.uint64),
+            np.array(1, np.uint64),
+            np.array([True, False]),
+            np.array([1, 2], object),
+            np.array(["1", "2"]),
+            np.array([1, 2], "M8[s]"),
+            np.zeros(2, [("a", np.uint64)]),
+            np.array([1 + 0j, 2]),
+        ],
+    )
+    def test_other_arrays_are_refused_on_either_side(self, native, manager, blocks):
+        good = np.array([1, 2], np.uint64)
+        for lists, name in (((blocks, good), "src_blocks"), ((good, blocks), "dst_blocks")):
+            with pytest.raises(TypeError, match=name):
+                manager.pull_blocks(KEY, BLOCKS, *lists)
+        assert native.of("pull") == []
+
+    def test_arrays_with_a_step_between_and_mixed_types(self, native, manager):
+        ids = np.arange(10, dtype=np.uint64)
+        manager.pull_blocks(KEY, BLOCKS, ids[::-3], np.array([7, 8, 9, 6], np.int64))
+        _, args = native.last("pull")
+        assert (args["src_blocks"], args["dst_blocks"]) == ([9, 6, 3, 0], [7, 8, 9, 6])
+
     def test_negative_numbers_in_a_buffer(self, native, manager):
         native.fail("pull", S.LLM_PARAM_INVALID)
         with pytest.raises(TypeError, match=r"dst_blocks\[1\].*-3"):
