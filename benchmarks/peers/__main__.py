@@ -93,7 +93,7 @@ def _native(plan: course.Plan, progress: Progress) -> list[Outcome]:
     report = course.run(plan, progress)
     return [
         Outcome(
-            Peer(result.path.limit, f"{result.path.limit} (C loop)", "", result.path.name),
+            Peer(result.path.limit, f"{result.path.limit}, a C loop", "", result.path.name),
             result.work,
             result.microseconds[result.path.limit],
             result.microseconds[PACKAGE],

@@ -66,7 +66,8 @@ def _table(outcomes: Sequence[Outcome]) -> list[str]:
             mine = {outcome.work: outcome for outcome in of_path if outcome.peer.name == peer}
             named = next(iter(mine.values())).peer
             cells = [_cell(mine[work]) if work in mine else "" for work in works]
-            rows.append([f"  {named.title} {named.version()}".rstrip(), *cells])
+            version = named.version()
+            rows.append([f"  {named.title}" + (f" ({version})" if version else ""), *cells])
     return lay_out(rows, right=range(1, len(rows[0])))
 
 

@@ -28,7 +28,7 @@ class DemoPeer:
     """Handles the requests of _demo_messages."""
 
     def __init__(self) -> None:
-        self._role = ""
+        self._is_open = False
         self._corrupt = ""
 
     def handle(self, request: Any) -> Any:
@@ -44,7 +44,7 @@ class DemoPeer:
         return handlers[type(request)](request)
 
     def _open(self, request: Open) -> Opened:
-        self._role, self._corrupt = request.role, request.corrupt
+        self._corrupt = request.corrupt
         self._cluster_id, self._geometry = request.cluster_id, request.geometry
         self._allocated = request.allocated
         self._engine = _engine.open_engine(
@@ -53,6 +53,7 @@ class DemoPeer:
             request.timeout_ms,
             request.geometry.pool_bytes if request.allocated else None,
         )
+        self._is_open = True
         self._make_cache(request.geometry)
         return Opened(_engine.address_of(self._engine), _engine.runtime())
 
@@ -121,7 +122,7 @@ class DemoPeer:
 
     def close(self) -> None:
         """Finalize the engine."""
-        if self._role:
+        if self._is_open:
             self._engine.finalize()
 
 

@@ -166,6 +166,9 @@ def test_a_bar_on_a_terminal():
     progress.show("pull")
     progress.clear()
     assert f"[{'#' * 6}{'.' * 18}] 1/4 pull" in stream.getvalue()
+    progress.advance(3)
+    progress.show("done")
+    assert f"[{'#' * 24}] 4/4 done" in stream.getvalue()
     assert stream.getvalue().endswith("\r\033[K")
 
 
