@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -49,13 +49,13 @@ def fight(peer: Peer, works: Sequence[Work], rounds: int, progress: Progress) ->
     """Return what came of each work. Raises PeerFailure, NoReferences."""
     path = PATHS[peer.path]
     environment = {"LLM_DATADIST_MOCK_TRANSPORT": path.transport, "LLM_DATADIST_BACKEND": "mock"}
-    entry = ("-m", "benchmarks.peers.side")
     with tempfile.TemporaryDirectory() as directory:
         progress.show(f"{peer.name}: starting")
         options = {**peer.options, **(peer.builder()(directory) if peer.build else {})}
         setup = package.Setup(path, works, library="")
-        their_pair = Pair(peer.environment, f"{peer.name}'s ", entry, (peer.module,))
-        with Pair(environment, "llm_datadist's ") as ours, their_pair as theirs:
+        their_module = f"{__package__}.{peer.module}"
+        our_pair = _pair("llm_datadist", package.__name__, environment)
+        with our_pair as ours, _pair(peer.name, their_module, peer.environment) as theirs:
             with _turn(ours):
                 ours.open(setup)
             with _turn(theirs):
@@ -66,6 +66,10 @@ def fight(peer: Peer, works: Sequence[Work], rounds: int, progress: Progress) ->
                 with _turn(pair):
                     pair.finish()
     return outcomes
+
+
+def _pair(name: str, module: str, environment: Mapping[str, str]) -> Pair:
+    return Pair(environment, f"{name}'s ", ("-m", f"{__package__}.side"), (module,))
 
 
 def _work(

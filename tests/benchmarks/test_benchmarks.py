@@ -7,15 +7,18 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
+from bench_processes import children_of, state_of
 
 from llm_datadist._bench import course, package, work
 from llm_datadist._bench.results import PATHS
 from llm_datadist._cli import bench
 from llm_datadist._cli._outcome import Refusal
+from llm_datadist.testing import eventually
 
 LIMITS = {"registered": "readv_t2", "allocated": "nt_t2", "tcp": "raw_tcp"}
 TINY_BYTES = {"W1": 8 * 8 << 16, "W2": 2 * 16 << 12, "W3": 1 << 12, "W4": 2 << 20}
@@ -209,3 +212,28 @@ def test_a_plot(tmp_path, compiler):
     assert content.startswith(PNG_MAGIC)
     width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
     assert width > height > 300
+
+
+# ---- the end ----
+
+
+def test_an_interrupted_bench_leaves_no_process():
+    bench = subprocess.Popen(
+        [sys.executable, "-m", "llm_datadist", "bench", "--tiny", "--rounds=1000000", "--json"],
+        env={**os.environ, "CC": "no-such-compiler"},  # so that all children are peers
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        eventually(lambda: len(children_of(bench.pid)) == 2, "an owner and a puller")
+        peers = children_of(bench.pid)
+        bench.send_signal(signal.SIGINT)
+        stdout, stderr = bench.communicate(timeout=60)
+    finally:
+        bench.kill()
+        bench.wait()
+    assert bench.returncode == 128 + signal.SIGINT
+    assert json.loads(stdout) == {"error": "interrupted"}
+    assert "Traceback" not in stderr
+    assert [state_of(peer) for peer in peers] == ["", ""]

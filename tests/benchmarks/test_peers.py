@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from bench_processes import children_of, state_of
+
+from llm_datadist.testing import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,3 +78,22 @@ def test_each_peer_has_its_module_and_its_opponent(catalogue):
         assert (folder / f"{peer.module}.py").is_file()
         assert peer.path in ("registered", "allocated", "tcp")
         assert bool(peer.needs) == bool(peer.install)
+
+
+def test_a_killed_run_leaves_no_process_not_even_a_stopped_one():
+    duel = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.peers", "--tiny", "--rounds=1000000", "--peers=mp_shm"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        eventually(lambda: "T" in [state_of(child) for child in children_of(duel.pid)], "a stop")
+        eventually(lambda: len(children_of(duel.pid)) == 4, "two pairs")
+        children = children_of(duel.pid)
+    finally:
+        duel.kill()
+        duel.wait()
+    eventually(
+        lambda: all(state_of(child) in ("", "Z") for child in children), "the end of all processes"
+    )
