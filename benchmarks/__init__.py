@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks: pulls of this package beside what the machine allows. See README.md."""
+"""Comparisons that need a checkout. See README.md."""

@@ -3,34 +3,19 @@
 
 from __future__ import annotations
 
-import ctypes
-import json
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from llm_datadist import (
-    BlocksCacheKey,
-    CacheDesc,
-    DataType,
-    LLMClusterInfo,
-    LLMConfig,
-    LLMDataDist,
-    LLMDataDistWarning,
-    LLMRole,
-    LLMStatusCode,
-    Placement,
-    backend_info,
-)
+from llm_datadist import BlocksCacheKey, CacheDesc, DataType, LLMRole, Placement
 
-from . import _processes
+from . import _engine, _processes
 from ._demo_messages import Check, Fill, Link, Open, Opened, Path, Transfer
-from ._geometry import DTYPES, POOL_PAGE_SHIFT, Geometry, in_words
-from ._pattern import Moved, Pattern, Words, WrongByte
+from ._geometry import DTYPES, Geometry, in_words
+from ._pattern import Moved, Pattern, WrongByte
 
 MODEL_ID = 0
 
@@ -43,7 +28,7 @@ class DemoPeer:
     """Handles the requests of _demo_messages."""
 
     def __init__(self) -> None:
-        self._role = ""
+        self._is_open = False
         self._corrupt = ""
 
     def handle(self, request: Any) -> Any:
@@ -59,29 +44,18 @@ class DemoPeer:
         return handlers[type(request)](request)
 
     def _open(self, request: Open) -> Opened:
-        self._role, self._corrupt = request.role, request.corrupt
+        self._corrupt = request.corrupt
         self._cluster_id, self._geometry = request.cluster_id, request.geometry
         self._allocated = request.allocated
-        geometry = request.geometry
-        config = LLMConfig()
-        config.device_id = 0
-        config.enable_cache_manager = True
-        config.enable_remote_cache_accessible = True
-        config.sync_kv_timeout = request.timeout_ms
-        config.listen_ip_info = "127.0.0.1:0"
-        if request.allocated:
-            pool = {"memory_size": geometry.pool_bytes, "page_shift": POOL_PAGE_SHIFT}
-            config.mem_pool_cfg = json.dumps(pool)
-        self._engine = LLMDataDist(LLMRole[request.role.upper()], request.cluster_id)
-        with warnings.catch_warnings():
-            # The table's heading names the runtime.
-            warnings.filterwarnings("ignore", "no Ascend device", LLMDataDistWarning)
-            self._engine.init(config.generate_options())
-        self._make_cache(geometry)
-        address = self._engine.listen_address
-        assert address is not None
-        info = backend_info()
-        return Opened(address, f"{info.name} {info.version}")
+        self._engine = _engine.open_engine(
+            LLMRole[request.role.upper()],
+            request.cluster_id,
+            request.timeout_ms,
+            request.geometry.pool_bytes if request.allocated else None,
+        )
+        self._is_open = True
+        self._make_cache(request.geometry)
+        return Opened(_engine.address_of(self._engine), _engine.runtime())
 
     def _make_cache(self, geometry: Geometry) -> None:
         manager = self._engine.cache_manager
@@ -91,7 +65,7 @@ class DemoPeer:
         words = geometry.tensor_bytes // 8
         if self._allocated:
             self._cache = manager.allocate_blocks_cache(desc, key)
-            flat = [_words_at(address, words) for address in self._cache.tensor_addrs]
+            flat = [_engine.words_at(address, words) for address in self._cache.tensor_addrs]
         else:
             memory = np.empty((geometry.tensors, words), np.uint64)
             flat = list(memory)
@@ -101,13 +75,7 @@ class DemoPeer:
         self._pattern = Pattern(geometry.blocks, geometry.block_bytes // 8)
 
     def _link(self, request: Link) -> None:
-        cluster = LLMClusterInfo()
-        cluster.remote_cluster_id = request.cluster_id
-        cluster.append_local_ip_info("127.0.0.1", 0)
-        cluster.append_remote_ip_info(*request.address)
-        status, _ = self._engine.link_clusters([cluster], request.timeout_ms)
-        if status != LLMStatusCode.LLM_SUCCESS:
-            raise RuntimeError(f"link_clusters to {request.address} answered {status}")
+        _engine.link(self._engine, request.cluster_id, request.address, request.timeout_ms)
 
     def _fill(self, request: Fill) -> None:
         self._pattern.fill(self._tensors, self._cluster_id, request.step)
@@ -149,21 +117,13 @@ class DemoPeer:
         )
 
     def _path(self, request: Path) -> tuple[str, str]:
-        kind = "ALLOCATED" if self._allocated else "REGISTERED"
-        for path in self._engine.link_paths(request.cluster_id):
-            if path.memory.name == kind:
-                return path.path, path.reason
-        raise RuntimeError(f"the link to {request.cluster_id} lists no path for {kind} memory")
+        path = _engine.path_to(self._engine, request.cluster_id, self._allocated)
+        return path.path, path.reason
 
     def close(self) -> None:
         """Finalize the engine."""
-        if self._role:
+        if self._is_open:
             self._engine.finalize()
-
-
-def _words_at(address: int, words: int) -> Words:
-    array: Words = np.ctypeslib.as_array((ctypes.c_uint64 * words).from_address(address))
-    return array
 
 
 def main(descriptor: int) -> int:

@@ -18,9 +18,11 @@ from multiprocessing import connection
 from typing import Any, Callable
 
 # The entry that finds this package, and not another of its name; see its own comment.
-_ENTRY = os.path.join(
-    os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))),
-    "llm_datadist_cffi_cli.py",
+OWN_ENTRY = (
+    os.path.join(
+        os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))),
+        "llm_datadist_cffi_cli.py",
+    ),
 )
 # When one child fails, the cause is often that the other one died: how many seconds to wait for
 # that news.
@@ -40,14 +42,21 @@ class Peer:
         name: for messages.
         arguments: of the command; the number of the channel's descriptor is appended.
         environment: of the child.
+        entry: what the interpreter runs.
     """
 
-    def __init__(self, name: str, arguments: Iterable[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        arguments: Iterable[str],
+        environment: Mapping[str, str],
+        entry: Iterable[str] = OWN_ENTRY,
+    ) -> None:
         self.name = name
         self.channel, theirs = connection.Pipe()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, _ENTRY, *arguments, str(theirs.fileno())],
+                [sys.executable, *entry, *arguments, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 # Log lines of the child go where the parent's do; stdout is the parent's result.
                 stdout=2,
@@ -90,9 +99,15 @@ class Peers:
         for peer in self._peers.values():
             peer.end(deadline)
 
-    def start(self, name: str, arguments: Iterable[str], environment: Mapping[str, str]) -> int:
-        """Start a child; returns its process id."""
-        peer = self._peers[name] = Peer(name, arguments, environment)
+    def start(
+        self,
+        name: str,
+        arguments: Iterable[str],
+        environment: Mapping[str, str],
+        entry: Iterable[str] = OWN_ENTRY,
+    ) -> int:
+        """Start a child; returns its process id. The arguments are those of Peer."""
+        peer = self._peers[name] = Peer(name, arguments, environment, entry)
         return peer.process.pid
 
     def ask(self, requests: Mapping[str, Any], seconds: float) -> dict[str, Any]:

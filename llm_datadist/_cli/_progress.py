@@ -30,9 +30,9 @@ class Progress:
             self._stream.write(f"\r[{bar}] {self._done}/{self._steps} {doing}\033[K")
             self._stream.flush()
 
-    def advance(self) -> None:
-        """Count one step as done."""
-        self._done += 1
+    def advance(self, steps: int = 1) -> None:
+        """Count steps as done."""
+        self._done += steps
 
     def clear(self) -> None:
         """Leave an empty line to what is written next."""

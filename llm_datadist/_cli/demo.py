@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ._arguments import names, positive, seconds
 from ._geometry import (
     DEFAULT_MODEL,
     DTYPES,
@@ -26,37 +25,13 @@ from ._geometry import (
     available_memory,
     in_words,
 )
-from ._processes import PeerFailure
+from ._outcome import Refusal, finish
+from ._table import lay_out
 
 if TYPE_CHECKING:
     from . import _demo_run
 
 TRANSPORTS = ("mapped", "cma", "tcp")
-
-
-class Refusal(Exception):
-    """What was asked cannot be served."""
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return number
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0.001 <= number <= 86400:
-        raise argparse.ArgumentTypeError(f"must be 0.001 to 86400 seconds, got {text}")
-    return number
-
-
-def _transports(text: str) -> str:
-    unknown = [name for name in text.split(",") if name not in TRANSPORTS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(TRANSPORTS)}")
-    return text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,12 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take layers, KV heads and head size from this model (default: %(default)s); one of "
         + ", ".join(sorted(MODELS)),
     )
-    shape.add_argument("--layers", type=_positive, metavar="N", help="instead of the model's")
-    shape.add_argument("--kv-heads", type=_positive, metavar="N", help="instead of the model's")
-    shape.add_argument("--head-dim", type=_positive, metavar="N", help="instead of the model's")
+    shape.add_argument("--layers", type=positive, metavar="N", help="instead of the model's")
+    shape.add_argument("--kv-heads", type=positive, metavar="N", help="instead of the model's")
+    shape.add_argument("--head-dim", type=positive, metavar="N", help="instead of the model's")
     shape.add_argument(
         "--block-tokens",
-        type=_positive,
+        type=positive,
         default=128,
         metavar="N",
         help="tokens in a block (default: %(default)s)",
@@ -85,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shape.add_argument(
         "--blocks",
-        type=_positive,
+        type=positive,
         default=64,
         metavar="N",
         help="blocks of each cache (default: %(default)s); half of them are moved",
@@ -99,14 +74,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--transport",
-        type=_transports,
+        type=names(TRANSPORTS),
         metavar="LIST",
         help="which of mapped,cma,tcp may be used, in this order (default: what "
         "LLM_DATADIST_MOCK_TRANSPORT says)",
     )
     how.add_argument(
         "--rounds",
-        type=_positive,
+        type=positive,
         default=3,
         metavar="N",
         help="pulls and pushes; the table has their median (default: %(default)s)",
@@ -114,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--seed", type=int, default=0, help="of the block lists")
     how.add_argument(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         default=60.0,
         metavar="SECONDS",
         help="for a transfer, for linking, and for each answer of a process (default: %(default)s)",
@@ -134,38 +109,26 @@ def run(args: argparse.Namespace) -> int:
         from . import _demo_peer
 
         return _demo_peer.main(args.peer_channel)
+    return finish("demo", args.json, lambda: _result(args))
+
+
+def _result(args: argparse.Namespace) -> str:
     from . import _demo_run
 
-    try:
-        geometry = _geometry(args)
-        _refuse_what_does_not_fit(geometry)
-    except Refusal as refusal:
-        return _fail(args, str(refusal), 2)
-    try:
-        report = _demo_run.run(
-            _demo_run.Plan(
-                geometry=geometry,
-                allocated=args.memory == "allocated",
-                transport=args.transport,
-                rounds=args.rounds,
-                seed=args.seed,
-                timeout=args.timeout,
-                corrupt=args.corrupt_for_test,
-            )
+    geometry = _geometry(args)
+    _refuse_what_does_not_fit(geometry)
+    report = _demo_run.run(
+        _demo_run.Plan(
+            geometry=geometry,
+            allocated=args.memory == "allocated",
+            transport=args.transport and ",".join(args.transport),
+            rounds=args.rounds,
+            seed=args.seed,
+            timeout=args.timeout,
+            corrupt=args.corrupt_for_test,
         )
-    except PeerFailure as failure:
-        return _fail(args, str(failure), 1)
-    except KeyboardInterrupt:
-        return _fail(args, "interrupted", 128 + signal.SIGINT)
-    print(json.dumps(_for_machines(report)) if args.json else _table(report))
-    return 0
-
-
-def _fail(args: argparse.Namespace, text: str, status: int) -> int:
-    print(f"llm-datadist demo: {text}", file=sys.stderr)
-    if args.json:
-        print(json.dumps({"error": text}))
-    return status
+    )
+    return json.dumps(_for_machines(report)) if args.json else _table(report)
 
 
 def _geometry(args: argparse.Namespace) -> Geometry:
@@ -252,15 +215,7 @@ def _table(report: _demo_run.Report) -> str:
                 report.path,
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            # Numbers to the right.
-            cell.rjust(width) if 2 <= column <= 5 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    ]
+    lines = lay_out(rows, right=range(2, 6))
     block = geometry.tensors * geometry.block_bytes
     times = "the only round" if plan.rounds == 1 else f"the median of {plan.rounds} rounds"
     return "\n".join(

@@ -164,8 +164,11 @@ def test_a_bar_on_a_terminal():
     progress = Progress(stream, 4)
     progress.advance()
     progress.show("pull")
-    progress.clear()
     assert f"[{'#' * 6}{'.' * 18}] 1/4 pull" in stream.getvalue()
+    progress.advance(3)
+    progress.show("done")
+    assert f"[{'#' * 24}] 4/4 done" in stream.getvalue()
+    progress.clear()
     assert stream.getvalue().endswith("\r\033[K")
 
 

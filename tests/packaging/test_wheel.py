@@ -83,6 +83,7 @@ def test_contents(wheel):
         "llm_datadist/_native/_ffi.py",
         "llm_datadist/_native/lib/libllm_datadist_mock.so",
         "llm_datadist/include/llm_datadist.h",
+        "llm_datadist/_bench/reference.c",
     }
     assert expected - names == set()
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "llm_datadist").rglob("*.py")}
@@ -112,7 +113,7 @@ def test_metadata(wheel):
     assert metadata["Name"] == "llm-datadist-cffi"
     required = [text for text in metadata.get_all("Requires-Dist") if "extra" not in text]
     assert sorted(required) == ["cffi>=1.15", "numpy"]
-    assert {"test", "dev"} <= set(metadata.get_all("Provides-Extra"))
+    assert {"test", "dev", "plot"} <= set(metadata.get_all("Provides-Extra"))
     assert "llm-datadist = llm_datadist_cffi_cli:main" in entry_points
     assert "[pytest11]\nllm_datadist_cffi_pytest = llm_datadist_cffi_pytest\n" in entry_points
     assert "Root-Is-Purelib: false" in root_is_purelib
@@ -231,12 +232,25 @@ def test_build_ascend_from_the_wheel(installed, fake_cann, tmp_path):
     assert now == of_the_package
 
 
+def test_the_bench_of_the_wheel(installed, tmp_path):
+    """It has everything with it: reference.c, too."""
+    entry = installed / "llm_datadist_cffi_cli.py"
+    bench = [str(entry), "bench", "--tiny", "--path=allocated", "--only=W3", "--rounds=1", "--json"]
+    result = run_installed(installed, *bench, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    report = json.loads(result.stdout)
+    # Whether they can be compiled is the machine's affair, but the source is there.
+    assert report["no_references"] == "" or "no C compiler" in report["no_references"]
+    assert [each["work"] for each in report["results"]] == ["W3"]
+
+
 def test_a_source_distribution_has_what_the_build_needs(setup_module, tmp_path):
     run_setup(tmp_path, "sdist", f"--dist-dir={tmp_path}")
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as opened:
         names = {name.partition("/")[2] for name in opened.getnames()}
     patterns = ("csrc/**/*", "mock_runtime/**/*", "llm_datadist/**/*.py", "tests/**/*.py")
+    patterns += ("llm_datadist/_bench/*.c", "benchmarks/**/*")
     needed = {
         str(path.relative_to(ROOT))
         for pattern in patterns

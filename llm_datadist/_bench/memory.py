@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 
 import numpy as np
 
-from .work import Numbers
+from llm_datadist._cli._engine import words_at
+from llm_datadist._cli._pattern import Words
+
+from .work import Work
 
 _HUGE = 2 << 20
 
@@ -39,10 +41,25 @@ class Arena:
         # Every page is there before anything is timed.
         self._words[:: mmap.PAGESIZE // 8] = 1
 
-    def addresses(self, count: int, size: int) -> list[int]:
-        """Return the addresses of ``count`` tensors of ``size`` bytes, one behind the other."""
-        first: int = self._words.ctypes.data
-        return [first + index * size for index in range(count)]
+    def addresses(self, work: Work) -> list[int]:
+        """Return the addresses of the tensors of a work, one behind the other."""
+        return consecutive(self.address, work)
+
+    @property
+    def address(self) -> int:
+        """Where it starts."""
+        start: int = self._words.ctypes.data
+        return start
+
+
+def consecutive(first: int, work: Work) -> list[int]:
+    """Return the addresses of tensors that lie one behind the other."""
+    return [first + index * work.tensor_bytes for index in range(work.tensors)]
+
+
+def tensors_at(addrs: list[int], work: Work) -> list[Words]:
+    """View the tensors of a work, in this process, as words."""
+    return [words_at(addr, work.tensor_bytes // 8) for addr in addrs]
 
 
 def attach(process: int, descriptor: int, size: int) -> mmap.mmap:
@@ -51,12 +68,6 @@ def attach(process: int, descriptor: int, size: int) -> mmap.mmap:
         mapping = mmap.mmap(file.fileno(), size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
     np.frombuffer(mapping, np.uint8)[:: mmap.PAGESIZE].sum()
     return mapping
-
-
-def words_at(address: int, size: int) -> Numbers:
-    """View memory of this process."""
-    words: Numbers = np.ctypeslib.as_array((ctypes.c_uint64 * (size // 8)).from_address(address))
-    return words
 
 
 def address_of(mapping: mmap.mmap) -> int:
