@@ -49,9 +49,10 @@ std::vector<ClusterResult> InParallel(const std::vector<ClusterSpec> &specs, con
     return results;
 }
 
-// What the contract has for a link that could not be made, whatever it was that it lacked.
+// What the contract has for a link that could not be made for want of a descriptor, wherever it was
+// that one was needed.
 Status AsLinkStatus(Status status) {
-    if (status.code() != LLDD_FAILED && status.code() != LLDD_OUT_OF_MEMORY) return status;
+    if (!OutOfDescriptors(status.raw())) return status;
     return Status(LLDD_LINK_FAILED, status.text(), status.raw());
 }
 
