@@ -14,6 +14,7 @@ relying on the ones before:
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 from dataclasses import dataclass
@@ -77,17 +78,19 @@ def load(path: str | os.PathLike[str]) -> NativeLibrary:
 def declarations() -> Any:
     """Return the module that cffi generated from the header.
 
-    Raises NativeLibraryError if there is none.
+    Raises NativeLibraryError if there is none, or no cffi.
     """
+    name = "llm_datadist._native._ffi"
     try:
-        from llm_datadist._native import _ffi
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
+        if error.name != name:
+            raise NativeLibraryError(f"{error}: pip install cffi") from error
         raise NativeLibraryError(
-            "llm_datadist._native._ffi was not generated: this is a source tree that was not "
-            f"built ({os.path.dirname(os.path.abspath(__file__))}). Build it ('pip install -e .' "
-            "there), or start Python in another directory to use an installed package"
+            f"{name} was not generated: this is a source tree that was not built "
+            f"({os.path.dirname(os.path.abspath(__file__))}). Build it ('pip install -e .' there), "
+            "or start Python in another directory to use an installed package"
         ) from error
-    return _ffi
 
 
 def _load(path: str) -> NativeLibrary:

@@ -187,8 +187,18 @@ def test_a_library_that_cannot_describe_itself(build):
     assert "cannot describe itself: LLDD_FAILED: the device is on fire" in text
 
 
-def test_declarations_that_were_not_generated(build, monkeypatch):
-    monkeypatch.delattr("llm_datadist._native._ffi")
-    monkeypatch.setitem(sys.modules, "llm_datadist._native._ffi", None)
+def test_declarations_that_were_not_generated(build, monkeypatch, tmp_path):
+    """The file is not there: found out by looking for it in a package that lacks it."""
+    import llm_datadist._native as package
+
+    monkeypatch.delitem(sys.modules, "llm_datadist._native._ffi")
+    monkeypatch.setattr(package, "__path__", [str(tmp_path)])
     with pytest.raises(NativeLibraryError, match="was not generated"):
+        loader.load(build())
+
+
+def test_cffi_is_missing(build, monkeypatch):
+    monkeypatch.delitem(sys.modules, "llm_datadist._native._ffi")
+    monkeypatch.setitem(sys.modules, "_cffi_backend", None)
+    with pytest.raises(NativeLibraryError, match=r"_cffi_backend.*: pip install cffi"):
         loader.load(build())

@@ -22,16 +22,16 @@ ROOT = Path(__file__).resolve().parents[2]
 def doctor(tmp_path):
     """Run it as the console script does; returns the finished process."""
 
-    def run(*arguments, **environment):
+    def run(*arguments, package=ROOT, **environment):
         variables = {
             **{name: value for name, value in os.environ.items() if not name.startswith("ASCEND_")},
             "XDG_CACHE_HOME": str(tmp_path / "cache"),
             "LLM_DATADIST_BACKEND": "mock",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(package),
             **environment,
         }
         return subprocess.run(
-            [sys.executable, str(ROOT / "llm_datadist_cffi_cli.py"), "doctor", *arguments],
+            [sys.executable, str(package / "llm_datadist_cffi_cli.py"), "doctor", *arguments],
             cwd=tmp_path,
             env=variables,
             text=True,
@@ -46,8 +46,8 @@ def doctor(tmp_path):
 def report(doctor):
     """Run it with --json; returns the exit status and what it printed, findings by name."""
 
-    def run(**environment):
-        result = doctor("--json", **environment)
+    def run(**options):
+        result = doctor("--json", **options)
         told = json.loads(result.stdout)
         findings = [finding for section in told["sections"].values() for finding in section]
         return result.returncode, told, {finding["name"]: finding for finding in findings}
@@ -96,6 +96,20 @@ def test_no_backend(report):
     assert (status, told["works"], told["first_to_fix"]) == (1, False, "backend")
     assert "there is no such library" in findings["backend"]["text"]
     assert "llm-datadist build-ascend" in findings["backend"]["advice"]
+
+
+def test_a_checkout_that_was_not_built(report, tmp_path):
+    """Neither libraries nor declarations: it runs all the same, and says what is missing."""
+    package = tmp_path / "checkout"
+    built = shutil.ignore_patterns("__pycache__", "_ffi.py", "*.so")
+    shutil.copytree(ROOT / "llm_datadist", package / "llm_datadist", ignore=built)
+    shutil.copy(ROOT / "llm_datadist_cffi_cli.py", package)
+    status, told, findings = report(package=package)
+    assert (status, told["first_to_fix"]) == (1, "backend")
+    assert findings["import"]["level"] == "ok"
+    assert findings["versions"]["data"]["abi"] == "unknown"
+    for name in ("backend", "mock", "ascend"):
+        assert "_ffi was not generated" in findings[name]["text"]
 
 
 def test_a_toolkit_without_a_library(report, tmp_path):
