@@ -18,6 +18,8 @@ constexpr uint64_t kMostBytesACall = 256ull << 20;
 constexpr size_t kMostDescsACall = 65536;
 // For the acceptor's own connection, which nobody waits for.
 constexpr uint64_t kBackgroundConnectMs = 5000;
+// For a disconnect that a peer waits for.
+constexpr uint64_t kTurnMs = 500;
 
 // What one end asks of the other.
 enum class Message : uint8_t {
@@ -204,7 +206,7 @@ void AscendConnection::EndPiece() {
         moving_ = false;
         waiting.swap(waiting_);
     }
-    for (auto &answer : waiting) LeaveThenAnswer(std::move(answer));
+    for (auto &answer : waiting) LeaveThenAnswer(&device_->transport(), remote_, std::move(answer));
 }
 
 // HIXL cannot tell a peer that is gone from a transfer that failed.
@@ -238,7 +240,7 @@ void AscendConnection::OnMessage(std::string_view message, std::function<void()>
             return;
         }
         if (waits) {
-            LeaveThenAnswer(std::move(answer));
+            LeaveThenAnswer(&device_->transport(), remote_, std::move(answer));
             return;
         }
     }
@@ -246,11 +248,15 @@ void AscendConnection::OnMessage(std::string_view message, std::function<void()>
 }
 
 // The owner deregisters once it is told: HIXL wants it unknown to every connection by then.
-void AscendConnection::LeaveThenAnswer(std::function<void()> answer) {
-    device_->transport().Post([remote = remote_, answer = std::move(answer)] {
-        const Status dropped = remote->Drop(Deadline::InMs(kBackgroundConnectMs));
-        if (!dropped.ok()) LLDD_LOG(LLDD_LOG_WARNING, "%s", dropped.text().c_str());
-        answer();
+void AscendConnection::LeaveThenAnswer(Transport *transport, const std::shared_ptr<Remote> &remote,
+                                       std::function<void()> answer) {
+    transport->Post([transport, remote, answer = std::move(answer)] {
+        if (remote->Drop(Deadline::InMs(kTurnMs)).ok()) {
+            answer();
+        } else {
+            // Another link to that engine transfers: whoever else waits for the worker goes first.
+            LeaveThenAnswer(transport, remote, answer);
+        }
     });
 }
 

@@ -66,7 +66,8 @@ private:
     Status UnreachableLocked(uint64_t remote) const;
     Status Explain(Status failed, const Deadline &deadline) const;
     Status AskPeer(const std::string &message, const Deadline &deadline) const;
-    void LeaveThenAnswer(std::function<void()> answer);
+    static void LeaveThenAnswer(Transport *transport, const std::shared_ptr<Remote> &remote,
+                                std::function<void()> answer);
 
     AscendDevice *const device_;
     StreamProvider *const streams_;
