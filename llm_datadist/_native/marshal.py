@@ -300,7 +300,7 @@ class FewBlocks:
         self.sources = ffi.new("uint64_t[]", FEW_BLOCKS)
         self.destinations = ffi.new("uint64_t[]", FEW_BLOCKS)
         room = [memoryview(ffi.buffer(ids)) for ids in (self.sources, self.destinations)]
-        # (sources, destinations): the formats of numpy's uint64 and int64.
+        # (sources, destinations): the formats of numpy's uint64 and int64, and of array("L").
         self.unsigned = tuple(memory.cast("L") for memory in room)
         self.signed = tuple(memory.cast("l") for memory in room)
 
