@@ -336,7 +336,7 @@ class Engine:
             frame = self._pull_frames.pop()
         except IndexError:
             frame = PullFrame(self._native.ffi)
-        few = frame.few_blocks
+        few = frame.few_blocks or frame.make_few_blocks(self._native.ffi)
         try:
             if is_list:
                 sources, destinations = few.unsigned
@@ -353,7 +353,7 @@ class Engine:
         if key is not frame.key:
             frame.set_key(key)
         if count != frame.few or cache_id != frame.cache_id:
-            frame.set_few(cache_id, count)
+            frame.set_few(few, cache_id, count)
         status: int = self._native.pull(self._handle, frame.args)
         self._pull_frames.append(frame)
         return status
