@@ -320,8 +320,10 @@ class CacheManager:
         """
         # This is the hot path: each check is made once, and what is not given costs nothing.
         engine = self._engine
+        form = type(src_blocks)
         if (
-            type(src_blocks) is type(dst_blocks) is engine.array_type
+            (form is engine.array_type or form is engine.list_type)
+            and form is type(dst_blocks)
             and type(src_cache_key) is BlocksCacheKey
             and type(dst_cache) is Cache
             and dst_cache._is_blocks_cache

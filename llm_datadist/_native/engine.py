@@ -9,6 +9,8 @@ a status, and the handle ends with the last of them.
 from __future__ import annotations
 
 import os
+import sys
+from array import array
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Callable, TypeVar
@@ -74,8 +76,11 @@ class Engine:
         # block_ids(argument name, list or buffer): the array that pull_blocks and push_blocks below
         # take.
         self.block_ids: Callable[[str, Any], Any] = partial(convert, self._borrow)
-        # What pull_few_blocks() takes; on hardware lists and tuples alone pass.
+        # What pull_few_blocks() takes. On hardware each id of a list is looked at; before Python
+        # 3.10 too, see uint64s().
         self.array_type = None if options.strict_hardware else np.ndarray
+        looks_at_each = options.strict_hardware or sys.version_info < (3, 10)
+        self.list_type = None if looks_at_each else list
         # Each call takes a frame and gives it back, so there are as many as calls ever ran at one
         # time. list.pop and list.append are atomic.
         self._pull_frames: list[PullFrame] = []
@@ -320,29 +325,35 @@ class Engine:
     def pull_few_blocks(
         self, key: Any, cache_id: int, src_blocks: Any, dst_blocks: Any
     ) -> int | None:
-        """Pull the blocks of two numpy arrays, all layers; returns the status, or None when
-        pull_blocks has to: the arrays are long, empty, unequal, or not of uint64 or int64.
+        """Pull the blocks of two numpy arrays or two lists, all layers; returns the status, or None
+        when pull_blocks has to: they are long, empty, unequal, or not of uint64 or int64.
         """
-        count = src_blocks.size
+        is_list = type(src_blocks) is list
+        count = len(src_blocks) if is_list else src_blocks.size
         if not 0 < count <= FEW_BLOCKS:
             return None
         try:
             frame = self._pull_frames.pop()
         except IndexError:
             frame = PullFrame(self._native.ffi)
-        few = frame.few_blocks
+        few = frame.few_blocks or frame.make_few_blocks(self._native.ffi)
         try:
-            sources, destinations = few.unsigned if src_blocks.dtype is _UINT64 else few.signed
-            sources[:count] = src_blocks
-            destinations[:count] = dst_blocks
-        except (BufferError, NotImplementedError, TypeError, ValueError):
+            if is_list:
+                sources, destinations = few.unsigned
+                sources[:count] = array("L", src_blocks)
+                destinations[:count] = array("L", dst_blocks)
+            else:
+                sources, destinations = few.unsigned if src_blocks.dtype is _UINT64 else few.signed
+                sources[:count] = src_blocks
+                destinations[:count] = dst_blocks
+        except (BufferError, NotImplementedError, OverflowError, TypeError, ValueError):
             # Whatever it was, block_ids() converts it or says what is wrong with it.
             self._pull_frames.append(frame)
             return None
         if key is not frame.key:
             frame.set_key(key)
         if count != frame.few or cache_id != frame.cache_id:
-            frame.set_few(cache_id, count)
+            frame.set_few(few, cache_id, count)
         status: int = self._native.pull(self._handle, frame.args)
         self._pull_frames.append(frame)
         return status

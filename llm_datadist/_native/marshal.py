@@ -300,7 +300,7 @@ class FewBlocks:
         self.sources = ffi.new("uint64_t[]", FEW_BLOCKS)
         self.destinations = ffi.new("uint64_t[]", FEW_BLOCKS)
         room = [memoryview(ffi.buffer(ids)) for ids in (self.sources, self.destinations)]
-        # (sources, destinations): the formats of numpy's uint64 and int64.
+        # (sources, destinations): the formats of numpy's uint64 and int64, and of array("L").
         self.unsigned = tuple(memory.cast("L") for memory in room)
         self.signed = tuple(memory.cast("l") for memory in room)
 
@@ -315,7 +315,7 @@ class PullFrame:
         self.args = new(ffi, "lldd_pull_args")
         self.args.key = self.key_struct
         self.args.size = -1
-        self.few_blocks = FewBlocks(ffi)
+        self.few_blocks: FewBlocks | None = None  # made with the first short lists
         # What the structs hold now, so that a frame used for the same again need not be filled in
         # again.
         self.key: Any = None
@@ -343,14 +343,19 @@ class PullFrame:
             ) = layers
             self.layers = layers
 
-    def set_few(self, cache_id: int, count: int) -> None:
-        """Write all but the key, for a pull of whole layers of the blocks in few_blocks."""
+    def make_few_blocks(self, ffi: Any) -> FewBlocks:
+        """Make and return few_blocks."""
+        self.few_blocks = FewBlocks(ffi)
+        return self.few_blocks
+
+    def set_few(self, few: FewBlocks, cache_id: int, count: int) -> None:
+        """Write all but the key, for a pull of all layers of the frame's few blocks."""
         self.set_layers(ALL_LAYERS)
         args = self.args
         args.tensors_per_layer = DEFAULT_TENSORS_PER_LAYER
         args.cache_id = self.cache_id = cache_id
-        args.src_blocks = self.few_blocks.sources
-        args.dst_blocks = self.few_blocks.destinations
+        args.src_blocks = few.sources
+        args.dst_blocks = few.destinations
         args.num_src_blocks = args.num_dst_blocks = self.few = count
 
 
