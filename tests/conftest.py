@@ -4,12 +4,18 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # It comes with an installation; named for a checkout that was installed before it was there.
 pytest_plugins = ["llm_datadist_cffi_pytest"]
 
 # Chosen, not found: so no test but those of the warning sees "no device was found".
 os.environ.setdefault("LLM_DATADIST_BACKEND", "mock")
+
+# A shell starts its background jobs with SIGINT ignored, which programs that the tests interrupt
+# would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 try:
     import hypothesis

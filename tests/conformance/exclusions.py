@@ -10,7 +10,15 @@ from __future__ import annotations
 import pytest
 from paths import ON_ASCEND
 
+_NO_SCRIPTS = (
+    "LLDD_CAN_INJECT_FAULTS",
+    "fault scripts are the mock's; tests/ascend has the faults of the fake CANN",
+)
 ASCEND = {
+    "test_fault_loops.py": _NO_SCRIPTS,
+    "test_fault_rules.py": _NO_SCRIPTS,
+    "test_fault_shaping.py": _NO_SCRIPTS,
+    "test_fault_statuses.py": _NO_SCRIPTS,
     "test_refused_process_vm.py": ("process_vm", "it is about the transports of the mock"),
     "test_c1_9_8_a_cpu_cache_is_no_cache_of_the_engine": (
         "device memory at host addresses",

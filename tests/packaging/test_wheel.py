@@ -86,8 +86,8 @@ def test_contents(wheel):
         "llm_datadist/_bench/reference.c",
     }
     assert expected - names == set()
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "llm_datadist").rglob("*.py")}
-    assert modules - names == set()
+    of_package = {str(path.relative_to(ROOT)) for path in (ROOT / "llm_datadist").rglob("*.py")}
+    assert of_package - names == set()
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.suffix}
     packaged = {name for name in names if "/_native/src/" in name}
     assert packaged == {f"llm_datadist/_native/src/{name}" for name in sources}
