@@ -2,8 +2,8 @@
 """A peer against this package: two pairs of processes that take turns, round by round.
 
 Who is not on turn is stopped (SIGSTOP): some libraries poll without end, and would take a CPU from
-the other. The ratio of each round is between neighbours in time, which is what a noisy machine
-leaves comparable.
+the other. Each turn starts with a pull that is not timed. The ratio of each round is between
+neighbours in time, which is what a noisy machine leaves comparable.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _work(
         progress.show(f"{peer.name} {work.name}: round {number + 1} of {rounds}")
         for pair in (ours, theirs) if number % 2 == 0 else (theirs, ours):
             with _turn(pair):
-                for name, microseconds in pair.round().items():
+                for name, microseconds in pair.round(warm_up=True).items():
                     times[name].append(microseconds)
         progress.advance()
     for pair in (ours, theirs):

@@ -70,9 +70,13 @@ class Pair:
         begun: Begun = self._ask(self._puller, Begin(work, source))
         return begun
 
-    def round(self) -> dict[str, float]:
-        """Return the microseconds of each way to pull."""
-        times: dict[str, float] = self._ask(self._puller, Round())
+    def round(self, warm_up: bool = False) -> dict[str, float]:
+        """Return the microseconds of each way to pull.
+
+        Args:
+            warm_up: whether each way starts with a pull that is not timed.
+        """
+        times: dict[str, float] = self._ask(self._puller, Round(warm_up))
         return times
 
     def end(self) -> None:

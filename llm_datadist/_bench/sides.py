@@ -58,6 +58,8 @@ class Begin:
 class Round:
     """Puller: do a round of the work. Answer: a time in microseconds for each way to pull."""
 
+    warm_up: bool  # first do the work once without a look at the clock
+
 
 @dataclass(frozen=True)
 class End:
@@ -117,9 +119,12 @@ class Puller(ABC):
             pull(src, dst)
             work.check(tensors, PULLER, OWNER, src, dst, name)
 
-    def round(self) -> dict[str, float]:
+    def round(self, warm_up: bool) -> dict[str, float]:
         """Do the work in each way some times; returns the medians, in microseconds."""
         work, random = self._work, self._random
+        if warm_up:
+            for pull in self._pulls.values():
+                pull(work.block_list(random), work.block_list(random))
         times: dict[str, list[float]] = {name: [] for name in self._order}
         for _ in range(work.pulls):
             for name in self._order:
@@ -154,7 +159,7 @@ class _Side:
         handlers: dict[type, Callable[[Any], Any]] = {
             Fill: lambda request: self.side.fill(request.work),
             Begin: lambda request: self.side.begin(request.work, request.source),
-            Round: lambda request: self.side.round(),
+            Round: lambda request: self.side.round(request.warm_up),
             End: lambda request: self.side.end(),
         }
         return handlers[type(request)](request)
