@@ -5,7 +5,6 @@ extern "C" {
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <memory>
 #include <string>
 #include <thread>
@@ -265,23 +264,6 @@ void shim_race_lists(uint64_t rounds, uint64_t *accepted, uint64_t *escaped) {
     }
     stop = true;
     changer.join();
-}
-
-uint64_t shim_time_pull(const shim_pull_args *args, const shim_cache *remote, uint64_t rounds) {
-    using Clock = std::chrono::steady_clock;
-    const PullRequest request = PullFrom(*args);
-    const PlanCache peer = CacheFrom(*remote);
-    uint64_t best = UINT64_MAX;
-    for (uint64_t i = 0; i < rounds; ++i) {
-        const auto begin = Clock::now();
-        Status status = CheckPull(request, &pairs);
-        if (status.ok()) status = PlanPull(request, pairs, peer, 0, &remote_runs);
-        const auto took =
-            std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - begin);
-        if (!status.ok()) return UINT64_MAX;
-        best = std::min(best, static_cast<uint64_t>(took.count()));
-    }
-    return best;
 }
 
 uint32_t shim_check_pool(uint64_t size, uint32_t page_shift) {

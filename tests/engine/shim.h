@@ -125,9 +125,6 @@ uint32_t shim_plan_swap(const shim_swap_args *args, shim_run *runs, uint64_t cap
  * good and a bad index. *accepted counts the plans that were made, *escaped those with a run
  * outside the caches. */
 void shim_race_lists(uint64_t rounds, uint64_t *accepted, uint64_t *escaped);
-/* Nanoseconds for one pull of scattered blocks, planned `rounds` times with warm buffers: the
- * fastest. */
-uint64_t shim_time_pull(const shim_pull_args *args, const shim_cache *remote, uint64_t rounds);
 
 uint32_t shim_check_pool(uint64_t size, uint32_t page_shift);
 shim_pool *shim_pool_new(uint64_t base, uint64_t size, uint32_t page_shift);

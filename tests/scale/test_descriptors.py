@@ -147,7 +147,8 @@ def test_a_transfer_that_needs_a_stream_is_told_the_limit_and_the_next_one_works
         assert_pulls(owner, puller)
 
 
-@pytest.mark.sanitize
+# Not in the sanitizers' subset: with no descriptor left, UndefinedBehaviorSanitizer cannot look at
+# the type of the exception that says so, and takes it for a wrong one.
 def test_an_engine_that_cannot_be_opened_for_want_of_descriptors_can_be_later():
     with Peer.start() as peer:
         peer.init(OWNER, listen="127.0.0.1:0")
