@@ -15,8 +15,10 @@ enum class Direction { kRead, kWrite };  // from the peer, to the peer
 
 // Between a chunk's moves the deadline and the peer are looked at.
 constexpr uint64_t kLargestChunk = 1U << 20;
-// From here on helper threads pay off, and copies go past the caches.
-constexpr uint64_t kLargeTransfer = 256U << 10;
+// From here on a helper has started before the asking thread is done.
+constexpr uint64_t kWorthHelpers = 1U << 20;
+// From here on copies go past the caches.
+constexpr uint64_t kWorthStreaming = 256U << 10;
 // With the cookie, one fewer than what a system call takes would do; more brought nothing.
 constexpr size_t kMostPiecesPerChunk = 512;
 

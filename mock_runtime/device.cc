@@ -157,7 +157,7 @@ Status MockDevice::Copy(const LocalRun *runs, size_t count, Placement, Placement
     MoveFailure failure;
     if (!direct.empty()) {
         DirectCopy copy(direct, Direction::kRead, gate, kernel_);
-        const bool large = direct.bytes() >= kLargeTransfer;
+        const bool large = direct.bytes() >= kWorthHelpers;
         failure = helpers_->Run(copy, direct.chunks(), large ? settings_.threads : 1);
     }
     if (!failure.failed() && !checked.empty()) {

@@ -16,7 +16,7 @@ public:
     DirectCopy(const Batch &batch, Direction direction, const Gate &gate, const CopyKernel *large)
         : batch_(batch),
           gate_(gate),
-          large_(batch.bytes() >= kLargeTransfer ? large : nullptr),
+          large_(batch.bytes() >= kWorthStreaming ? large : nullptr),
           read_(direction == Direction::kRead) {}
     MoveFailure MoveChunk(size_t chunk) override;
 
