@@ -32,6 +32,24 @@ MoveFailure StreamFailure(int error, uint64_t local) {
 
 }  // namespace
 
+class TcpPath::Moving {
+public:
+    explicit Moving(TcpPath *path) : path_(path) {
+        std::lock_guard<std::mutex> lock(path_->stream_mutex_);
+        path_->moving_ = true;
+    }
+    ~Moving() {
+        std::lock_guard<std::mutex> lock(path_->stream_mutex_);
+        path_->moving_ = false;
+        if (path_->peer_gone_.load()) path_->stream_.Close();
+    }
+    Moving(const Moving &) = delete;
+    Moving &operator=(const Moving &) = delete;
+
+private:
+    TcpPath *const path_;
+};
+
 void TcpPath::Clear() {
     here_.clear();
     runs_.clear();
@@ -95,10 +113,15 @@ void TcpPath::DropStream() {
 
 void TcpPath::Interrupt() {
     std::lock_guard<std::mutex> lock(stream_mutex_);
-    if (stream_) shutdown(stream_.get(), SHUT_RDWR);
+    if (!moving_) {
+        stream_.Close();
+    } else if (stream_) {
+        shutdown(stream_.get(), SHUT_RDWR);
+    }
 }
 
 MoveFailure TcpPath::Move(Direction direction, const Deadline &deadline) {
+    const Moving moving(this);
     for (int attempt = 0;; ++attempt) {
         if (peer_gone_.load()) return {MoveFailure::kPeerGone, 0, 0};
         if (deadline.passed()) return {MoveFailure::kTimeout, 0, 0};

@@ -29,10 +29,12 @@ public:
     // transfer opens another one, whereupon the owner forgets this one.
     MoveFailure Move(Direction direction, const Deadline &deadline);
 
-    // Makes a running Move look at `peer_gone`. Any thread.
+    // Makes a running Move look at `peer_gone`, after which the stream is closed. Any thread.
     void Interrupt();
 
 private:
+    class Moving;
+
     struct HereRange {
         uint64_t addr;
         uint64_t length;
@@ -70,6 +72,7 @@ private:
     const std::atomic<bool> &peer_gone_;
     std::mutex stream_mutex_;  // between Interrupt and who opens or drops the stream
     Fd stream_;
+    bool moving_ = false;  // so the stream is not Interrupt's to close
 
     std::vector<HereRange> here_;
     std::vector<TcpRun> runs_;

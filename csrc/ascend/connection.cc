@@ -66,9 +66,11 @@ Status AscendConnection::Dial(const Deadline &deadline) {
 // comes sooner makes it.
 Status AscendConnection::Confirm() {
     if (passive_) return Status::Ok();
-    device_->transport().Post([remote = remote_] {
+    Transport *const transport = &device_->transport();
+    transport->Post([transport, remote = remote_] {
         const Status status = remote->Connect(Deadline::InMs(kBackgroundConnectMs));
-        if (!status.ok()) LLDD_LOG(LLDD_LOG_WARNING, "%s", status.text().c_str());
+        if (!status.ok() && transport->InUse(*remote))
+            LLDD_LOG(LLDD_LOG_WARNING, "%s", status.text().c_str());
     });
     return Status::Ok();
 }
@@ -207,6 +209,7 @@ void AscendConnection::EndPiece() {
         waiting.swap(waiting_);
     }
     for (auto &answer : waiting) LeaveThenAnswer(&device_->transport(), remote_, std::move(answer));
+    if (peer_gone_.load()) LeaveRemote();
 }
 
 // HIXL cannot tell a peer that is gone from a transfer that failed.
@@ -271,7 +274,21 @@ Status AscendConnection::Withdraw(uint64_t region, const Deadline &deadline) {
     return AskPeer(Encode(Message::kWithdraw, region), deadline);
 }
 
-void AscendConnection::PeerGone() { peer_gone_.store(true); }
+// The link stays until the client unlinks, but it does not keep the HIXL connection: the peer's
+// process may be there as before, and wants its memory back.
+void AscendConnection::PeerGone() {
+    peer_gone_.store(true);
+    LeaveRemote();
+}
+
+// Once. A call of HIXL that is under way comes first (EndPiece).
+void AscendConnection::LeaveRemote() {
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (moving_ || std::exchange(left_remote_, true)) return;
+    }
+    device_->transport().Release(remote_);
+}
 
 Status AscendConnection::Close(const Deadline &deadline) {
     bool ask = false;
@@ -291,7 +308,7 @@ Status AscendConnection::Close(const Deadline &deadline) {
                      left.text().c_str());
         }
     }
-    device_->transport().Release(remote_);
+    LeaveRemote();
     return Status::Ok();
 }
 

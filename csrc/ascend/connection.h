@@ -62,6 +62,7 @@ private:
     void AddToPlan(uint64_t local, uint64_t remote, uint64_t length, uint64_t newest);
     Status BeginPiece(const Piece &piece);
     void EndPiece();
+    void LeaveRemote();
     Status CheckLinkLocked() const;
     Status UnreachableLocked(uint64_t remote) const;
     Status Explain(Status failed, const Deadline &deadline) const;
@@ -82,6 +83,7 @@ private:
     bool moving_ = false;            // a call of HIXL is under way
     bool left_by_peer_ = false;
     bool closed_ = false;
+    bool left_remote_ = false;
     std::vector<std::function<void()>> waiting_;  // answers that are due when it is over
 
     // Of the transfer that is under way; kept to use its memory again.

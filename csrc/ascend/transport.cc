@@ -88,7 +88,10 @@ Status Remote::ConnectInTurn(uint64_t newest, const Deadline &deadline) {
     if (connected_ && !stale && newest < knows_) return Status::Ok();
     DisconnectInTurn(deadline);
     {
+        // From here on Release waits for the turn.
         std::lock_guard<std::mutex> lock(transport_->mutex_);
+        if (users_ == 0)
+            return Failure(LLDD_FAILED, "no link to HIXL engine %s is left", engine_.c_str());
         knows_ = transport_->next_region_;
     }
     const std::string what = "connect to HIXL engine " + engine_;
@@ -262,20 +265,31 @@ void Transport::Release(const std::shared_ptr<Remote> &remote) {
         std::lock_guard<std::mutex> lock(mutex_);
         if (--remote->users_ != 0) return;
     }
+    EndWhenFree(remote);
+}
+
+// A new link may have come meanwhile, or come now: it finds what is left, and connects anew.
+void Transport::EndWhenFree(const std::shared_ptr<Remote> &remote) {
     Post([this, remote] {
-        // A new link may have come meanwhile, or come now: it finds what is left, and connects
-        // anew.
-        const auto is_used = [&] {
-            std::lock_guard<std::mutex> lock(mutex_);
-            return remote->users_ != 0;
-        };
+        if (InUse(*remote)) return;
         const Deadline deadline = Deadline::InMs(kDisconnectMs);
         const Remote::Turn turn(remote.get(), deadline, Remote::Turn::For::kEnd);
-        if (!turn.Check().ok() || is_used()) return;
+        if (!turn.Check().ok()) {
+            // The peer has gone while a link to it is being made: whoever else waits for the worker
+            // goes first.
+            EndWhenFree(remote);
+            return;
+        }
+        if (InUse(*remote)) return;
         remote->DisconnectInTurn(deadline);
         std::lock_guard<std::mutex> lock(mutex_);
         if (remote->users_ == 0) remotes_.erase(remote->engine_);
     });
+}
+
+bool Transport::InUse(const Remote &remote) const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return remote.users_ != 0;
 }
 
 Status Transport::DropAll(const Deadline &deadline) {

@@ -87,8 +87,10 @@ public:
 
     // For a new link: connected anew before it is used next. After Start.
     std::shared_ptr<Remote> Use(const std::string &engine);
-    // The link is gone; with its last one the connection goes. Does not block.
+    // The link is gone; with its last one the connection goes, and is not made any more. Does not
+    // block.
     void Release(const std::shared_ptr<Remote> &remote);
+    bool InUse(const Remote &remote) const;
     // Disconnects from everybody, so that memory can be taken back.
     Status DropAll(const Deadline &deadline);
 
@@ -100,6 +102,7 @@ private:
 
     Status StartAt(const std::string &ip, bool listens);
     Status InitializeAt(const std::string &ip, bool *taken);
+    void EndWhenFree(const std::shared_ptr<Remote> &remote);
 
     const std::shared_ptr<Context> context_;
     std::map<ge::AscendString, ge::AscendString> options_;

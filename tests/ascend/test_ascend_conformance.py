@@ -14,12 +14,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# It takes about a minute on two cores.
+# It takes about a minute and a half on two cores.
 LONGEST_SECONDS = 900
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-# The ids of tests that take a path have its name in them. The others are about what is above a
-# runtime; they join when the path is asked for by name.
-ON_PATHS = ["-k", "ascend"]
 
 
 def asked_for() -> set[str] | None:
@@ -44,13 +41,9 @@ def wanted(request: pytest.FixtureRequest) -> dict[str, str]:
     return {**os.environ, **environment, **address, "LLM_DATADIST_TEST_PATHS": "ascend"}
 
 
-def arguments() -> list[str]:
-    return ON_PATHS if asked_for() is None else []
-
-
 def test_the_conformance_suite(wanted: dict[str, str]) -> None:
     result = subprocess.run(
-        [*PYTEST, *arguments(), "tests/conformance"],
+        [*PYTEST, "tests/conformance"],
         cwd=ROOT,
         env=wanted,
         stdout=subprocess.PIPE,

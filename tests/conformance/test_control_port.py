@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Strangers at the control port: garbage, half messages, absurd lengths, many and slow connections.
 
-What a real client and a real server say to each other is recorded through a proxy and then replayed
-cut short and with changed bytes, so that the tests know nothing of the protocol and reach every
+What a real client and a real server say to each other is recorded by a relay and then replayed cut
+short and with changed bytes, so that the tests know nothing of the protocol and reach every
 message of it all the same.
 """
 
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
+from relay import relay
 from stage import OWNER, PULLER, SMALL, Stage, linked
 
 from llm_datadist import BlocksCacheKey, LLMStatusCode
@@ -72,73 +73,18 @@ def victim(stage: Stage) -> Victim:
     return Victim(stage)
 
 
-@contextmanager
-def proxy(
-    target: tuple[str, int],
-) -> Iterator[tuple[tuple[str, int], list[tuple[bytearray, bytearray]]]]:
-    """Pass connections on to target; yields the own address and what either side of each connection
-    said.
-    """
-    said: list[tuple[bytearray, bytearray]] = []
-    threads: list[threading.Thread] = []
-    sockets: list[socket.socket] = []
-
-    def pump(source: socket.socket, sink: socket.socket, record: bytearray) -> None:
-        try:
-            while data := source.recv(65536):
-                record += data
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            # Either side reset the connection, which ends what there is to record.
-            return
-
-    def accept(server: socket.socket) -> None:
-        while True:
-            try:
-                client, _ = server.accept()
-            except OSError:
-                return
-            other = socket.create_connection(target)
-            record = (bytearray(), bytearray())
-            said.append(record)
-            sockets.extend((client, other))
-            for pair in ((client, other, record[0]), (other, client, record[1])):
-                threads.append(threading.Thread(target=pump, args=pair))
-                threads[-1].start()
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        acceptor = threading.Thread(target=accept, args=(server,))
-        acceptor.start()
-        try:
-            yield server.getsockname(), said
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            acceptor.join()
-            for each in sockets:
-                with ExitStack() as closing:
-                    closing.callback(each.close)
-                    try:
-                        each.shutdown(socket.SHUT_RDWR)
-                    except OSError:
-                        # The other side closed it first.
-                        continue
-            for thread in threads:
-                thread.join()
-
-
 def record(stage: Stage, owner: Peer) -> tuple[bytes, bytes]:
     """What client and server say on their first connection: link, table, pull, unlink."""
     client = stage.engine(
         STRANGER, listen=None, environment={"LLM_DATADIST_MOCK_TRANSPORT": "cma,tcp"}
     )
     client.register("kv", SMALL, 3)
-    with proxy(owner.listen_address) as (address, said):
-        there = ClusterAddress(OWNER, address)
+    with relay(owner.listen_address) as passing:
+        there = ClusterAddress(OWNER, passing.address)
         assert client.link_to(there).status == S.LLM_SUCCESS
         client.pull("kv", KEY, [0], [0])
         assert client.unlink_from(there).status == S.LLM_SUCCESS
-    return bytes(said[0][0]), bytes(said[0][1])
+    return bytes(passing.said[0][0]), bytes(passing.said[0][1])
 
 
 def say(victim: Victim, message: bytes, answers: bytes = b"") -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 from paths import Path, helped_path
 from refusals import GONE, check_refusal, refused
+from relay import relay
 from stage import OWNER, PULLER, SMALL, Pair, Stage, linked, notices
 from work import repeat, seconds_of
 
@@ -66,6 +67,41 @@ def test_a_killed_peer_is_noticed_without_waiting_out_the_deadline(pair: Pair) -
         assert GONE in str(error)
         assert taken < 0.9
     check(pair.target, moved(pair.target.filled(), pair.source.filled(), [0], [0]))
+
+
+@pytest.mark.rule("C7.6-2", "C7.6-6")
+@pytest.mark.sanitize
+def test_a_connection_that_breaks_between_two_that_live(
+    stage: Stage, registered_path: Path
+) -> None:
+    owner = stage.engine(OWNER, registered_path)
+    puller = stage.engine(PULLER, registered_path, listen=None)
+    pulls = [(puller, OWNER, KEY), (owner, PULLER, BlocksCacheKey(PULLER, 0))]
+    at_rest = [peer.resources().descriptors for peer, _, _ in pulls]
+    with relay(owner.listen_address) as between:
+        there = ClusterAddress(OWNER, between.address)
+        # Twice: what is left of the first link is not in the way of the second.
+        for name in ("first", "second"):
+            caches = [peer.register(name, SMALL, i, 0) for i, (peer, _, _) in enumerate(pulls)]
+            assert puller.link_to(there).status == S.LLM_SUCCESS
+            for peer, _, key in pulls:
+                peer.pull(name, key, [0], [1])
+            between.cut()
+            held = [cache.read() for cache in caches]
+            for (peer, other, key), cache, before in zip(pulls, caches, held):
+                notices(peer, other)
+                _, error = peer.call(seconds_of, "pull", name, key, [2], [2])
+                check_refusal(error, S.LLM_TIMEOUT, other)
+                assert GONE in str(error)
+                check(cache, before)
+            for (peer, _, _), before in zip(pulls, at_rest):
+                eventually(
+                    lambda peer=peer, before=before: not peer.resources().descriptors - before,
+                    "a dead link keeps no connection",
+                )
+                # Nor does it hold memory back.
+                peer.call("unregister", name)
+            assert puller.unlink_from(there, force=True).status == S.LLM_SUCCESS
 
 
 @pytest.mark.rule("C7.7-1", "C10-42")
