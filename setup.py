@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import platform
 import shutil
 from pathlib import Path
 
@@ -53,18 +52,6 @@ HEADER = ROOT / building.HEADER
 SOURCES = "_native/src"
 SUITE = "testing/conformance"
 SOURCE_SUFFIXES = (".cc", ".h", ".map")
-
-
-def sanitizers() -> list[str]:
-    """Return the sanitizers asked for, sorted."""
-    names = os.environ.get("LLM_DATADIST_SANITIZE", "").replace(",", " ").split()
-    unknown = sorted(set(names) - set(building.SANITIZERS))
-    if unknown:
-        legal = ", ".join(building.SANITIZERS)
-        raise PlatformError(
-            f"LLM_DATADIST_SANITIZE names {', '.join(unknown)}; legal names are {legal}"
-        )
-    return sorted(set(names))
 
 
 def ascend_target():
@@ -114,9 +101,9 @@ class build_native(Command):
         """Build libraries and ``_ffi.py``; copy what an installed package needs."""
         try:
             building.check_platform()
+            sanitize = building.sanitizers_asked_for()
         except building.BuildError as error:
             raise PlatformError(str(error)) from error
-        sanitize = sanitizers()
         targets = [building.MOCK]
         ascend = ascend_target()
         if ascend is not None:
@@ -129,8 +116,7 @@ class build_native(Command):
             parsed.fingerprint, declarations.layout_source(parsed), self.distribution.get_version()
         )
         for target in targets:
-            variant = "-".join(sanitize) if sanitize else "release"
-            build_dir = ROOT / "build" / "native" / f"{variant}-{platform.machine()}"
+            build_dir = building.build_folder(ROOT, sanitize)
             if target is not building.MOCK:
                 build_dir = build_dir / target.name
             output = self._output(target, build_dir, bool(sanitize))

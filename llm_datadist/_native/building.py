@@ -170,6 +170,24 @@ def check_platform() -> None:
         raise BuildError("llm-datadist-cffi needs a 64-bit Python")
 
 
+def sanitizers_asked_for() -> list[str]:
+    """Return the sanitizers that LLM_DATADIST_SANITIZE asks for, sorted."""
+    names = set(os.environ.get("LLM_DATADIST_SANITIZE", "").replace(",", " ").split())
+    unknown = sorted(names - set(SANITIZERS))
+    if unknown:
+        legal = ", ".join(SANITIZERS)
+        raise BuildError(
+            f"LLM_DATADIST_SANITIZE names {', '.join(unknown)}; legal names are {legal}"
+        )
+    return sorted(names)
+
+
+def build_folder(tree: Path, sanitize: Iterable[str] = ()) -> Path:
+    """Return where a checkout builds libraries with these sanitizers."""
+    variant = "-".join(sanitize) or "release"
+    return tree / "build" / "native" / f"{variant}-{platform.machine()}"
+
+
 def jobs() -> int:
     """Return how many compilers may run at a time."""
     value = os.environ.get("LLM_DATADIST_BUILD_JOBS", "")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the fake CANN as a toolkit folder, and the Ascend library against it.
 
-Both lie below build/ and are built again when a source changed. By hand, with the path of the
-library as its output:
+Both lie below build/ and are built again when a source changed. By hand, with the variables as its
+output under which a process uses them (LLM_DATADIST_SANITIZE is heeded):
 
     python tests/fake_cann/toolkit.py
 """
@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import llm_datadist
@@ -72,24 +72,24 @@ def _link(folder: Path, name: str, sources: tuple[str, ...], needed: tuple[str, 
     subprocess.run(command, env=environment, check=True)
 
 
-def ascend_library() -> Path:
-    """Return the Ascend library, built against the fake toolkit."""
+def ascend_library(sanitize: Iterable[str] = ()) -> Path:
+    """Return the Ascend library, built against the fake toolkit, which no sanitizer watches."""
     found = cann.find([cann.Place(toolkit(), "the fake CANN of the tests")])
     parsed = declarations.parse((ROOT / building.HEADER).read_text())
     generated = building.Generated(
         parsed.fingerprint, declarations.layout_source(parsed), llm_datadist.__version__
     )
     target = building.ascend(found)
-    build_dir = ROOT / "build" / "native" / f"release-{platform.machine()}" / "ascend-on-fake"
+    build_dir = building.build_folder(ROOT, sanitize) / "ascend-on-fake"
     output = build_dir / target.library
-    building.build(target, ROOT, build_dir, output, generated)
+    building.build(target, ROOT, build_dir, output, generated, sanitize)
     return output
 
 
-def environment() -> dict[str, str]:
+def environment(sanitize: Iterable[str] = ()) -> dict[str, str]:
     """Return the variables under which a process uses the two, built if they have to be."""
     return {
-        "LLM_DATADIST_BACKEND": str(ascend_library()),
+        "LLM_DATADIST_BACKEND": str(ascend_library(sanitize)),
         "LLM_DATADIST_TEST_FAKE_CANN": "1",
         # Where CANN really is does not matter then.
         "ASCEND_HOME_PATH": str(toolkit()),
@@ -97,4 +97,5 @@ def environment() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    print(ascend_library())
+    for name, value in environment(building.sanitizers_asked_for()).items():
+        print(f"{name}={value}")
