@@ -15,8 +15,6 @@ enum class Direction { kRead, kWrite };  // from the peer, to the peer
 
 // Between a chunk's moves the deadline and the peer are looked at.
 constexpr uint64_t kLargestChunk = 1U << 20;
-// From here on a helper has started before the asking thread is done.
-constexpr uint64_t kWorthHelpers = 1U << 20;
 // From here on copies go past the caches.
 constexpr uint64_t kWorthStreaming = 256U << 10;
 // With the cookie, one fewer than what a system call takes would do; more brought nothing.
@@ -72,6 +70,9 @@ public:
                (chunk + 1 < chunk_starts_.size() ? chunk_starts_[chunk + 1] : pieces_.size());
     }
 
+    // How many of at most so many threads are worth it.
+    uint32_t Threads(uint32_t most) const { return bytes_ >= kWorthHelpers ? most : 1; }
+
     // How large chunks should be for several threads to end together.
     static uint64_t ChunkBytes(uint64_t total) {
         const uint64_t share = total / 16 & ~uint64_t{4095};
@@ -80,6 +81,8 @@ public:
     }
 
 private:
+    // From here on a helper has started before the asking thread is done.
+    static constexpr uint64_t kWorthHelpers = 1U << 20;
     static constexpr uint64_t kSmallestChunk = 64U << 10;
     static constexpr uint64_t kSmallestCut = 16U << 10;
 

@@ -372,18 +372,15 @@ MoveFailure MockConnection::MoveSameHost(const Plan &plan, Direction direction,
     MoveFailure failure;
     if (!plan.direct.empty()) {
         DirectCopy copy(plan.direct, direction, gate, device_->kernel());
-        failure = helpers_->Run(copy, plan.direct.chunks(),
-                                plan.direct.bytes() >= kWorthHelpers ? threads : 1);
+        failure = helpers_->Run(copy, plan.direct.chunks(), plan.direct.Threads(threads));
     }
     if (!failure.failed() && !plan.checked.empty()) {
         CheckedCopy copy(plan.checked, direction, gate, device_->self(), true);
-        failure = helpers_->Run(copy, plan.checked.chunks(),
-                                plan.checked.bytes() >= kWorthHelpers ? threads : 1);
+        failure = helpers_->Run(copy, plan.checked.chunks(), plan.checked.Threads(threads));
     }
     if (!failure.failed() && !plan.cma.empty()) {
         CmaMove move(plan.cma, direction, gate, peer_pid_, device_->self(), peer_.process);
-        failure = helpers_->Run(move, plan.cma.chunks(),
-                                plan.cma.bytes() >= kWorthHelpers ? threads : 1);
+        failure = helpers_->Run(move, plan.cma.chunks(), plan.cma.Threads(threads));
     }
     return failure;
 }

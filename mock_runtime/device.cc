@@ -157,8 +157,7 @@ Status MockDevice::Copy(const LocalRun *runs, size_t count, Placement, Placement
     MoveFailure failure;
     if (!direct.empty()) {
         DirectCopy copy(direct, Direction::kRead, gate, kernel_);
-        const bool large = direct.bytes() >= kWorthHelpers;
-        failure = helpers_->Run(copy, direct.chunks(), large ? settings_.threads : 1);
+        failure = helpers_->Run(copy, direct.chunks(), direct.Threads(settings_.threads));
     }
     if (!failure.failed() && !checked.empty()) {
         CheckedCopy copy(checked, Direction::kRead, gate, self_, false);

@@ -135,11 +135,11 @@ ClusterResult Links::LinkOne(const ClusterSpec &spec, const Deadline &deadline) 
 }
 
 Status Links::LinkMutually(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline) {
-    // An old link is replaced when the client holds none under the id it gave: it may have forced
-    // it down, or name the peer wrongly.
     // Known before the directory is looked at, so that the peer's own link is not taken for an old
     // one.
     const Linking linking(this, link->peer());
+    // An old link is replaced when the client holds none under the id it gave: it may have forced
+    // it down, or name the peer wrongly.
     const LinkPtr old = Find(link->peer());
     const bool by_other_name = spec.has_id && spec.id != link->peer();
     const bool named = by_other_name ? Find(spec.id) != nullptr : old != nullptr;
