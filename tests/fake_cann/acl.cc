@@ -1,4 +1,5 @@
-// libacl_rt.so of the fake CANN: devices whose memory is host memory.
+// libacl_rt.so of the fake CANN: devices whose memory is host memory. With FAKE_CANN_DEVICE_MEMORY
+// set to "opaque" it is so behind the curtain only: whoever touches it by its address ends.
 //
 // SPDX-License-Identifier: Apache-2.0
 #include "acl/acl.h"
@@ -42,6 +43,7 @@ struct Context {
 struct Allocation {
     size_t size;
     Kind kind;
+    char *bytes;  // where they are: at the address itself, if that may be touched
 };
 
 struct State {
@@ -95,6 +97,15 @@ aclError Enter(const char *point) {
                                "fake CANN: ordered fault at " + std::string(point));
 }
 
+// Pages that no forked child has.
+void *Map(size_t size, int protection) {
+    void *mapped =
+        mmap(nullptr, size, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mapped == MAP_FAILED) return nullptr;
+    madvise(mapped, size, MADV_DONTFORK);
+    return mapped;
+}
+
 aclError Allocate(void **memory, size_t size, Kind kind) {
     if (memory == nullptr || size == 0) return Refuse(kInvalidParameter, "fake CANN: no size");
     const size_t rounded = (size + kHugePage - 1) / kHugePage * kHugePage;
@@ -102,19 +113,20 @@ aclError Allocate(void **memory, size_t size, Kind kind) {
     std::lock_guard<std::mutex> lock(state.mutex);
     if (rounded < size || rounded > kDeviceBytes - state.device_bytes)
         return Refuse(kNoMemory, "fake CANN: out of memory");
+    const bool apart = kind == Kind::kDevice && Opaque();
     // Starts at a huge page: one more is mapped, and what is too much is given back.
-    void *mapped = mmap(nullptr, rounded + kHugePage, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (mapped == MAP_FAILED) return Refuse(kNoMemory, "fake CANN: mmap fails");
+    void *mapped = Map(rounded + kHugePage, apart ? PROT_NONE : PROT_READ | PROT_WRITE);
+    void *bytes = apart ? Map(rounded, PROT_READ | PROT_WRITE) : nullptr;
+    if (mapped == nullptr || (apart && bytes == nullptr))
+        return Refuse(kNoMemory, "fake CANN: mmap fails");
     const auto start = reinterpret_cast<uintptr_t>(mapped);
     const uintptr_t base = (start + kHugePage - 1) / kHugePage * kHugePage;
     if (base != start) munmap(mapped, base - start);
     if (base + rounded != start + rounded + kHugePage)
         munmap(reinterpret_cast<void *>(base + rounded), start + kHugePage - base);
-    madvise(reinterpret_cast<void *>(base), rounded, MADV_DONTFORK);
-    state.allocations[base] = {rounded, kind};
-    state.device_bytes += rounded;
     *memory = reinterpret_cast<void *>(base);
+    state.allocations[base] = {rounded, kind, static_cast<char *>(apart ? bytes : *memory)};
+    state.device_bytes += rounded;
     return ACL_SUCCESS;
 }
 
@@ -125,6 +137,7 @@ aclError Free(void *memory, Kind kind) {
     if (found == state.allocations.end() || found->second.kind != kind)
         return Refuse(kInvalidParameter, "fake CANN: not allocated like this");
     munmap(memory, found->second.size);
+    if (found->second.bytes != memory) munmap(found->second.bytes, found->second.size);
     state.device_bytes -= found->second.size;
     state.allocations.erase(found);
     return ACL_SUCCESS;
@@ -136,7 +149,7 @@ aclError Copy(void *dst, size_t dst_max, const void *src, size_t count, aclrtMem
         kind == ACL_MEMCPY_DEVICE_TO_HOST || kind == ACL_MEMCPY_DEVICE_TO_DEVICE;
     const auto fits = [](const void *memory, bool device) {
         const Kind is = KindOf(memory);
-        return is == Kind::kUnknown || (is == Kind::kDevice) == device;
+        return is == Kind::kUnknown ? !(device && Opaque()) : (is == Kind::kDevice) == device;
     };
     if (count == 0 || count > dst_max || !fits(dst, to_device) || !fits(src, from_device))
         return Refuse(kInvalidParameter, "fake CANN: sizes or the kind of the copy are wrong");
@@ -152,7 +165,25 @@ aclError Copy(void *dst, size_t dst_max, const void *src, size_t count, aclrtMem
     return ACL_SUCCESS;
 }
 
+// Where the bytes of this memory are; null: not all of it is of one allocation.
+void *Bytes(const void *memory, size_t size) {
+    State &state = State::Get();
+    std::lock_guard<std::mutex> lock(state.mutex);
+    const auto addr = reinterpret_cast<uintptr_t>(memory);
+    auto after = state.allocations.upper_bound(addr);
+    if (after == state.allocations.begin()) return const_cast<void *>(memory);
+    const auto &[base, found] = *--after;
+    if (addr - base >= found.size) return const_cast<void *>(memory);
+    return size <= found.size - (addr - base) ? found.bytes + (addr - base) : nullptr;
+}
+
 }  // namespace
+
+bool Opaque() {
+    static const char *const how = std::getenv("FAKE_CANN_DEVICE_MEMORY");
+    static const bool opaque = how != nullptr && std::string(how) == "opaque";
+    return opaque;
+}
 
 uint32_t Fault(const char *point) {
     const char *path = std::getenv("FAKE_CANN_FAULTS");
@@ -208,6 +239,11 @@ Bounce::Bounce() : file_(memfd_create("fake_cann", MFD_CLOEXEC)) {
 Bounce::~Bounce() { close(file_); }
 
 bool Bounce::Copy(void *dst, const void *src, size_t size) {
+    if (Opaque()) {
+        dst = Bytes(dst, size);
+        src = Bytes(src, size);
+        if (dst == nullptr || src == nullptr) return false;
+    }
     // Past the C library: hardware writes where it is told to, and no sanitizer asks whether
     // another device does so, too.
     return syscall(SYS_pwrite64, file_, src, size, 0) == static_cast<long>(size) &&
@@ -328,4 +364,4 @@ const char *aclGetRecentErrMsg() {
     return told_text.c_str();
 }
 
-const char *aclrtGetSocName() { return "FakeAscend"; }
+const char *aclrtGetSocName() { return Opaque() ? "FakeAscend" : "FakeAscend in host memory"; }

@@ -22,6 +22,9 @@ void SetErrorText(const char *text);
 // Whether this thread may call: it has a context, of a device that is set.
 bool HasContext();
 
+// Whether device memory may be touched by copies and transfers only, as a device's may.
+bool Opaque();
+
 enum class Kind { kUnknown, kHost, kDevice };
 // What the memory was allocated as, if by this library.
 Kind KindOf(const void *memory);

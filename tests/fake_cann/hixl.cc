@@ -44,6 +44,7 @@ using fake_cann::kForEver;
 using fake_cann::Kind;
 using fake_cann::KindOf;
 using fake_cann::Name;
+using fake_cann::Opaque;
 using fake_cann::Receive;
 using fake_cann::Sent;
 using fake_cann::Socket;
@@ -207,6 +208,8 @@ Status Hixl::Engine::Register(const MemDesc &mem, MemType type, MemHandle *handl
     const Kind kind = KindOf(reinterpret_cast<const void *>(mem.addr));
     if (kind != Kind::kUnknown && (kind == Kind::kDevice) != (type == MEM_DEVICE))
         return Refuse(PARAM_INVALID, "memory of the other type");
+    if (kind == Kind::kUnknown && type == MEM_DEVICE && Opaque())
+        return Refuse(PARAM_INVALID, "device memory that aclrtMalloc did not give");
     std::lock_guard<std::mutex> lock(mutex_);
     for (Region &region : regions_) {
         if (region.addr == mem.addr && region.len == mem.len) {

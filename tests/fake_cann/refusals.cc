@@ -3,7 +3,10 @@
 //
 // SPDX-License-Identifier: Apache-2.0
 #include <netinet/in.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -224,6 +227,49 @@ void Contexts() {
     SetDevice();
 }
 
+// Memory that only copies and transfers may touch.
+void Opaque() {
+    CHECK(setenv("FAKE_CANN_DEVICE_MEMORY", "opaque", 1) == 0);
+    SetDevice();
+    Side owner;
+    Side puller;
+    const pid_t child = fork();
+    if (child == 0) {
+        // What a shell calls a segmentation fault is expected here: no file of it.
+        const rlimit none{0, 0};
+        setrlimit(RLIMIT_CORE, &none);
+        char *own = DeviceMemory();
+        _exit(*static_cast<volatile char *>(own));
+    }
+    int ended = 0;
+    CHECK(waitpid(child, &ended, 0) == child && WIFSIGNALED(ended) && WTERMSIG(ended) == SIGSEGV);
+    std::vector<char> host(kSize, 7);
+    CHECK(aclrtMemcpy(owner.memory, kSize, host.data(), kSize, ACL_MEMCPY_HOST_TO_DEVICE) ==
+          ACL_SUCCESS);
+    CHECK(aclrtMemcpy(owner.memory, kSize, host.data(), kSize, ACL_MEMCPY_DEVICE_TO_DEVICE) !=
+          ACL_SUCCESS);
+    CHECK(aclrtMemcpy(host.data(), kSize, puller.memory, kSize, ACL_MEMCPY_HOST_TO_HOST) !=
+          ACL_SUCCESS);
+    CHECK(aclrtMemcpy(puller.memory + kSize - 1, 2, host.data(), 2, ACL_MEMCPY_HOST_TO_DEVICE) !=
+          ACL_SUCCESS);
+    CHECK(puller.hixl.Connect(owner.name.c_str(), 2000) == hixl::SUCCESS);
+    CHECK(puller.Move(hixl::READ, owner, {{puller.memory + 5, owner.memory + kSize - 4096}}) ==
+          hixl::SUCCESS);
+    CHECK(puller.hixl.Disconnect(owner.name.c_str(), 2000) == hixl::SUCCESS);
+    CHECK(aclrtMemcpy(host.data(), kSize, puller.memory, kSize, ACL_MEMCPY_DEVICE_TO_HOST) ==
+          ACL_SUCCESS);
+    CHECK(host[4] == 0 && host[5] == 7 && host[4100] == 7 && host[4101] == 0);
+    // A device's memory is what aclrtMalloc gave; that of the host may be touched.
+    hixl::MemHandle handle = nullptr;
+    CHECK(owner.Register(host.data(), hixl::MEM_DEVICE, &handle) == hixl::PARAM_INVALID);
+    CHECK(owner.Register(host.data(), hixl::MEM_HOST, &handle) == hixl::SUCCESS);
+    void *pinned = nullptr;
+    CHECK(aclrtMallocHost(&pinned, kSize) == ACL_SUCCESS);
+    std::memset(pinned, 1, kSize);
+    CHECK(aclrtFreeHost(pinned) == ACL_SUCCESS);
+    CHECK(aclrtFree(puller.memory) == ACL_SUCCESS);
+}
+
 void Copies() {
     SetDevice();
     char *device = DeviceMemory();
@@ -264,6 +310,7 @@ int main(int argc, char **argv) {
         {"initializing", Initializing},
         {"contexts", Contexts},
         {"copies", Copies},
+        {"opaque", Opaque},
     };
     for (const auto &[name, run] : cases) {
         if (argc == 1) std::puts(name.c_str());
