@@ -2,7 +2,10 @@
 """Run the conformance suite on this machine.
 
 The rules of the interface, between real processes, on each path that the library of this
-environment has: on a device, that device. Needs pytest (pip install 'llm-datadist-cffi[test]').
+environment has. With the Ascend library, on devices, that is device memory, registered and
+allocated; a test that needs memory of the host in its place is skipped and says so. The variables
+for a device host are in docs/ascend.md: LLM_DATADIST_TEST_DEVICES, say 0,1, and
+LLM_DATADIST_TEST_DEVICE_IP first of all. Needs pytest (pip install 'llm-datadist-cffi[test]').
 Arguments after -- go to pytest, such as -- -x -k pull_blocks; it runs in an empty folder, so give
 absolute paths. The exit status is pytest's: 0 if no test failed.
 """

@@ -30,9 +30,9 @@ from .. import (
     Placement,
 )
 from .._native.control import runtime_control
-from . import memory
-from .memory import Memory, words_at
-from .pattern import Geometry, Stamp, Words, fill
+from . import device, memory
+from .memory import Memory
+from .pattern import WORD, Geometry, Stamp, Words, fill
 from .resources import Resources, children_of
 
 __all__ = ["Actor", "ClusterAddress", "EngineSpec", "HeldCache", "LinkAnswer"]
@@ -116,11 +116,22 @@ class HeldCache:
     geometry: Geometry
     memories: list[Memory]
     tensor_addrs: list[int]
+    device_id: int | None = None  # which has to copy it in and out
 
     def tensor(self, index: int) -> Words:
-        """Return one tensor as words: [block, word]."""
-        flat = words_at(self.tensor_addrs[index], self.geometry.tensor_bytes)
-        return flat.reshape(self.geometry.num_blocks, self.geometry.words_per_block)
+        """Return one tensor as words, [block, word]: itself, or a copy of what a device has."""
+        flat = memory.read(self.tensor_addrs[index], self.geometry.tensor_bytes, self.device_id)
+        return flat.view(np.uint64).reshape(self.geometry.num_blocks, -1)
+
+    def fill(self, stamp: Stamp) -> None:
+        """Write the contents that belong to a stamp."""
+        for index, address in enumerate(self.tensor_addrs):
+            if self.device_id is None:
+                fill(self.tensor(index).reshape(-1), stamp, index)
+                continue
+            words = np.empty(self.geometry.tensor_bytes // WORD, np.uint64)
+            fill(words, stamp, index)
+            memory.write(address, words, self.device_id)
 
 
 class Actor:
@@ -133,6 +144,7 @@ class Actor:
     def __init__(self, announce: Callable[[str], None]) -> None:
         self.announce = announce
         self.caches: dict[str, HeldCache] = {}
+        self.device_id = 0
         self._datadist: LLMDataDist | None = None
         self._flags: dict[str, threading.Event] = {}
         self._flags_lock = threading.Lock()
@@ -154,7 +166,9 @@ class Actor:
             self._environment.setdefault(name, os.environ.get(name))
             _set_environment(name, value)
         self._datadist = LLMDataDist(spec.role, spec.cluster_id)
-        self._datadist.init(spec.make_options())
+        options = spec.make_options()
+        self._datadist.init(options)
+        self.device_id = device.id_of(options)
         return self._datadist.listen_address
 
     def finalize(self) -> None:
@@ -197,7 +211,9 @@ class Actor:
         cache = self.datadist.cache_manager.allocate_blocks_cache(
             geometry.desc(placement), self._key(model_id)
         )
-        return self._hold(name, HeldCache(cache, geometry, [], list(cache.tensor_addrs)), stamp)
+        addrs = list(cache.tensor_addrs)
+        held = HeldCache(cache, geometry, [], addrs, memory.copied_by(placement, self.device_id))
+        return self._hold(name, held, stamp)
 
     def register(
         self,
@@ -206,17 +222,15 @@ class Actor:
         stamp: Stamp | None,
         model_id: int | None = None,
         placement: Placement = Placement.DEVICE,
-        memory_kind: str = "numpy",
+        memory_kind: str | None = None,
         remote_accessible: bool | None = None,
     ) -> tuple[int, list[int]]:
-        """Register a blocks cache over memory of one of memory.KINDS and fill it; returns its id
-        and addresses.
+        """Register a blocks cache over memory of one of memory.KINDS, or such as clients have, and
+        fill it; returns its id and addresses.
 
         A stamp of None leaves the memory as it is, which memory that cannot be written needs.
         """
-        memories = [
-            memory.make(memory_kind, geometry.tensor_bytes) for _ in range(geometry.num_tensors)
-        ]
+        memories = self.memories(geometry, placement, memory_kind)
         addrs = [each.address for each in memories]
         held_before = self.caches.get(name)
         cache = self.datadist.cache_manager.register_blocks_cache(
@@ -224,7 +238,17 @@ class Actor:
         )
         if held_before is not None:
             raise RuntimeError(f"a cache {name!r} is held already")
-        return self._hold(name, HeldCache(cache, geometry, memories, addrs), stamp)
+        copied_by = memory.copied_by(placement, self.device_id) if memory_kind is None else None
+        return self._hold(name, HeldCache(cache, geometry, memories, addrs, copied_by), stamp)
+
+    def memories(
+        self, geometry: Geometry, placement: Placement, memory_kind: str | None = None
+    ) -> list[Memory]:
+        """Return memory for each tensor, of one of memory.KINDS, or such as clients have."""
+        size, count = geometry.tensor_bytes, range(geometry.num_tensors)
+        if memory_kind is None:
+            return [memory.of_client(size, placement, self.device_id) for _ in count]
+        return [memory.make(memory_kind, size) for _ in count]
 
     def _key(self, model_id: int | None) -> BlocksCacheKey | None:
         return None if model_id is None else BlocksCacheKey(self.datadist.cluster_id, model_id)
@@ -245,9 +269,7 @@ class Actor:
 
     def fill(self, name: str, stamp: Stamp) -> None:
         """Write the contents that belong to a stamp into the cache's memory."""
-        held = self.caches[name]
-        for index in range(held.geometry.num_tensors):
-            fill(held.tensor(index).reshape(-1), stamp, index)
+        self.caches[name].fill(stamp)
 
     def read(self, name: str) -> Words:
         """Return the contents: [tensor, block, word]."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kinds of memory that a client may register: from every allocator, of any alignment, unmapped,
-mapped anew.
+mapped anew; and of a device, where that is something else.
 """
 
 from __future__ import annotations
@@ -8,12 +8,17 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .pattern import WORD, Words
+from ..cache import Placement
+from . import device
 
-__all__ = ["KINDS", "Memory", "make", "words_at"]
+__all__ = ["KINDS", "Memory", "bytes_at", "copied_by", "make", "of_client", "read", "write"]
+
+Bytes = NDArray[np.uint8]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -28,11 +33,34 @@ _MAP_FIXED_NOREPLACE = 0x100000
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
-def words_at(address: int, size: int) -> Words:
-    """Return the memory at an address of this process as 8-byte words; nothing keeps it alive."""
-    array = memoryview((ctypes.c_char * size).from_address(address))
-    words: Words = np.frombuffer(array, np.uint64, size // WORD)
-    return words
+def bytes_at(address: int, size: int) -> Bytes:
+    """Return the memory at an address of this process; nothing keeps it alive."""
+    content: Bytes = np.frombuffer(
+        memoryview((ctypes.c_char * size).from_address(address)), np.uint8
+    )
+    return content
+
+
+def copied_by(placement: Placement, device_id: int) -> int | None:
+    """Return the device that has to copy memory of this placement in and out; None: its address
+    will do.
+    """
+    return None if placement is Placement.HOST or device.at_host_addresses() else device_id
+
+
+def read(address: int, size: int, device_id: int | None) -> Bytes:
+    """Return memory as bytes: itself, or what the device copied out of it."""
+    if device_id is None:
+        return bytes_at(address, size)
+    return device.read(address, size, device_id)
+
+
+def write(address: int, content: NDArray[Any], device_id: int | None) -> None:
+    """Write the bytes of an array into memory."""
+    if device_id is None:
+        bytes_at(address, content.nbytes)[:] = content.reshape(-1).view(np.uint8)
+    else:
+        device.write(address, content, device_id)
 
 
 class Memory:
@@ -42,10 +70,6 @@ class Memory:
 
     def __init__(self, size: int) -> None:
         self.size = size
-
-    def words(self) -> Words:
-        """Return it as 8-byte words."""
-        return words_at(self.address, self.size)
 
     def release(self) -> None:
         """Give the memory back."""
@@ -177,6 +201,32 @@ class NowhereMemory(Memory):
         """Nothing was taken."""
 
 
+class DeviceMemory(Memory):
+    """Of a device, from CANN."""
+
+    def __init__(self, size: int, device_id: int) -> None:
+        super().__init__(size)
+        self._device_id = device_id
+        self.address = device.allocate(size, device_id)
+
+    def release(self) -> None:
+        """Free it."""
+        device.free(self.address, self._device_id)
+
+
+class PinnedMemory(Memory):
+    """Of the host, from CANN."""
+
+    def __init__(self, size: int, device_id: int) -> None:
+        super().__init__(size)
+        self._device_id = device_id
+        self.address = device.allocate_host(size, device_id)
+
+    def release(self) -> None:
+        """Free it."""
+        device.free_host(self.address, self._device_id)
+
+
 KINDS: dict[str, type[Memory]] = {
     "numpy": NumpyMemory,
     "page aligned": PageAlignedMemory,
@@ -191,3 +241,10 @@ KINDS: dict[str, type[Memory]] = {
 def make(kind: str, size: int) -> Memory:
     """Return size bytes of one of KINDS."""
     return KINDS[kind](size)
+
+
+def of_client(size: int, placement: Placement, device_id: int) -> Memory:
+    """Return size bytes such as a client of the library in use registers."""
+    if device.at_host_addresses():
+        return NumpyMemory(size)
+    return (PinnedMemory if placement is Placement.HOST else DeviceMemory)(size, device_id)

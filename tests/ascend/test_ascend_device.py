@@ -3,7 +3,8 @@
 host can run.
 
 With LLM_DATADIST_TEST_DEVICES, say "0,1", on those of this machine, over the address that
-LLM_DATADIST_TEST_DEVICE_IP gives; else on the fake CANN.
+LLM_DATADIST_TEST_DEVICE_IP gives, with the options that LLM_DATADIST_TEST_DEVICE_OPTIONS adds (see
+llm_datadist/testing/device.py); else on the fake CANN.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from llm_datadist import (
     LLMStatusCode,
     Placement,
 )
+from llm_datadist.testing import device
 
 S = LLMStatusCode
 OWNER, PULLER = 7, 8
@@ -44,26 +46,34 @@ def environment(request: pytest.FixtureRequest) -> dict[str, str]:
 
 @pytest.fixture
 def pair(environment: dict[str, str], request: pytest.FixtureRequest):
-    devices = (DEVICES or "0,1").split(",")
     with ExitStack() as exits:
         peers = Peers(environment, exits)
         ends = []
-        for cluster_id, device, listen in (
-            (OWNER, devices[0], f"{IP}:0"),
-            (PULLER, devices[-1], None),
-        ):
+        for number, (cluster_id, listen) in enumerate(((OWNER, f"{IP}:0"), (PULLER, None))):
             peer = peers.start(
                 cluster_id,
                 listen=listen,
                 device_pool=POOL,
                 sync_timeout_ms=10_000,
-                options={"ge.exec.deviceId": device},
+                options={"ge.exec.deviceId": str(number), **device.options_of(number)},
             )
             peer.call(make, cluster_id)
             ends.append(peer)
         owner, puller = ends
         assert puller.link(owner, timeout_ms=20_000) == S.LLM_SUCCESS
         yield owner, puller
+
+
+def test_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DEVICES", "DEVICE_OPTIONS"):
+        monkeypatch.delenv(f"LLM_DATADIST_TEST_{name}", raising=False)
+    assert device.options_of(3) == {}
+    monkeypatch.setenv("LLM_DATADIST_TEST_DEVICES", "4,6")
+    monkeypatch.setenv("LLM_DATADIST_TEST_DEVICE_OPTIONS", '{"llm.LocalCommRes": "{}"}')
+    assert device.options_of(2) == {"ge.exec.deviceId": "4", "llm.LocalCommRes": "{}"}
+    monkeypatch.setenv("LLM_DATADIST_TEST_DEVICE_OPTIONS", '[{"a": "1"}, {"a": "2"}]')
+    assert device.options_of(2) == {"ge.exec.deviceId": "4", "a": "1"}
+    assert device.options_of(3) == {"ge.exec.deviceId": "6", "a": "2"}
 
 
 def contents(seed: int) -> np.ndarray:

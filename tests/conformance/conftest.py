@@ -15,11 +15,12 @@ import pytest
 from engines import Engines, open_engines
 from exclusions import exclude
 from paths import Path, wanted
-from stage import Pair, PeerPool, Stage, open_stage, probe_process_vm
-from together import NearStage, open_together
+from stage import SMALL, Pair, PeerPool, Stage, load_library, open_stage, probe_process_vm
+from together import NearPeer, NearStage, open_together
 
+from llm_datadist import Placement
 from llm_datadist.introspection import MemoryKind
-from llm_datadist.testing import Resources, eventually, leaked
+from llm_datadist.testing import Resources, device, eventually, leaked, memory
 from llm_datadist.testing.resources import children_of
 
 HERE = pathlib.Path(__file__).parent
@@ -66,6 +67,9 @@ def pool() -> Iterator[PeerPool]:
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     pool = PeerPool()
+    here = NearPeer()
+    here.call(load_library)
+    here.reset()
     yield pool
     pool.close()
     libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
@@ -120,6 +124,14 @@ def engines(monkeypatch: pytest.MonkeyPatch, datadist_scope: str) -> Iterator[En
     """Engines of this process; finalized at the end."""
     with open_engines(monkeypatch) as engines:
         yield engines
+
+
+@pytest.fixture
+def small_addresses() -> Iterator[list[int]]:
+    """Device memory that a client has, to register as a small cache; all tensors are the same."""
+    one = memory.of_client(SMALL.tensor_bytes, Placement.DEVICE, device.id_of(device.options_of(0)))
+    yield [one.address] * SMALL.num_tensors
+    one.release()
 
 
 @pytest.fixture

@@ -5,17 +5,17 @@ their bytes are at hand.
 
 from __future__ import annotations
 
-import ctypes
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from paths import Path
+from paths import LISTEN, Path
 from stage import OWNER, PULLER
 
 from llm_datadist import (
@@ -33,6 +33,9 @@ from llm_datadist import (
 )
 from llm_datadist.cache_manager import CacheManager
 from llm_datadist.introspection import MemoryKind
+from llm_datadist.testing import device
+from llm_datadist.testing import memory as memories
+from llm_datadist.testing.memory import Memory
 
 Bytes = NDArray[np.uint8]
 
@@ -66,15 +69,36 @@ def blocks_of(model_id: int = 0) -> BlocksCacheKey:
 
 
 @dataclass
+class Tensor:
+    """The bytes of one tensor, [entry, byte], wherever they are."""
+
+    address: int
+    shape: tuple[int, int]
+    device_id: int | None  # which has to copy them in and out
+
+    def __getitem__(self, index: Any) -> Bytes:
+        entries, stride = self.shape
+        flat = memories.read(self.address, entries * stride, self.device_id)
+        return flat.reshape(self.shape)[index]
+
+    def __setitem__(self, index: Any, content: Any) -> None:
+        whole = self[:]
+        whole[index] = content
+        if self.device_id is not None:
+            memories.write(self.address, whole, self.device_id)
+
+
+@dataclass
 class Held:
     """A cache, its bytes as they are, and what they were at first: [tensor, entry, byte]."""
 
     cache: Cache
-    tensors: list[Bytes]
+    device_id: int = 0
     first: Bytes = field(init=False)
 
     def __post_init__(self) -> None:
         # Bytes that no other cache has anywhere, so a misplaced one is seen.
+        self.tensors = tensors_of(self.cache, self.device_id)
         shape = (len(self.tensors), *self.tensors[0].shape)
         self.first = np.random.default_rng(next(_seeds)).integers(0, 256, shape, np.uint8)
         for tensor, content in zip(self.tensors, self.first):
@@ -86,7 +110,7 @@ class Held:
 
     @property
     def now(self) -> Bytes:
-        return np.stack(self.tensors)
+        return np.stack([tensor[:] for tensor in self.tensors])
 
 
 @dataclass
@@ -96,7 +120,8 @@ class EngineHere:
     datadist: LLMDataDist
     memory: MemoryKind
     # Peers may read it for as long as the engine lives, whatever the test does with its caches.
-    registered: list[list[Bytes]] = field(default_factory=list)
+    registered: list[Memory] = field(default_factory=list)
+    device_id: int = 0
 
     @property
     def manager(self) -> CacheManager:
@@ -115,10 +140,9 @@ class EngineHere:
         """A filled cache of entries of stride bytes."""
         desc = CacheDesc(tensors, [entries, stride], DataType.DT_INT8, placement)
         if (memory or self.memory) is MemoryKind.ALLOCATED:
-            return self._over_pool(self.manager.allocate_cache(desc, keys))
-        own, addrs = self._memory(desc)
-        cache = self.manager.register_cache(desc, addrs, keys, remote_accessible)
-        return Held(cache, own)
+            return self.held(self.manager.allocate_cache(desc, keys))
+        addrs = self.addresses(desc)
+        return self.held(self.manager.register_cache(desc, addrs, keys, remote_accessible))
 
     def paged(
         self,
@@ -134,26 +158,33 @@ class EngineHere:
         desc = CacheDesc(tensors, [blocks, block_bytes], DataType.DT_INT8, placement)
         key = None if model_id is None else BlocksCacheKey(self.datadist.cluster_id, model_id)
         if (memory or self.memory) is MemoryKind.ALLOCATED:
-            return self._over_pool(self.manager.allocate_blocks_cache(desc, key))
-        own, addrs = self._memory(desc)
-        cache = self.manager.register_blocks_cache(desc, addrs, key, remote_accessible)
-        return Held(cache, own)
+            return self.held(self.manager.allocate_blocks_cache(desc, key))
+        addrs = self.addresses(desc)
+        return self.held(self.manager.register_blocks_cache(desc, addrs, key, remote_accessible))
 
-    def _memory(self, desc: CacheDesc) -> tuple[list[Bytes], list[int]]:
-        own = [np.zeros(desc.shape, np.uint8) for _ in range(desc.num_tensors)]
-        self.registered.append(own)
-        return own, [each.ctypes.data for each in own]
+    def held(self, cache: Cache) -> Held:
+        """Fill a cache."""
+        return Held(cache, self.device_id)
 
-    @staticmethod
-    def _over_pool(cache: Cache) -> Held:
-        desc = cache.cache_desc
-        tensors = [bytes_at(addr, desc.size) for addr in cache.tensor_addrs]
-        return Held(cache, [tensor.reshape(desc.shape) for tensor in tensors])
+    def addresses(self, desc: CacheDesc) -> list[int]:
+        """Zeroed memory to register as such a cache."""
+        own = [
+            memories.of_client(desc.size, desc.placement, self.device_id)
+            for _ in range(desc.num_tensors)
+        ]
+        self.registered += own
+        copied_by = memories.copied_by(desc.placement, self.device_id)
+        for each in own:
+            memories.write(each.address, np.zeros(desc.size, np.uint8), copied_by)
+        return [each.address for each in own]
 
 
-def bytes_at(address: int, size: int) -> Bytes:
-    """The memory at an address of this process; nothing keeps it alive."""
-    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
+def tensors_of(cache: Cache, device_id: int = 0) -> list[Tensor]:
+    """The bytes of a cache; nothing keeps them alive."""
+    desc = cache.cache_desc
+    copied_by = memories.copied_by(desc.placement, device_id)
+    shape = desc.shape[0], desc.size // desc.shape[0]
+    return [Tensor(addr, shape, copied_by) for addr in cache.tensor_addrs]
 
 
 @dataclass
@@ -181,7 +212,7 @@ class Engines:
         config.enable_cache_manager = True
         config.enable_remote_cache_accessible = one_sided
         config.allow_multiple_instances = True
-        config.listen_ip_info = "127.0.0.1:0"
+        config.listen_ip_info = LISTEN
         if pool:
             config.mem_pool_cfg = pool_config(pool, page_shift)
         if host_pool:
@@ -189,9 +220,10 @@ class Engines:
         if timeout_ms is not None:
             config.sync_kv_timeout = timeout_ms
         datadist = LLMDataDist(LLMRole.MIX, cluster_id)
-        datadist.init(config.generate_options())
+        options = {**config.generate_options(), **device.options_of(len(self.made))}
+        datadist.init(options)
         memory = MemoryKind.ALLOCATED if path is None else path.memory
-        self.made.append(EngineHere(datadist, memory))
+        self.made.append(EngineHere(datadist, memory, device_id=device.id_of(options)))
         return self.made[-1]
 
     def two(
@@ -234,3 +266,6 @@ def open_engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engines]:
     # The puller first, as a client would.
     for engine in reversed(engines.made):
         engine.datadist.finalize()
+    for engine in engines.made:
+        for each in engine.registered:
+            each.release()

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the Ascend library cannot be asked, each with the capability that is missing.
 
-A test is named by its function, or a whole file by its name. On the mock everything runs. Nothing
-is here because it fails.
+A test is named by its function, by that and the value of a parameter, or a whole file by its name.
+On the mock everything runs. Nothing is here because it fails.
 """
 
 from __future__ import annotations
 
 import pytest
 from paths import ON_ASCEND
+
+from llm_datadist.testing import device
 
 _NO_SCRIPTS = (
     "LLDD_CAN_INJECT_FAULTS",
@@ -30,11 +32,46 @@ ASCEND = {
     ),
 }
 
+_OF_THE_HOST = (
+    "device memory at host addresses",
+    "it registers memory of the host as a device's, which only a stand-in for a device takes",
+)
+_NOT_MAPPED = (
+    "device memory at host addresses",
+    "it registers addresses where nothing is, which a device notices at once",
+)
+# Where device memory is a device's: what is more than the above.
+DEVICE = {
+    "test_an_unmapped_address_of_the_owner": _NOT_MAPPED,
+    "test_an_unmapped_address_of_the_caller": _NOT_MAPPED,
+    "test_an_unmapped_address_beside_a_pool": _NOT_MAPPED,
+    "test_c5_5_24_nor_does_one_that_fails_while_it_reads": _NOT_MAPPED,
+    "test_c9_42_registering_does_not_touch_the_memory": _NOT_MAPPED,
+    "test_memory_that_is_not_mapped_is_failed": _NOT_MAPPED,
+    "test_any_alignment_and_allocator": _OF_THE_HOST,
+    "test_memory_that_may_only_be_read": _OF_THE_HOST,
+    "test_memory_that_the_owner_took_away_while_registered": _OF_THE_HOST,
+    ("test_unregistered_and_freed_while_peers_pull_and_push", "unmapped"): _OF_THE_HOST,
+    ("test_unregistered_and_freed_while_peers_pull_and_push", "mapped anew"): _OF_THE_HOST,
+}
+
+
+def here() -> dict[str | tuple[str, str], tuple[str, str]]:
+    """What the library of this run cannot be asked."""
+    if not ON_ASCEND:
+        return {}
+    return {**ASCEND} if device.at_host_addresses() else {**ASCEND, **DEVICE}
+
+
+EXCLUDED = here()
+
 
 def exclude(items: list[pytest.Item]) -> None:
     """Mark what is not run here."""
-    for item in items if ON_ASCEND else []:
+    for item in items:
         function = item.name.partition("[")[0]
-        found = ASCEND.get(item.path.name) or ASCEND.get(function)
-        if found is not None:
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        names = [item.path.name, function]
+        names += [(function, value) for value in parameters if isinstance(value, str)]
+        for found in (EXCLUDED[name] for name in names if name in EXCLUDED):
             item.add_marker(pytest.mark.skip(reason=f"capability {found[0]}: {found[1]}"))

@@ -18,6 +18,12 @@ POOL_BYTES = 32 << 20
 BACKEND = os.environ.get("LLM_DATADIST_BACKEND", "")
 ON_ASCEND = BACKEND == "ascend" or os.path.basename(BACKEND).startswith("libllm_datadist_ascend")
 ON_FAKE = ON_ASCEND and os.environ.get("LLM_DATADIST_TEST_FAKE_CANN") == "1"
+# The address of this host at which engines listen; HIXL discourages loopback.
+IP = os.environ.get("LLM_DATADIST_TEST_DEVICE_IP", "127.0.0.1")
+LISTEN = f"{IP}:0"
+if ON_ASCEND:
+    # So that HIXL begins with init, as the suite expects of what an engine holds.
+    os.environ.setdefault("LLM_DATADIST_HOST_IP", IP)
 
 
 @dataclass(frozen=True)
@@ -124,12 +130,18 @@ def asked_for() -> set[str] | None:
 
 
 def wanted() -> list[Path]:
-    """The paths to run on: of those that the library of this run has, what was asked for, or all.
+    """The paths to run on: what was asked for, or all that the library of this run has.
 
     A run has one library. tests/ascend runs this suite once more, with the other one.
     """
     here = ASCEND_PATHS if ON_ASCEND else MOCK_PATHS
     names = asked_for()
+    if names is not None and names - set(here):
+        raise pytest.UsageError(
+            f"LLM_DATADIST_TEST_PATHS asks for {sorted(names - set(here))}, but the library of "
+            f"this run ({BACKEND or 'mock'}) has {[*here]}; tests/ascend runs this suite on the "
+            "Ascend library, on the fake CANN"
+        )
     return [
         Path(name, memory, names is not None, transport)
         for asked, paths in here.items()

@@ -9,9 +9,10 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
-from paths import Path
+from paths import LISTEN, Path
 
 from llm_datadist.introspection import LinkState
 from llm_datadist.testing import (
@@ -19,9 +20,11 @@ from llm_datadist.testing import (
     Peer,
     PeerCache,
     Resources,
+    device,
     eventually,
     leaked,
 )
+from llm_datadist.testing.actor import EngineSpec
 
 OWNER, PULLER = 7, 2**63 + 5
 SMALL = Geometry()
@@ -34,6 +37,10 @@ def load_library(actor: Any) -> None:
     import llm_datadist
 
     llm_datadist.backend_info()
+    if not device.at_host_addresses():
+        # A device's driver may keep something from then on.
+        actor.init(EngineSpec(OWNER, listen=LISTEN, options=device.options_of(0)))
+        device.free(device.allocate(1, actor.device_id), actor.device_id)
 
 
 @dataclass
@@ -89,6 +96,7 @@ class Stage:
     exits: ExitStack
     failed: list[bool]
     scope: str  # in which the communicators of the test meet
+    numbers: Iterator[int] = field(default_factory=count)  # of its engines
 
     def process(self) -> Peer:
         """A process without an engine. It may be killed, but must not be changed for ever
@@ -123,7 +131,7 @@ class Stage:
         self,
         cluster_id: int,
         path: Path | None = None,
-        listen: str | None = "127.0.0.1:0",
+        listen: str | None = LISTEN,
         process: Peer | None = None,
         environment: dict[str, str | None] | None = None,
         **spec: Any,
@@ -134,6 +142,7 @@ class Stage:
         if path is not None:
             environment = {**path.environment, **environment}
             spec.setdefault("device_pool", path.device_pool)
+        spec["options"] = {**device.options_of(next(self.numbers)), **spec.get("options", {})}
         peer.init(cluster_id, listen=listen, environment=environment, **spec)
         return peer
 

@@ -149,7 +149,8 @@ def test_c4_2_2_a_pool_of_the_placement(engines: Engines) -> None:
 def test_c4_2_3_dims_are_1_to_31(owner: EngineHere) -> None:
     manager = owner.manager
     manager.allocate_cache(CacheDesc(1, [1] * 31, INT8))
-    manager.register_cache(CacheDesc(1, [1] * 31, INT8), [4096])
+    most = CacheDesc(1, [1] * 31, INT8)
+    manager.register_cache(most, owner.addresses(most))
     many = CacheDesc(1, [1 << 40] * 32, INT8)
     with refused_by_engine("allocate_cache", S.LLM_PARAM_INVALID, 32, 31):
         manager.allocate_cache(many, [by_request(1)] * 2)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines import HOST, OWNER, POOL, EngineHere, Engines, bytes_at, pool_config
+from engines import HOST, OWNER, POOL, EngineHere, Engines, pool_config, tensors_of
 from refusals import refused_by_engine
 
 from llm_datadist import Cache, CacheDesc, DataType, LLMConfig, LLMDataDist, LLMRole, LLMStatusCode
@@ -122,8 +122,8 @@ def test_c3_3_14_freed_memory_is_reused_and_not_cleared(engines: Engines) -> Non
     owner.manager.deallocate_blocks_cache(first.cache)
     again = take(owner, PAGE, tensors=4)
     assert sorted(again.tensor_addrs) == addrs
-    for addr in addrs:
-        assert np.array_equal(bytes_at(addr, PAGE), contents[addr].reshape(-1))
+    for addr, tensor in zip(again.tensor_addrs, tensors_of(again, owner.device_id)):
+        assert np.array_equal(tensor[0], contents[addr].reshape(-1))
 
 
 @pytest.mark.rule("C3.2-14", "C3.2-15")

@@ -11,7 +11,6 @@ from engines import (
     OWNER,
     PULLER,
     UNSET,
-    Bytes,
     CacheKey,
     EngineHere,
     Engines,
@@ -44,11 +43,6 @@ def owner(engines: Engines) -> EngineHere:
     return engines.open(OWNER)
 
 
-def memory_of(desc: CacheDesc) -> tuple[list[Bytes], list[int]]:
-    tensors = [np.zeros(desc.shape, np.uint8) for _ in range(desc.num_tensors)]
-    return tensors, [each.ctypes.data for each in tensors]
-
-
 # ---- checks in order: each with an error of a later step present, too
 
 
@@ -71,16 +65,17 @@ def test_c4_3_3_tensor_bytes_before_addresses(owner: EngineHere) -> None:
 @pytest.mark.rule("C4.3-4")
 @pytest.mark.parametrize("one_sided", [False, True])
 def test_c4_3_4_a_zero_address(engines: Engines, one_sided: bool) -> None:
-    manager = engines.open(OWNER, one_sided=one_sided).manager
+    engine = engines.open(OWNER, one_sided=one_sided)
+    manager, addrs = engine.manager, engine.addresses(DESC)
     with refused_by_engine("register_blocks_cache", S.LLM_PARAM_INVALID, "addrs[1]"):
-        manager.register_blocks_cache(DESC, [4096, 0], blocks_of(1))
+        manager.register_blocks_cache(DESC, [addrs[0], 0], blocks_of(1))
     with refused(S.LLM_PARAM_INVALID, "zero"):
-        manager.register_cache(DESC, [4096, 0], remote_accessible=False)
+        manager.register_cache(DESC, [addrs[0], 0], remote_accessible=False)
     # The name of a refused cache is not bound: this would warn, and a warning is an error here.
-    manager.register_blocks_cache(DESC, [4096, 8192], blocks_of(1))
+    manager.register_blocks_cache(DESC, addrs, blocks_of(1))
     if one_sided:
         # Only where it is to be remote accessible.
-        manager.register_blocks_cache(DESC, [4096, 0], remote_accessible=False)
+        manager.register_blocks_cache(DESC, [addrs[0], 0], remote_accessible=False)
 
 
 @pytest.mark.rule("C4.3-5", "C4.3-16")
@@ -89,11 +84,10 @@ def test_c4_3_16_a_region_in_two_caches_stays_registered_until_the_last_is_gone(
 ) -> None:
     owner, puller = engines.two(registered_path)
     first = owner.paged(model_id=1)
-    second = Held(
+    second = owner.held(
         owner.manager.register_blocks_cache(
             first.cache.cache_desc, list(first.cache.tensor_addrs), blocks_of(2)
-        ),
-        first.tensors,
+        )
     )
     target = puller.paged()
     engines.link(puller, owner)
@@ -202,7 +196,7 @@ def test_c4_3_12_nothing_is_remote_accessible_after_link(
     # A communicator that the other member never joins is enough, and leaving it changes nothing.
     comm_id = owner.datadist.link("alone", {OWNER: 0, PULLER: 1}, "{}")
     owner.datadist.unlink(comm_id)
-    tensors, addrs = memory_of(DESC)
+    addrs = owner.addresses(DESC)
     with refused(S.LLM_PARAM_INVALID, "link"):
         owner.manager.register_blocks_cache(DESC, addrs, remote_accessible=True)
     # The type is looked at before, the addresses after.
@@ -216,7 +210,6 @@ def test_c4_3_12_nothing_is_remote_accessible_after_link(
     engines.link(puller, owner)
     assert not is_reachable(puller, target, 0)
     assert is_reachable(puller, target, 1)
-    del tensors
 
 
 @pytest.mark.rule("C4.3-15", "C10-33")
@@ -258,7 +251,7 @@ def test_c4_3_15_memory_registered_after_the_link(
 
 @pytest.mark.rule("C4.3-8")
 def test_c4_3_8_the_cluster_id_of_the_key_is_ignored_here_too(owner: EngineHere) -> None:
-    _, addrs = memory_of(DESC)
+    addrs = owner.addresses(DESC)
     owner.manager.register_blocks_cache(DESC, addrs, BlocksCacheKey(4711, 1))
     with pytest.warns(LLMDataDistWarning, match="model_id 1 now names cache 2"):
         owner.manager.register_blocks_cache(DESC, addrs, BlocksCacheKey(OWNER, 1))

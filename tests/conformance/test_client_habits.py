@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
 
-import numpy as np
 import pytest
-from engines import EngineHere, Engines, Held, bytes_at
+from engines import EngineHere, Engines, Held, tensors_of
 from paths import Path
 
 from llm_datadist import (
@@ -32,10 +30,11 @@ def test_c9_41_addresses_are_ints_of_memory_of_this_process(engines: Engines, pa
     manager = engine.manager
     cache = manager.allocate_blocks_cache(desc) if paged else manager.allocate_cache(desc)
     assert [type(addr) for addr in cache.tensor_addrs] == [int] * 3
-    for number, addr in enumerate(cache.tensor_addrs):
-        ctypes.memset(addr, number + 1, desc.size)
-    for number, addr in enumerate(cache.tensor_addrs):
-        assert (bytes_at(addr, desc.size) == number + 1).all()
+    tensors = tensors_of(cache, engine.device_id)
+    for number, tensor in enumerate(tensors):
+        tensor[:] = number + 1
+    for number, tensor in enumerate(tensors):
+        assert (tensor[:] == number + 1).all()
 
 
 @pytest.mark.rule("C9-42")
@@ -93,9 +92,7 @@ def test_c9_1_9_any_list_or_tuple_is_a_shape(engines: Engines, kind: type) -> No
     desc = CacheDesc(2, shape, DataType.DT_FLOAT16)
     assert desc.shape is shape
     assert engine.manager.allocate_blocks_cache(desc).cache_id == 1
-    memory = np.zeros((2, desc.size), np.uint8)
-    addrs = [each.ctypes.data for each in memory]
-    assert engine.manager.register_cache(desc, addrs).cache_id == 2
+    assert engine.manager.register_cache(desc, engine.addresses(desc)).cache_id == 2
 
 
 @pytest.mark.rule("C9.1-15", "C9.1-16")

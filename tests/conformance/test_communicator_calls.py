@@ -13,7 +13,6 @@ from stage import SMALL, linked
 from together import NearPeer, NearStage
 
 from llm_datadist import BlocksCacheKey, LLMStatusCode, Placement
-from llm_datadist.testing import memory
 
 S = LLMStatusCode
 PI = S.LLM_PARAM_INVALID
@@ -157,27 +156,21 @@ def test_c7_4_8_a_failed_one_may_be_replaced_under_its_name(together: NearStage)
 # ---- the flag "link was called" ----
 
 
-def addrs() -> tuple[memory.Memory, list[int]]:
-    one = memory.make("numpy", SMALL.tensor_bytes)
-    return one, [one.address] * SMALL.num_tensors
-
-
 @pytest.mark.rule("C1.4-40", "C4.3-12", "C1.10-7", "C1.10-8")
 def test_c1_4_40_link_was_called_is_for_ever_and_turns_remote_access_off(
-    together: NearStage,
+    small_addresses: list[int], together: NearStage
 ) -> None:
     owner, puller = (together.engine(each) for each in (1, 2))
-    one, where = addrs()
-    early = owner.manager.register_blocks_cache(SMALL.desc(), where, BlocksCacheKey(1, 0))
+    early = owner.manager.register_blocks_cache(SMALL.desc(), small_addresses, BlocksCacheKey(1, 0))
     ids = joined(owner, puller)
     for peer, comm_id in zip((owner, puller), ids):
         peer.datadist.unlink(comm_id)
     # Not cleared by unlink.
     for placement in Placement:
         with refused(PI, "after link()"):
-            owner.manager.register_blocks_cache(SMALL.desc(placement), where, None, True)
-    late = owner.manager.register_blocks_cache(SMALL.desc(), where, BlocksCacheKey(1, 1))
-    owner.manager.register_cache(SMALL.desc(), where, (), False)
+            owner.manager.register_blocks_cache(SMALL.desc(placement), small_addresses, None, True)
+    late = owner.manager.register_blocks_cache(SMALL.desc(), small_addresses, BlocksCacheKey(1, 1))
+    owner.manager.register_cache(SMALL.desc(), small_addresses, (), False)
     puller.register("kv", SMALL, 2, remote_accessible=None)
     linked(puller, owner)
     # The default of both is off, so nothing can be pulled with them.
@@ -193,17 +186,16 @@ def test_c1_4_40_link_was_called_is_for_ever_and_turns_remote_access_off(
     # A new init starts without the flag.
     owner.finalize()
     owner.init(1, options={"lldd.AllowMultipleInstances": "1"})
-    owner.manager.register_blocks_cache(SMALL.desc(), where, None, True)
-    del one
+    owner.manager.register_blocks_cache(SMALL.desc(), small_addresses, None, True)
 
 
 @pytest.mark.rule("C1.4-40")
-def test_c1_4_40_link_clusters_does_not_set_the_flag(together: NearStage) -> None:
+def test_c1_4_40_link_clusters_does_not_set_the_flag(
+    small_addresses: list[int], together: NearStage
+) -> None:
     owner, puller = (together.engine(each) for each in (1, 2))
     linked(puller, owner)
-    one, where = addrs()
-    puller.manager.register_blocks_cache(SMALL.desc(), where, None, True)
-    del one
+    puller.manager.register_blocks_cache(SMALL.desc(), small_addresses, None, True)
 
 
 @pytest.mark.rule("C7.4-6")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import mmap
 
 import pytest
+from engines import tensors_of
 from orders import check_order
 from refusals import refused, refused_by_engine
 from stage import OWNER
@@ -20,7 +21,6 @@ from llm_datadist import (
     Placement,
 )
 from llm_datadist.testing import Geometry, PeerCache, check, moved
-from llm_datadist.testing.memory import words_at
 
 S = LLMStatusCode
 PI = S.LLM_PARAM_INVALID
@@ -91,9 +91,8 @@ def test_c6_3_6_single_bytes(peer: NearPeer) -> None:
     src = peer.contiguous("src", ENTRIES, 1)
     dst = peer.contiguous("dst", ENTRIES, 2)
     peer.manager.copy_cache(peer.cache("dst"), peer.cache("src"), 0, 0, 511, 1)
-    own, other = (c.tensor_addrs[2] + 504 for c in (dst, src))
     before = dst.filled()[2, 0, 63]
-    word, source = int(words_at(own, 8)[0]), int(words_at(other, 8)[0])
+    word, source = (int(cache.read()[2, 0, 63]) for cache in (dst, src))
     assert word == int(before) & ~(0xFF << 56) | source & 0xFF << 56
 
 
@@ -103,8 +102,8 @@ def test_c6_3_10_shapes_and_types_are_not_compared(peer: NearPeer) -> None:
     desc = CacheDesc(3, [2, 4, 8, 4], DataType.DT_FLOAT)
     cache = peer.manager.allocate_cache(desc)
     peer.manager.copy_cache(cache, peer.cache("src"), 1, 1)
-    for tensor, address in enumerate(cache.tensor_addrs):
-        assert words_at(address + 512, 512).tolist() == src.filled()[tensor, 1].tolist()
+    for tensor, expected in zip(tensors_of(cache, peer.actor.device_id), src.filled()):
+        assert tensor[1].tobytes() == expected[1].tobytes()
 
 
 @pytest.mark.rule("C6.3-1", "C6.3-2", "C6.3-3", "C6.3-4", "C6.3-6")

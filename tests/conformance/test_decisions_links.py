@@ -39,10 +39,8 @@ def oddly_described(engine: EngineHere, keys=()) -> Held:
         kv_tensor_format="BNSD",
     )
     if engine.memory is MemoryKind.ALLOCATED:
-        return engine._over_pool(engine.manager.allocate_cache(desc, keys))
-    tensors = [np.zeros(desc.shape, np.uint8) for _ in range(desc.num_tensors)]
-    addrs = [each.ctypes.data for each in tensors]
-    return Held(engine.manager.register_cache(desc, addrs, keys), tensors)
+        return engine.held(engine.manager.allocate_cache(desc, keys))
+    return engine.held(engine.manager.register_cache(desc, engine.addresses(desc), keys))
 
 
 @pytest.mark.rule("C10-18")

@@ -158,7 +158,8 @@ def nearly_fill_table(engine: EngineHere, left: int) -> None:
     """Leave that many bytes of the table: 24, and 64 + 8 a tensor for each cache."""
     tensors = (TABLE_BYTES - left - 24 - 64) // 8
     desc = CacheDesc(tensors, [1, 8], DataType.DT_INT8)
-    engine.manager.register_cache(desc, [0x10000] * tensors, remote_accessible=False)
+    addrs = engine.addresses(CacheDesc(1, [1, 8], DataType.DT_INT8)) * tensors
+    engine.manager.register_cache(desc, addrs, remote_accessible=False)
 
 
 @pytest.mark.rule("C10-38")

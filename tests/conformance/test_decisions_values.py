@@ -11,6 +11,7 @@ from typing import Any, Callable
 
 import pytest
 from engines import HOST, POOL, EngineHere, Engines, blocks_of, pool_config
+from paths import IP
 from refusals import check_refusal, refused
 
 import llm_datadist
@@ -46,7 +47,7 @@ def test_c10_1_one_description_serves_both_layouts(engine: EngineHere) -> None:
     assert desc.size == 4 * 64
     before, text = dict(vars(desc)), repr(desc)
     manager = engine.manager
-    addrs = [0x10000, 0x20000]
+    addrs = engine.addresses(desc)
     made = [
         manager.allocate_blocks_cache(desc),
         manager.allocate_cache(desc),
@@ -210,7 +211,7 @@ def test_c10_30_none_where_it_means_not_given(engine: EngineHere) -> None:
     manager = engine.manager
     cache = manager.allocate_cache(desc, None)
     manager.allocate_blocks_cache(desc, None)
-    manager.register_cache(desc, [0x10000], None, None)
+    manager.register_cache(desc, engine.addresses(desc), None, None)
     manager.copy_cache(cache, cache, 1, 0, req_id=None)
     info = LLMClusterInfo()
     info.remote_cluster_id = 77
@@ -259,7 +260,7 @@ def test_c10_41_names_of_extensions() -> None:
 @pytest.mark.rule("C10-41")
 def test_c10_41_listen_address_is_the_real_one(engines: Engines) -> None:
     ip, port = engines.open(1).datadist.listen_address
-    assert (ip, type(port)) == ("127.0.0.1", int)
+    assert (ip, type(port)) == (IP, int)
     assert 0 < port <= 65535
     silent = LLMDataDist(LLMRole.MIX, 2)
     config = LLMConfig()
@@ -383,15 +384,15 @@ def test_c10_48_listen_ports_outside_16_bits(engine: EngineHere, port: str) -> N
 def test_c10_8_a_take_over_that_is_made_an_error_leaves_no_cache(engine: EngineHere) -> None:
     desc = CacheDesc(1, [4, 64], DataType.DT_INT8)
     manager = engine.manager
-    manager.register_blocks_cache(desc, [0x10000], BlocksCacheKey(1, 7))
+    manager.register_blocks_cache(desc, engine.addresses(desc), BlocksCacheKey(1, 7))
     with warnings.catch_warnings():
         warnings.simplefilter("error", LLMDataDistWarning)
         with pytest.raises(LLMDataDistWarning, match="cache 2"):
-            manager.register_blocks_cache(desc, [0x20000], BlocksCacheKey(1, 7))
+            manager.register_blocks_cache(desc, engine.addresses(desc), BlocksCacheKey(1, 7))
     # Neither cache has the name now, so it may be given without a warning.
     with warnings.catch_warnings():
         warnings.simplefilter("error", LLMDataDistWarning)
-        manager.register_blocks_cache(desc, [0x30000], BlocksCacheKey(1, 7))
+        manager.register_blocks_cache(desc, engine.addresses(desc), BlocksCacheKey(1, 7))
 
 
 @pytest.mark.rule("C10-7")

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from typing import Callable
 
-import numpy as np
 import pytest
 from engines import Engines, by_id, cluster_of
 from refusals import check_refusal, refused, refused_by_engine
@@ -79,12 +78,11 @@ def test_c3_2_2_a_device_that_there_is(init: Open) -> None:
 
 
 @pytest.mark.rule("C3.2-9")
-def test_c3_2_9_the_flag_selects_the_mode(init: Open) -> None:
+def test_c3_2_9_the_flag_selects_the_mode(small_addresses: list[int], init: Open) -> None:
     requests, one_sided = init(1), init(2, EnableRemoteCacheAccessible="1")
     by_request = CacheKey(9, 1)
-    memory = np.zeros(DESC.size, np.uint8)
     managers = [each.cache_manager for each in (requests, one_sided)]
-    caches = [each.register_cache(DESC, [memory.ctypes.data] * 2) for each in managers]
+    caches = [each.register_cache(DESC, small_addresses[:2]) for each in managers]
     with refused(S.LLM_NOT_YET_LINK):
         managers[0].pull_cache(by_request, caches[0])
     with pytest.raises(TypeError, match="cache_key only support"):

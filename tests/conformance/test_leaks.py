@@ -7,7 +7,7 @@ import pytest
 from paths import Path
 from stage import OWNER, PULLER, Stage, linked
 
-from llm_datadist import BlocksCacheKey, LLMStatusCode
+from llm_datadist import BlocksCacheKey, LLMStatusCode, Placement
 from llm_datadist.testing import Geometry, eventually, leaked
 from llm_datadist.testing.resources import RESIDENT_TELLS, resident_bytes
 
@@ -93,7 +93,7 @@ def test_registering_and_unregistering_leaves_nothing(stage: Stage) -> None:
 def register_and_unregister(actor, times: int) -> None:
     from llm_datadist.testing import memory
 
-    held = memory.make("mmap", GEOMETRY.tensor_bytes)
+    held = memory.of_client(GEOMETRY.tensor_bytes, Placement.DEVICE, actor.device_id)
     manager = actor.datadist.cache_manager
     for _ in range(times):
         cache = manager.register_blocks_cache(GEOMETRY.desc(), [held.address] * 2)

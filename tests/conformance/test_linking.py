@@ -7,6 +7,7 @@ import socket
 import time
 
 import pytest
+from paths import IP
 from refusals import GONE, check_refusal, refused
 from stage import OWNER, PULLER, SMALL, Stage, linked
 
@@ -49,7 +50,7 @@ def test_one_call_makes_both_ends_and_either_may_transfer(stage: Stage) -> None:
     assert links_of(puller) == {OWNER: LinkState.LIVE}
     (link,) = puller.call("links")
     assert link.is_initiator
-    assert link.peer_address == f"127.0.0.1:{owner.listen_address[1]}"
+    assert link.peer_address == f"{IP}:{owner.listen_address[1]}"
     assert (link.pulls, link.pushes) == (1, SMALL.num_tensors // 2)
     assert link.bytes_in == SMALL.num_tensors * SMALL.block_bytes
 
@@ -58,7 +59,7 @@ def test_one_call_makes_both_ends_and_either_may_transfer(stage: Stage) -> None:
 def test_port_0_picks_a_free_port_and_listen_address_tells_it(stage: Stage) -> None:
     first = stage.engine(1)
     second = stage.engine(2)
-    assert first.listen_address[0] == "127.0.0.1"
+    assert first.listen_address[0] == IP
     assert first.listen_address[1] not in (0, second.listen_address[1])
     assert stage.engine(3, listen=None).listen_address is None
 

@@ -139,7 +139,9 @@ def test_c10_40_another_engine_of_the_process_does_not_wait(
 
 
 @pytest.mark.rule("C7.8-9")
-def test_c7_8_9_caches_made_and_removed_from_many_threads(together: NearStage) -> None:
+def test_c7_8_9_caches_made_and_removed_from_many_threads(
+    small_addresses: list[int], together: NearStage
+) -> None:
     manager = together.engine(OWNER, device_pool=8 << 20).manager
     desc = SMALL.desc()
 
@@ -147,7 +149,7 @@ def test_c7_8_9_caches_made_and_removed_from_many_threads(together: NearStage) -
         ids = []
         for round_ in range(20):
             key = BlocksCacheKey(OWNER, 1000 * number + round_)
-            registered = manager.register_blocks_cache(desc, [4096] * SMALL.num_tensors, key)
+            registered = manager.register_blocks_cache(desc, small_addresses, key)
             allocated = manager.allocate_blocks_cache(desc)
             ids += [registered.cache_id, allocated.cache_id]
             manager.unregister_cache(registered.cache_id)

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import socket
 from collections.abc import Iterator
 
 import pytest
+from engines import tensors_of
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -26,7 +26,6 @@ from llm_datadist.testing.waiting import eventually
 
 MEMBERS = {1: 0, 2: 1, 3: 2}
 DESC = CacheDesc(2, [4, 1024], DataType.DT_INT8)
-BYTES = 4 * 1024
 
 
 @pytest.fixture
@@ -78,8 +77,8 @@ def test_members_meet_in_any_order(address, order):
             for engine in members
         ]
         for number, cache in enumerate(caches):
-            for addr in cache.tensor_addrs:
-                ctypes.memset(addr, number + 1, BYTES)
+            for tensor in tensors_of(cache):
+                tensor[:] = number + 1
         joined = {members[i]: members[i].link("three", MEMBERS, "{}") for i in order}
         assert prepared(joined) == {RegisterMemStatus.OK}
         for engine, cache in zip(members, caches):
@@ -87,8 +86,7 @@ def test_members_meet_in_any_order(address, order):
                 if other is not engine:
                     key = BlocksCacheKey(other.cluster_id, 0)
                     engine.cache_manager.pull_blocks(key, cache, [0], [other.cluster_id])
-                    first = cache.tensor_addrs[0] + other.cluster_id * 1024
-                    assert ctypes.string_at(first, 1024) == bytes([other.cluster_id]) * 1024
+                    assert (tensors_of(cache)[0][other.cluster_id] == other.cluster_id).all()
 
 
 def test_the_address_is_held_for_several_communicators_at_once(address):

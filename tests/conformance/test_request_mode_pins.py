@@ -8,7 +8,6 @@ the test's own process.
 
 from __future__ import annotations
 
-import ctypes
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines import HOST, OWNER, EngineHere, Engines, Held, by_id
+from engines import HOST, OWNER, EngineHere, Engines, Held, by_id, tensors_of
 from paths import Path
 from refusals import GONE, check_refusal
 from stage import Stage
@@ -32,7 +31,8 @@ from llm_datadist import (
     Placement,
 )
 from llm_datadist.introspection import MemoryKind
-from llm_datadist.testing import Peer, eventually
+from llm_datadist.testing import Geometry, Peer, eventually, memory
+from llm_datadist.testing.actor import HeldCache
 
 S = LLMStatusCode
 ALLOCATED, REGISTERED = MemoryKind.ALLOCATED, MemoryKind.REGISTERED
@@ -58,9 +58,9 @@ def allocate_entries(
         cache = manager.allocate_cache(desc, [CacheKey(OWNER, request)])
     except MemoryError:
         return 0, 0
-    for tensor, address in enumerate(cache.tensor_addrs):
-        for entry in range(ENTRIES):
-            ctypes.memset(address + entry * stride, content(tensor, entry), stride)
+    for number, tensor in enumerate(tensors_of(cache, actor.device_id)):
+        entries = np.array([content(number, entry) for entry in range(ENTRIES)], np.uint8)
+        tensor[:] = np.repeat(entries[:, None], stride, axis=1)
     actor.entries = cache
     return cache.cache_id, cache.tensor_addrs[0]
 
@@ -77,15 +77,17 @@ def release_entries(actor: Any, *requests: int) -> None:
 
 
 def register_target(actor: Any, stride: int, tensors: int) -> None:
-    memory = [np.zeros(stride, np.uint8) for _ in range(tensors)]
-    desc = CacheDesc(tensors, [1, stride], DataType.DT_INT8)
-    addrs = [each.ctypes.data for each in memory]
-    actor.target = memory, actor.datadist.cache_manager.register_cache(desc, addrs)
+    geometry = Geometry(tensors, 1, stride)
+    memories = actor.memories(geometry, Placement.DEVICE)
+    addrs = [each.address for each in memories]
+    cache = actor.datadist.cache_manager.register_cache(geometry.desc(), addrs)
+    copied_by = memory.copied_by(Placement.DEVICE, actor.device_id)
+    actor.caches["target"] = HeldCache(cache, geometry, memories, addrs, copied_by)
 
 
 def pull_entry(actor: Any, key: CacheKey) -> None:
     actor.announce("pulling")
-    actor.datadist.cache_manager.pull_cache(key, actor.target[1])
+    actor.datadist.cache_manager.pull_cache(key, actor.caches["target"].cache)
 
 
 # ---- what the test makes of them
@@ -367,4 +369,5 @@ def test_c4_4_3_memory_that_a_peer_reads_is_not_used_again(
 
 
 def target_contents(actor: Any) -> list[list[int]]:
-    return [np.unique(each).tolist() for each in actor.target[0]]
+    held = actor.caches["target"]
+    return [np.unique(held.tensor(index).view(np.uint8)).tolist() for index in range(TENSORS)]

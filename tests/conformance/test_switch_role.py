@@ -7,6 +7,7 @@ import socket
 
 import pytest
 from communicators import joined
+from paths import IP
 from refusals import refused, refused_by_engine
 from stage import OWNER, PULLER, SMALL, linked
 from together import NearPeer, NearStage
@@ -33,7 +34,7 @@ def can_link(together: NearStage, address: tuple[str, int]) -> bool:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server((IP, 0)) as server:
         return int(server.getsockname()[1])
 
 
@@ -48,7 +49,7 @@ def test_c7_5_4_without_a_listen_address_it_becomes_a_client(together: NearStage
     assert peer.datadist.listen_address is None
     assert not can_link(together, address)
     peer.datadist.switch_role(LLMRole.DECODER, options)
-    peer.datadist.switch_role(LLMRole.PROMPT, {LISTEN: f"127.0.0.1:{address[1]}"})
+    peer.datadist.switch_role(LLMRole.PROMPT, {LISTEN: f"{IP}:{address[1]}"})
     assert peer.datadist.listen_address == address
     assert can_link(together, address)
 
@@ -57,11 +58,11 @@ def test_c7_5_4_without_a_listen_address_it_becomes_a_client(together: NearStage
 def test_c7_5_6_the_listener_moves_to_another_port(together: NearStage) -> None:
     peer = together.engine(OWNER)
     old = peer.listen_address
-    peer.datadist.switch_role(LLMRole.PROMPT, {LISTEN: "127.0.0.1:0"})
+    peer.datadist.switch_role(LLMRole.PROMPT, {LISTEN: f"{IP}:0"})
     # Port 0 is the port text that it has already, and nothing happened.
     assert peer.datadist.listen_address == old
-    new = ("127.0.0.1", free_port())
-    peer.datadist.switch_role(LLMRole.PROMPT, {LISTEN: f"127.0.0.1:{new[1]}"})
+    new = (IP, free_port())
+    peer.datadist.switch_role(LLMRole.PROMPT, {LISTEN: f"{IP}:{new[1]}"})
     assert peer.datadist.listen_address == new
     assert can_link(together, new)
     assert not can_link(together, old)
@@ -80,10 +81,10 @@ def test_c7_5_6_a_client_becomes_a_server_also_of_ipv6(together: NearStage) -> N
 @pytest.mark.rule("C7.5-5")
 def test_c7_5_5_the_same_port_is_left_alone_even_with_another_ip(together: NearStage) -> None:
     port = free_port()
-    peer = together.engine(OWNER, listen=f"127.0.0.1:{port}")
+    peer = together.engine(OWNER, listen=f"{IP}:{port}")
     peer.datadist.switch_role(LLMRole.DECODER, {LISTEN: f"127.0.0.2:{port}"})
-    assert peer.datadist.listen_address == ("127.0.0.1", port)
-    assert can_link(together, ("127.0.0.1", port))
+    assert peer.datadist.listen_address == (IP, port)
+    assert can_link(together, (IP, port))
 
 
 @pytest.mark.rule("C7.5-6")
@@ -92,13 +93,13 @@ def test_c7_5_6_a_port_that_is_taken_is_failed_and_the_old_listener_is_gone(
 ) -> None:
     peer = together.engine(OWNER)
     old = peer.listen_address
-    with socket.create_server(("127.0.0.1", 0)) as other:
+    with socket.create_server((IP, 0)) as other:
         taken = other.getsockname()[1]
         with refused_by_engine("switch_role", S.LLM_FAILED, taken):
-            peer.datadist.switch_role(LLMRole.PROMPT, {LISTEN: f"127.0.0.1:{taken}"})
+            peer.datadist.switch_role(LLMRole.PROMPT, {LISTEN: f"{IP}:{taken}"})
     assert peer.datadist.listen_address is None
     assert not can_link(together, old)
-    peer.datadist.switch_role(LLMRole.PROMPT, {LISTEN: f"127.0.0.1:{old[1]}"})
+    peer.datadist.switch_role(LLMRole.PROMPT, {LISTEN: f"{IP}:{old[1]}"})
     assert can_link(together, old)
 
 
@@ -137,7 +138,7 @@ def test_c7_5_1_a_link_of_either_end_is_exist_link_and_nothing_changes(
     owner, puller = both
     linked(puller, owner)
     for peer in both:
-        for options in (None, {LISTEN: "127.0.0.1:0"}, {LISTEN: f"127.0.0.1:{free_port()}"}):
+        for options in (None, {LISTEN: f"{IP}:0"}, {LISTEN: f"{IP}:{free_port()}"}):
             with refused_by_engine("switch_role", S.LLM_EXIST_LINK, "unlink"):
                 peer.datadist.switch_role(LLMRole.DECODER, options)
         assert peer.datadist.listen_address == peer.listen_address
@@ -178,7 +179,7 @@ def test_c7_5_8_the_role_changes_nothing_and_caches_and_keys_survive(
     source = owner.register("kv", SMALL, 1, 0)
     target = puller.register("kv", SMALL, 2, 0)
     port = owner.listen_address[1]
-    for peer, options in ((owner, {LISTEN: f"127.0.0.1:{port}"}), (puller, None)):
+    for peer, options in ((owner, {LISTEN: f"{IP}:{port}"}), (puller, None)):
         peer.datadist.switch_role(role, options)
         peer.datadist.switch_role(role, options)
     linked(puller, owner)
@@ -189,20 +190,22 @@ def test_c7_5_8_the_role_changes_nothing_and_caches_and_keys_survive(
 
 
 @pytest.mark.rule("C7.5-7")
-def test_c7_5_7_a_whole_option_dict_may_be_passed(together: NearStage) -> None:
+def test_c7_5_7_a_whole_option_dict_may_be_passed(
+    small_addresses: list[int], together: NearStage
+) -> None:
     peer = together.engine(OWNER, listen=None)
     config = LLMConfig()
     config.device_id = 0
     config.enable_switch_role = True
     config.sync_kv_timeout = 1
-    config.listen_ip_info = "127.0.0.1:0"
+    config.listen_ip_info = f"{IP}:0"
     config.mem_pool_cfg = "no JSON: it is not looked at"
     options = config.generate_options()
     before = dict(options)
     peer.datadist.switch_role(LLMRole.PROMPT, options)
     assert options == before
     assert can_link(together, peer.datadist.listen_address)
-    peer.manager.register_blocks_cache(SMALL.desc(), [4096] * SMALL.num_tensors)
+    peer.manager.register_blocks_cache(SMALL.desc(), small_addresses)
 
 
 @pytest.mark.rule("C7.5-1")

@@ -28,7 +28,8 @@ def test_unregistered_and_freed_while_peers_pull_and_push(
     stage: Stage, registered_path: Path, memory: str, round_: int
 ) -> None:
     owner = stage.engine(OWNER, registered_path, sync_timeout_ms=10000)
-    source = owner.register("kv", GEOMETRY, 1, 0, memory_kind="mmap")
+    kind = None if memory == "kept" else "mmap"
+    source = owner.register("kv", GEOMETRY, 1, 0, memory_kind=kind)
     peers = [
         stage.engine(PULLER + i, registered_path, listen=None, sync_timeout_ms=10000)
         for i in range(2)

@@ -12,13 +12,10 @@ from typing import Any, Callable
 from paths import Path
 from stage import OWNER, PULLER, Stage, linked
 
-from llm_datadist import Cache, CacheKey, LLMDataDist, Placement, backend_info
+from llm_datadist import Cache, CacheKey, LLMDataDist, Placement
 from llm_datadist.cache_manager import CacheManager
 from llm_datadist.testing import Geometry, Peer, PeerCache, Resources, memory
 from llm_datadist.testing.actor import Actor, HeldCache
-
-# What the first init of a process leaves behind for ever is no leak of a test.
-backend_info()
 
 
 class NearPeer(Peer):
@@ -67,14 +64,13 @@ class NearPeer(Peer):
             memories = []
             cache = self.manager.allocate_cache(geometry.desc(placement), keys)
         else:
-            memories = [
-                memory.make("numpy", geometry.tensor_bytes) for _ in range(geometry.num_tensors)
-            ]
+            memories = self.actor.memories(geometry, placement)
             addrs = [each.address for each in memories]
             cache = self.manager.register_cache(
                 geometry.desc(placement), addrs, keys, remote_accessible
             )
-        held = HeldCache(cache, geometry, memories, list(cache.tensor_addrs))
+        copied_by = memory.copied_by(placement, self.actor.device_id)
+        held = HeldCache(cache, geometry, memories, list(cache.tensor_addrs), copied_by)
         self.actor.caches[name] = held
         self.actor.fill(name, stamp)
         return PeerCache(self, name, geometry, stamp, cache.cache_id, tuple(cache.tensor_addrs))
