@@ -208,10 +208,17 @@ class DeviceMemory(Memory):
         super().__init__(size)
         self._device_id = device_id
         self.address = device.allocate(size, device_id)
+        self._mapped = True
+
+    def unmap(self) -> None:
+        """Free it, for good."""
+        device.free(self.address, self._device_id)
+        self._mapped = False
 
     def release(self) -> None:
-        """Free it."""
-        device.free(self.address, self._device_id)
+        """Free it, if that was not done."""
+        if self._mapped:
+            self.unmap()
 
 
 class PinnedMemory(Memory):

@@ -8,9 +8,7 @@ On the mock everything runs. Nothing is here because it fails.
 from __future__ import annotations
 
 import pytest
-from paths import ON_ASCEND
-
-from llm_datadist.testing import device
+from paths import ON_ASCEND, ON_DEVICE
 
 _NO_SCRIPTS = (
     "LLDD_CAN_INJECT_FAULTS",
@@ -51,19 +49,9 @@ DEVICE = {
     "test_any_alignment_and_allocator": _OF_THE_HOST,
     "test_memory_that_may_only_be_read": _OF_THE_HOST,
     "test_memory_that_the_owner_took_away_while_registered": _OF_THE_HOST,
-    ("test_unregistered_and_freed_while_peers_pull_and_push", "unmapped"): _OF_THE_HOST,
     ("test_unregistered_and_freed_while_peers_pull_and_push", "mapped anew"): _OF_THE_HOST,
 }
-
-
-def here() -> dict[str | tuple[str, str], tuple[str, str]]:
-    """What the library of this run cannot be asked."""
-    if not ON_ASCEND:
-        return {}
-    return {**ASCEND} if device.at_host_addresses() else {**ASCEND, **DEVICE}
-
-
-EXCLUDED = here()
+EXCLUDED = {**(ASCEND if ON_ASCEND else {}), **(DEVICE if ON_DEVICE else {})}
 
 
 def exclude(items: list[pytest.Item]) -> None:

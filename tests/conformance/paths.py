@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from llm_datadist.introspection import MemoryKind
-from llm_datadist.testing import Geometry, Peer, PeerCache
+from llm_datadist.testing import Geometry, Peer, PeerCache, device
 
 TRANSPORT = "LLM_DATADIST_MOCK_TRANSPORT"
 POOL_BYTES = 32 << 20
@@ -18,6 +18,8 @@ POOL_BYTES = 32 << 20
 BACKEND = os.environ.get("LLM_DATADIST_BACKEND", "")
 ON_ASCEND = BACKEND == "ascend" or os.path.basename(BACKEND).startswith("libllm_datadist_ascend")
 ON_FAKE = ON_ASCEND and os.environ.get("LLM_DATADIST_TEST_FAKE_CANN") == "1"
+# Whether no address of device memory may be touched.
+ON_DEVICE = ON_ASCEND and not device.at_host_addresses()
 # The address of this host at which engines listen; HIXL discourages loopback.
 IP = os.environ.get("LLM_DATADIST_TEST_DEVICE_IP", "127.0.0.1")
 LISTEN = f"{IP}:0"

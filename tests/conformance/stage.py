@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from paths import LISTEN, Path
+from paths import LISTEN, ON_DEVICE, Path
 
 from llm_datadist.introspection import LinkState
 from llm_datadist.testing import (
@@ -37,7 +37,7 @@ def load_library(actor: Any) -> None:
     import llm_datadist
 
     llm_datadist.backend_info()
-    if not device.at_host_addresses():
+    if ON_DEVICE:
         # A device's driver may keep something from then on.
         actor.init(EngineSpec(OWNER, listen=LISTEN, options=device.options_of(0)))
         device.free(device.allocate(1, actor.device_id), actor.device_id)
