@@ -233,9 +233,14 @@ class Actor:
         memories = self.memories(geometry, placement, memory_kind)
         addrs = [each.address for each in memories]
         held_before = self.caches.get(name)
-        cache = self.datadist.cache_manager.register_blocks_cache(
-            geometry.desc(placement), addrs, self._key(model_id), remote_accessible
-        )
+        try:
+            cache = self.datadist.cache_manager.register_blocks_cache(
+                geometry.desc(placement), addrs, self._key(model_id), remote_accessible
+            )
+        except BaseException:
+            for each in memories:
+                each.release()
+            raise
         if held_before is not None:
             raise RuntimeError(f"a cache {name!r} is held already")
         copied_by = memory.copied_by(placement, self.device_id) if memory_kind is None else None
