@@ -26,6 +26,7 @@ BUILD = ROOT / "build" / "fake_cann"
 # As CANN's: what its libraries export is seen, and its strings are those of the old ABI.
 FLAGS = [
     *(flag for flag in building.COMPILE_FLAGS if "visibility" not in flag),
+    building.WERROR,
     "-D_GLIBCXX_USE_CXX11_ABI=0",
     f"-I{HERE / 'include'}",
 ]
@@ -82,7 +83,7 @@ def ascend_library(sanitize: Iterable[str] = ()) -> Path:
     target = building.ascend(found)
     build_dir = building.build_folder(ROOT, sanitize) / "ascend-on-fake"
     output = build_dir / target.library
-    building.build(target, ROOT, build_dir, output, generated, sanitize)
+    building.build(target, ROOT, build_dir, output, generated, sanitize, werror=True)
     return output
 
 

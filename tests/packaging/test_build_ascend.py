@@ -115,6 +115,19 @@ def test_what_the_compiler_says_is_shown(command, needs_compiler, machine, home)
     assert list(home.iterdir()) == []
 
 
+def test_a_warning_is_no_obstacle(command, needs_compiler, machine, home, monkeypatch):
+    """To a user, that is: here LLM_DATADIST_WERROR is 1."""
+    small_toolkit(machine)
+    source = libraries.source_tree() / "csrc" / "ascend" / "c.cc"
+    source.write_text(source.read_text() + "int f(long x);\nint f(long x) { return x; }\n")
+    status, _, err = command()
+    assert (status, "[-Werror=conversion]" in err) == (1, True)
+    monkeypatch.delenv("LLM_DATADIST_WERROR")
+    status, _, err = command()
+    assert (status, "[-Wconversion]" in err) == (0, True)
+    assert (home / "libllm_datadist_ascend.so").exists()
+
+
 def test_a_user_without_a_home(command, machine, monkeypatch):
     empty_toolkit(machine)
     monkeypatch.delenv("XDG_CACHE_HOME")
