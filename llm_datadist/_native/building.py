@@ -13,6 +13,8 @@ Environment:
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import re
@@ -64,6 +66,7 @@ SANITIZERS = ("address", "undefined", "thread")
 # Where they lie in a source tree.
 HEADER = "csrc/include/llm_datadist.h"
 VERSION_SCRIPT = "csrc/exports.map"
+SOURCE_SUFFIXES = (".cc", ".h", ".map")
 
 
 # Called before a file is compiled, from several threads: which one of how many, and its name.
@@ -83,6 +86,8 @@ class Target(NamedTuple):
     # After the objects, which is where a linker wants libraries.
     libraries: tuple[str, ...] = ()
     static_runtime: bool = True
+    # Told by the library, for whoever looks into its file.
+    record: str = ""
 
     @property
     def library(self) -> str:
@@ -122,6 +127,7 @@ def ascend(toolkit: Toolkit) -> Target:
         ),
         # Exceptions and maps go to and fro between CANN and this library: one runtime for both.
         static_runtime=False,
+        record=toolkit.record,
     )
 
 
@@ -161,7 +167,8 @@ def build(
     check_platform()
     sources = target.sources(tree)
     with exclusive(build_dir):
-        write_if_changed(build_dir / "lldd_layout.inc", generated.layout_source)
+        source = generated.layout_source + _record_source(target.record)
+        write_if_changed(build_dir / "lldd_layout.inc", source)
         compiler = Compiler(target, tree, build_dir, generated.defines(), sanitize, report, werror)
         compiler.link(compiler.compile_all(sources, jobs()), output)
 
@@ -186,10 +193,37 @@ def sanitizers_asked_for() -> list[str]:
     return sorted(names)
 
 
-def build_folder(tree: Path, sanitize: Iterable[str] = ()) -> Path:
-    """Return where a checkout builds libraries with these sanitizers."""
+def build_folder(tree: Path, target: Target, sanitize: Iterable[str] = ()) -> Path:
+    """Return where a checkout builds a library with these sanitizers."""
     variant = "-".join(sanitize) or "release"
-    return tree / "build" / "native" / f"{variant}-{platform.machine()}"
+    folder = tree / "build" / "native" / f"{variant}-{platform.machine()}"
+    if not target.record:
+        return folder
+    # One for each toolkit, so that a build against another one need not begin again.
+    return folder / f"{target.name}-{hashlib.sha256(target.record.encode()).hexdigest()[:8]}"
+
+
+def packaged_sources(tree: Path) -> list[Path]:
+    """Return the files that the Ascend library is built from, which a package has in it."""
+    found = (tree / "csrc").rglob("*")
+    return sorted(path for path in found if path.suffix in SOURCE_SUFFIXES)
+
+
+def sources_digest(tree: Path) -> int:
+    """Return 64 bits that differ where a library that is built from this tree may differ."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for path in packaged_sources(tree):
+        digest.update(f"{path.relative_to(tree)}\n".encode() + path.read_bytes())
+    return int.from_bytes(digest.digest()[:8], "big")
+
+
+def _record_source(record: str) -> str:
+    """Return the C++ text that puts a record into a library."""
+    if not record:
+        return ""
+    # JSON's escapes are C's, for the ASCII that a record is.
+    literal = json.dumps(record)
+    return f"__attribute__((used)) static const char kRecord[] = {literal};\n"
 
 
 def jobs() -> int:

@@ -81,7 +81,8 @@ def ascend_library(sanitize: Iterable[str] = ()) -> Path:
         parsed.fingerprint, declarations.layout_source(parsed), llm_datadist.__version__
     )
     target = building.ascend(found)
-    build_dir = building.build_folder(ROOT, sanitize) / "ascend-on-fake"
+    # Where setup.py builds it, too: what one of them compiled, the other has.
+    build_dir = building.build_folder(ROOT, target, sanitize)
     output = build_dir / target.library
     building.build(target, ROOT, build_dir, output, generated, sanitize, werror=True)
     return output
