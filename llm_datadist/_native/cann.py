@@ -20,6 +20,7 @@ from typing import NamedTuple
 VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 USUAL_ROOTS = ("/usr/local/Ascend/cann", "/usr/local/Ascend/ascend-toolkit/latest")
 DRIVER_FOLDERS = ("/usr/local/Ascend/driver/lib64/driver", "/usr/local/Ascend/driver/lib64")
+DRIVER_VERSION = "/usr/local/Ascend/driver/version.info"
 DEVICE_PATTERN = "/dev/davinci*"
 
 HEADERS = ("hixl/hixl.h", "acl/acl.h")
@@ -131,10 +132,16 @@ def version(root: Path) -> str:
                 text = path.read_text(errors="replace")
             except OSError:
                 continue  # a file of another user: the next one may do
-            found = _VERSION_LINE.search(text)
+            found = version_in(text)
             if found:
-                return found.group(1)
+                return found
     return ""
+
+
+def version_in(text: str) -> str:
+    """Return the version that the text of such a file tells, "" if it tells none."""
+    found = _VERSION_LINE.search(text)
+    return found.group(1) if found else ""
 
 
 def in_words(root: Path, version: str) -> str:

@@ -151,12 +151,22 @@ def test_the_ascend_library_of_a_wheel_works(ascend_build, fake_cann, tmp_path):
     with zipfile.ZipFile(built) as archive:
         archive.extractall(tmp_path)
     environment = {"LLM_DATADIST_BACKEND": "auto", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment["LLM_DATADIST_HOST_IP"] = ""
     entry = str(tmp_path / "llm_datadist_cffi_cli.py")
     result = run_installed(tmp_path, entry, "doctor", "--json", **environment)
     assert result.returncode == 0, result.stdout + result.stderr
     (backend,) = json.loads(result.stdout)["sections"]["Backend"]
     library = tmp_path / "llm_datadist" / "_native" / "lib" / "libllm_datadist_ascend.so"
     assert backend["data"] == {"chosen": "ascend", "path": str(library)}
+    findings = {finding["name"]: finding for finding in sections_of(result)}
+    assert findings["built against"]["data"]["root"] == str(fake_cann)
+    assert findings["hixl"]["data"] == {"usable": True, "soc": "FakeAscend", "product": None}
+    assert findings["hixl address"]["data"]["source"] == "route"
+
+
+def sections_of(result):
+    """Return the findings of a doctor with --json."""
+    return [each for found in json.loads(result.stdout)["sections"].values() for each in found]
 
 
 def test_a_library_that_an_earlier_build_left_is_not_packaged(wheel, ascend_build):
