@@ -75,7 +75,7 @@ def plain_import(machine: Machine) -> Finding:
     return fail(
         "import",
         f"'import llm_datadist' takes {found}, not this package, {ours}",
-        f"put {site} in front on PYTHONPATH, or take "
+        f"put {site} in front on PYTHONPATH (export PYTHONPATH={site}:$PYTHONPATH), or take "
         f"{os.path.dirname(os.path.dirname(found))} away from it (CANN's environment script adds "
         "a folder with a package of the same name)",
         found=found,
