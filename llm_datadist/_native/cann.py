@@ -173,7 +173,8 @@ def what_changed(built: Built, environ: Mapping[str, str] = os.environ) -> str:
             now = Built(root, root.resolve(), version(root))
             both = built.version and now.version
             same = built.version == now.version if both else built.root == now.root
-            return "" if same else f"{root} ({reason}) is {now} now"
+            told = now if now.root != root else f"CANN {now.version or 'of unknown version'}"
+            return "" if same else f"{root} ({reason}) is {told} now"
     return ""
 
 

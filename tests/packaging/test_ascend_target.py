@@ -197,7 +197,7 @@ class TestBuiltAgainst:
 
     def test_an_upgrade_in_place(self, built, release, machine):
         (release / "version.info").write_text("Version=8.5.1\n")
-        text = f"{machine} (where it was) is CANN 8.5.1 in {release} now"
+        text = f"{machine} (where it was) is CANN 8.5.1 in {release} now"  # by the link
         assert cann.what_changed(built) == text
 
     def test_an_upgrade_beside_it(self, built, machine):
@@ -210,7 +210,7 @@ class TestBuiltAgainst:
     def test_the_environment_names_another(self, built, tmp_path):
         other = empty_toolkit(tmp_path / "other")
         environ = {"ASCEND_HOME_PATH": str(other)}
-        text = f"{other} ($ASCEND_HOME_PATH) is CANN of unknown version in {other} now"
+        text = f"{other} ($ASCEND_HOME_PATH) is CANN of unknown version now"
         assert cann.what_changed(built, environ) == text
         # The same release in another place will do.
         (other / "version.info").write_text("Version=8.5.0\n")

@@ -253,7 +253,7 @@ class TestFolder:
             backends.library("auto")
         assert (
             f"{built}: is not used, since it was built against CANN 8.5.0 in {place}, and {place} "
-            f"(where it was) is CANN 8.6.0 in {place} now; run 'llm-datadist build-ascend' again"
+            f"(where it was) is CANN 8.6.0 now; run 'llm-datadist build-ascend' again"
         ) in str(caught.value)
         # Who insists may name it.
         assert backends.library(built) == str(built)
