@@ -58,15 +58,25 @@ struct State {
         static State *state = Make();
         return *state;
     }
+    void Unlock() {
+        copy_mutex.unlock();
+        mutex.unlock();
+    }
     static State *Make() {
         auto *state = new State;
         for (int i = 0; i < kMostDevices; ++i) state->contexts[i].device = i;
-        // The child must not share the parent's file.
-        pthread_atfork([] { Get().copy_mutex.lock(); }, [] { Get().copy_mutex.unlock(); },
-                       [] {
-                           Get().bounce = std::make_unique<Bounce>();
-                           Get().copy_mutex.unlock();
-                       });
+        // The child must not find a mutex locked by a thread that it lacks, nor share the parent's
+        // file.
+        pthread_atfork(
+            [] {
+                Get().mutex.lock();
+                Get().copy_mutex.lock();
+            },
+            [] { Get().Unlock(); },
+            [] {
+                Get().bounce = std::make_unique<Bounce>();
+                Get().Unlock();
+            });
         return state;
     }
 };
