@@ -51,7 +51,6 @@ HEADER = ROOT / building.HEADER
 # Where they are in a package that was built.
 SOURCES = "_native/src"
 SUITE = "testing/conformance"
-SOURCE_SUFFIXES = (".cc", ".h", ".map")
 
 
 def ascend_target():
@@ -111,25 +110,25 @@ class build_native(Command):
 
         parsed = declarations.parse(HEADER.read_text())
         package = self._package_dir()
-        self._write_ffi(parsed, package / "_native" / "_ffi.py")
+        sources = building.sources_digest(ROOT)
+        self._write_ffi(parsed, sources, package / "_native" / "_ffi.py")
         generated = building.Generated(
             parsed.fingerprint, declarations.layout_source(parsed), self.distribution.get_version()
         )
         for target in targets:
-            build_dir = building.build_folder(ROOT, sanitize)
-            if target is not building.MOCK:
-                build_dir = build_dir / target.name
+            build_dir = building.build_folder(ROOT, target, sanitize)
             output = self._output(target, build_dir, bool(sanitize))
             try:
                 building.build(target, ROOT, build_dir, output, generated, sanitize)
             except building.BuildError as error:
                 raise PlatformError(f"{target.library}: {error}{self._way_out(target)}") from error
             print(f"built {output}", flush=True)
+        if ascend is None and not sanitize and not self.library_dir:
+            # What an earlier build left would be used, or go into the wheel.
+            for left in (package / "_native" / "lib").glob("*_ascend.so"):
+                left.unlink()
+                print(f"removed {left}, which an earlier build left", flush=True)
         if not self._in_tree():
-            if ascend is None:
-                # What an earlier build left there would go into the wheel.
-                for left in (package / "_native" / "lib").glob("*_ascend.so"):
-                    left.unlink()
             # A source that is no more would be compiled on the device host.
             for folder in (SOURCES, SUITE):
                 shutil.rmtree(package / folder, ignore_errors=True)
@@ -143,8 +142,8 @@ class build_native(Command):
         The header is for those who call the library from C, the sources are what ``build-ascend``
         compiles on a device host, the suite with pytest's configuration is what ``selftest`` runs.
         """
-        files = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in SOURCE_SUFFIXES]
-        sources = [(path, f"{SOURCES}/{path.relative_to(ROOT)}") for path in sorted(files)]
+        files = building.packaged_sources(ROOT)
+        sources = [(path, f"{SOURCES}/{path.relative_to(ROOT)}") for path in files]
         tests = [*sorted((ROOT / "tests" / "conformance").glob("*.py")), ROOT / "pyproject.toml"]
         suite = [(path, f"{SUITE}/{path.name}") for path in tests]
         return [(HEADER, f"include/{HEADER.name}"), *sources, *suite]
@@ -192,8 +191,8 @@ class build_native(Command):
         return ROOT / "llm_datadist" if self._in_tree() else Path(self.build_lib) / "llm_datadist"
 
     @staticmethod
-    def _write_ffi(parsed, path: Path) -> None:
-        """Write the out-of-line ABI-mode module of cffi, with the fingerprint at its end."""
+    def _write_ffi(parsed, sources: int, path: Path) -> None:
+        """Write the out-of-line ABI-mode module of cffi, with two numbers at its end."""
         from cffi import FFI
 
         ffi = FFI()
@@ -203,6 +202,8 @@ class build_native(Command):
         draft = path.with_name(f"_ffi.{os.getpid()}.new")
         ffi.emit_python_code(str(draft))
         text = draft.read_text() + f"FINGERPRINT = {parsed.fingerprint:#018x}\n"
+        # Here, so that no import has to read all sources.
+        text += f"SOURCES = {sources:#018x}\n"
         draft.unlink()
         building.write_if_changed(path, text)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for every test: the mock library, and how hard hypothesis tries."""
+"""What holds for every test: the mock library, warnings, and how hard hypothesis tries."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ pytest_plugins = ["llm_datadist_cffi_pytest"]
 
 # Chosen, not found: so no test but those of the warning sees "no device was found".
 os.environ.setdefault("LLM_DATADIST_BACKEND", "mock")
+
+# A warning that a user's compiler prints is an error in what the tests build.
+os.environ.setdefault("LLM_DATADIST_WERROR", "1")
 
 # A shell starts its background jobs with SIGINT ignored, which programs that the tests interrupt
 # would inherit.

@@ -16,16 +16,14 @@ constexpr char kGone[] = "connection closed (peer exited, finalized or unlinked)
 // Between two calls of HIXL a peer's wish to take memory back is heard: a few milliseconds of HCCS.
 constexpr uint64_t kMostBytesACall = 256ull << 20;
 constexpr size_t kMostDescsACall = 65536;
-// For the acceptor's own connection, which nobody waits for.
-constexpr uint64_t kBackgroundConnectMs = 5000;
-// For a disconnect that a peer waits for.
-constexpr uint64_t kTurnMs = 500;
 
 // What one end asks of the other.
 enum class Message : uint8_t {
-    kWithdraw = 1,  // forget this region: number
-    kLeave = 2,     // transfer nothing any more
-    kAreYouThere = 3,
+    kForget = 1,      // begin no transfer in this region any more: number
+    kDisconnect = 2,  // and do not connect again before kGoOn
+    kGoOn = 3,
+    kLeave = 4,  // transfer nothing any more
+    kAreYouThere = 5,
 };
 
 std::string Encode(Message message, uint64_t number = 0) {
@@ -66,12 +64,7 @@ Status AscendConnection::Dial(const Deadline &deadline) {
 // comes sooner makes it.
 Status AscendConnection::Confirm() {
     if (passive_) return Status::Ok();
-    Transport *const transport = &device_->transport();
-    transport->Post([transport, remote = remote_] {
-        const Status status = remote->Connect(Deadline::InMs(kBackgroundConnectMs));
-        if (!status.ok() && transport->InUse(*remote))
-            LLDD_LOG(LLDD_LOG_WARNING, "%s", status.text().c_str());
-    });
+    device_->transport().ConnectSoon(remote_);
     return Status::Ok();
 }
 
@@ -100,9 +93,11 @@ Status AscendConnection::Transfer(hixl::TransferOp operation, const Run *runs, s
     const Context::Scope in_context(device_->context());
     for (size_t i = 0; i < num_pieces_; ++i) {
         const Piece &piece = pieces_[i];
-        LLDD_RETURN_IF_ERROR(BeginPiece(piece));
-        Status status = remote_->Transfer(operation, piece.descs, piece.newest, deadline);
-        EndPiece();
+        Status may_move;
+        Status status = remote_->Transfer(
+            operation, piece.descs, piece.newest, [&] { return may_move = MayMove(piece); },
+            deadline);
+        LLDD_RETURN_IF_ERROR(may_move);
         if (!status.ok()) return Explain(std::move(status), deadline);
     }
     return Status::Ok();
@@ -129,7 +124,7 @@ Status AscendConnection::Plan(const Run *runs, size_t count) {
             const Region *peers = reachable_.Find(remote);
             if (peers == nullptr) return UnreachableLocked(remote);
             const uint64_t length = peers->Within(remote, own->Within(local, left));
-            AddToPlan(local, remote, length, own->id);
+            AddToPlan(local, remote, length, own->id, peers->id);
             local += length;
             remote += length;
             left -= length;
@@ -138,8 +133,8 @@ Status AscendConnection::Plan(const Run *runs, size_t count) {
     return Status::Ok();
 }
 
-void AscendConnection::AddToPlan(uint64_t local, uint64_t remote, uint64_t length,
-                                 uint64_t newest) {
+void AscendConnection::AddToPlan(uint64_t local, uint64_t remote, uint64_t length, uint64_t newest,
+                                 uint64_t region) {
     while (length > 0) {
         const bool full = num_pieces_ == 0 || pieces_[num_pieces_ - 1].bytes >= kMostBytesACall ||
                           pieces_[num_pieces_ - 1].descs.size() >= kMostDescsACall;
@@ -148,6 +143,7 @@ void AscendConnection::AddToPlan(uint64_t local, uint64_t remote, uint64_t lengt
             pieces_[num_pieces_].descs.clear();
             pieces_[num_pieces_].bytes = 0;
             pieces_[num_pieces_].newest = 0;
+            pieces_[num_pieces_].regions.clear();
             ++num_pieces_;
         }
         Piece &piece = pieces_[num_pieces_ - 1];
@@ -159,6 +155,8 @@ void AscendConnection::AddToPlan(uint64_t local, uint64_t remote, uint64_t lengt
         piece.descs.push_back(desc);
         piece.bytes += part;
         piece.newest = std::max(piece.newest, newest);
+        if (piece.regions.empty() || piece.regions.back() != region)
+            piece.regions.push_back(region);
         local += part;
         remote += part;
         length -= part;
@@ -186,30 +184,17 @@ Status AscendConnection::UnreachableLocked(uint64_t remote) const {
                    Printable(remote));
 }
 
-// From here to EndPiece the peer's memory is in use, and the peer waits if it wants it back. What
-// it has taken back since the plan was made is not touched.
-Status AscendConnection::BeginPiece(const Piece &piece) {
+// Asked when nothing but HIXL's call is left to do. The peer waits for the connection to be
+// dropped, so whatever it has taken back or said by now holds.
+Status AscendConnection::MayMove(const Piece &piece) {
     std::lock_guard<std::mutex> lock(mutex_);
     LLDD_RETURN_IF_ERROR(CheckLinkLocked());
-    if (!withdrawn_.empty()) {
-        for (const hixl::TransferOpDesc &desc : piece.descs) {
-            if (reachable_.Find(desc.remote_addr) == nullptr)
-                return UnreachableLocked(desc.remote_addr);
-        }
+    for (const Region &region : withdrawn_) {
+        const auto &used = piece.regions;
+        if (std::find(used.begin(), used.end(), region.id) != used.end())
+            return UnreachableLocked(region.addr);
     }
-    moving_ = true;
     return Status::Ok();
-}
-
-void AscendConnection::EndPiece() {
-    std::vector<std::function<void()>> waiting;
-    {
-        std::lock_guard<std::mutex> lock(mutex_);
-        moving_ = false;
-        waiting.swap(waiting_);
-    }
-    for (auto &answer : waiting) LeaveThenAnswer(&device_->transport(), remote_, std::move(answer));
-    if (peer_gone_.load()) LeaveRemote();
 }
 
 // HIXL cannot tell a peer that is gone from a transfer that failed.
@@ -225,69 +210,87 @@ Status AscendConnection::Explain(Status failed, const Deadline &deadline) const 
 
 // ---- who takes memory back, and who uses it ----
 
+// What is answered when a transfer that is under way is over also holds for all later ones.
 void AscendConnection::OnMessage(std::string_view message, std::function<void()> answer) {
     wire::Reader reader(message);
     const auto kind = static_cast<Message>(reader.Number<uint8_t>());
     const auto number = reader.Number<uint64_t>();
-    {
-        std::lock_guard<std::mutex> lock(mutex_);
-        if (kind == Message::kWithdraw) {
+    switch (kind) {
+        case Message::kForget: {
+            std::lock_guard<std::mutex> lock(mutex_);
             Region region;
             if (reachable_.Remove(number, &region)) withdrawn_.push_back(region);
-        } else if (kind == Message::kLeave) {
+            remote_->AfterTransfer(std::move(answer));
+            return;
+        }
+        case Message::kDisconnect: {
+            std::lock_guard<std::mutex> lock(mutex_);
+            if (!left_remote_) {
+                ++holds_;
+                remote_->Hold();
+            }
+            remote_->DropSoon(std::move(answer));
+            return;
+        }
+        case Message::kLeave: {
+            std::lock_guard<std::mutex> lock(mutex_);
             left_by_peer_ = true;
-        }
-        const bool waits = kind == Message::kWithdraw || kind == Message::kLeave;
-        if (waits && moving_) {
-            waiting_.push_back(std::move(answer));
+            remote_->DropSoon(std::move(answer));
             return;
         }
-        if (waits) {
-            LeaveThenAnswer(&device_->transport(), remote_, std::move(answer));
-            return;
-        }
+        case Message::kGoOn: GoOn(); break;
+        case Message::kAreYouThere: break;
     }
     answer();
 }
 
-// The owner deregisters once it is told: HIXL wants it unknown to every connection by then.
-void AscendConnection::LeaveThenAnswer(Transport *transport, const std::shared_ptr<Remote> &remote,
-                                       std::function<void()> answer) {
-    transport->Post([transport, remote, answer = std::move(answer)] {
-        if (remote->Drop(Deadline::InMs(kTurnMs)).ok()) {
-            answer();
-        } else {
-            // Another link to that engine transfers: whoever else waits for the worker goes first.
-            LeaveThenAnswer(transport, remote, answer);
-        }
-    });
+void AscendConnection::GoOn() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (holds_ == 0) return;
+    --holds_;
+    remote_->GoOn();
 }
 
 Status AscendConnection::AskPeer(const std::string &message, const Deadline &deadline) const {
     if (peer_gone_.load() || peer_passive_) return Status::Ok();
     const Status asked = streams_->Ask(message, deadline);
-    // Any other failure is that of a closed connection: no transfer outlives that at the peer.
+    // Any other failure is that of a closed connection, which the peer sees, too: it begins
+    // nothing.
     return asked.code() == LLDD_TIMEOUT ? asked : Status::Ok();
 }
 
 Status AscendConnection::Withdraw(uint64_t region, const Deadline &deadline) {
-    return AskPeer(Encode(Message::kWithdraw, region), deadline);
+    return AskPeer(Encode(Message::kForget, region), deadline);
+}
+
+Status AscendConnection::KeepPeerAway(const Deadline &deadline) {
+    return AskPeer(Encode(Message::kDisconnect), deadline);
+}
+
+void AscendConnection::LetPeerComeBack() {
+    if (peer_gone_.load() || peer_passive_) return;
+    // Whether it is heard is of no importance here: a peer that is gone has no connection.
+    (void)streams_->Ask(Encode(Message::kGoOn), Deadline::Passed());
 }
 
 // The link stays until the client unlinks, but it does not keep the HIXL connection: the peer's
 // process may be there as before, and wants its memory back.
 void AscendConnection::PeerGone() {
     peer_gone_.store(true);
-    LeaveRemote();
+    LeaveRemote(Deadline::Passed());
 }
 
-// Once. A call of HIXL that is under way comes first (EndPiece).
-void AscendConnection::LeaveRemote() {
+// Once.
+void AscendConnection::LeaveRemote(const Deadline &deadline) {
     {
         std::lock_guard<std::mutex> lock(mutex_);
-        if (moving_ || std::exchange(left_remote_, true)) return;
+        if (std::exchange(left_remote_, true)) return;
+        while (holds_ > 0) {
+            --holds_;
+            remote_->GoOn();
+        }
     }
-    device_->transport().Release(remote_);
+    device_->transport().Release(remote_, deadline);
 }
 
 Status AscendConnection::Close(const Deadline &deadline) {
@@ -308,7 +311,7 @@ Status AscendConnection::Close(const Deadline &deadline) {
                      left.text().c_str());
         }
     }
-    LeaveRemote();
+    LeaveRemote(deadline);
     return Status::Ok();
 }
 

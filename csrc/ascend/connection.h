@@ -3,9 +3,10 @@
 // HIXL gives the owner of memory no way to end a peer's access: it can deregister only what no
 // connection knows. So the two ends tell each other, over the link's control connection: who takes
 // memory back, or ends the link, asks the peer, and the peer answers as soon as no transfer of its
-// own is under way and its HIXL connection is gone. What the device cannot give is a guarantee
-// against a peer that does not answer: then the owner learns LLDD_TIMEOUT, and the memory must not
-// be used for something else before the peer has gone.
+// own is under way and its HIXL connection is gone. It does not connect again before the owner has
+// taken the memory back. What the device cannot give is a guarantee against a peer that does not
+// answer: then the owner learns LLDD_TIMEOUT, and the memory must not be used for something else
+// before the peer has gone.
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
@@ -44,31 +45,35 @@ public:
     Status Close(const Deadline &deadline) override;
     std::vector<PathDescription> Paths() const override;
 
-    // For the device, whose memory this is: the peer forgets the region, or is gone. LLDD_TIMEOUT:
-    // it does not answer.
+    // For the device, which takes memory back. LLDD_TIMEOUT: the peer does not answer. First it
+    // forgets the region,
     Status Withdraw(uint64_t region, const Deadline &deadline);
+    // then it has no HIXL connection
+    Status KeepPeerAway(const Deadline &deadline);
+    // until it is told. Does not wait.
+    void LetPeerComeBack();
 
 private:
     // What one call of HIXL moves.
     struct Piece {
         std::vector<hixl::TransferOpDesc> descs;
         uint64_t bytes = 0;
-        uint64_t newest = 0;  // of the own regions in it
+        uint64_t newest = 0;            // of the own regions in it
+        std::vector<uint64_t> regions;  // of the peer, that it lies in
     };
 
     Status Transfer(hixl::TransferOp operation, const Run *runs, size_t count,
                     const Deadline &deadline);
     Status Plan(const Run *runs, size_t count);
-    void AddToPlan(uint64_t local, uint64_t remote, uint64_t length, uint64_t newest);
-    Status BeginPiece(const Piece &piece);
-    void EndPiece();
-    void LeaveRemote();
+    void AddToPlan(uint64_t local, uint64_t remote, uint64_t length, uint64_t newest,
+                   uint64_t region);
+    Status MayMove(const Piece &piece);
+    void LeaveRemote(const Deadline &deadline);
+    void GoOn();
     Status CheckLinkLocked() const;
     Status UnreachableLocked(uint64_t remote) const;
     Status Explain(Status failed, const Deadline &deadline) const;
     Status AskPeer(const std::string &message, const Deadline &deadline) const;
-    static void LeaveThenAnswer(Transport *transport, const std::shared_ptr<Remote> &remote,
-                                std::function<void()> answer);
 
     AscendDevice *const device_;
     StreamProvider *const streams_;
@@ -80,11 +85,10 @@ private:
     std::mutex mutex_;
     Regions reachable_;              // of the peer
     std::vector<Region> withdrawn_;  // what it has taken back
-    bool moving_ = false;            // a call of HIXL is under way
     bool left_by_peer_ = false;
     bool closed_ = false;
     bool left_remote_ = false;
-    std::vector<std::function<void()>> waiting_;  // answers that are due when it is over
+    uint64_t holds_ = 0;  // for the peer, which is taking memory back
 
     // Of the transfer that is under way; kept to use its memory again.
     std::vector<Piece> pieces_;

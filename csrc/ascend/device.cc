@@ -38,41 +38,97 @@ Status AscendDevice::Register(uint64_t addr, uint64_t size, Placement placement)
     return memory_->Register(addr, size, placement);
 }
 
+// While it lives, no peer that has answered is connected to this device, nor this device to any.
+class AscendDevice::Isolation {
+public:
+    explicit Isolation(AscendDevice *device)
+        : device_(device), standstill_(device->transport_.get()) {}
+    ~Isolation() {
+        for (AscendConnection *connection : asked_) {
+            if (!device_->BeginAsking(connection)) continue;
+            connection->LetPeerComeBack();
+            device_->EndAsking(connection);
+        }
+    }
+    Isolation(const Isolation &) = delete;
+    Isolation &operator=(const Isolation &) = delete;
+
+    // LLDD_TIMEOUT: not everybody has disconnected.
+    Status Begin(const Deadline &deadline) {
+        asked_ = device_->Connections();
+        LLDD_RETURN_IF_ERROR(device_->AskEverybody(asked_, [&](AscendConnection *connection) {
+            return connection->KeepPeerAway(deadline);
+        }));
+        return standstill_.Begin(deadline);
+    }
+
+private:
+    AscendDevice *const device_;
+    Transport::Standstill standstill_;
+    std::vector<AscendConnection *> asked_;
+};
+
 Status AscendDevice::Unregister(uint64_t addr, uint64_t size, const Deadline &deadline) {
     Memory::Taken taken;
     LLDD_RETURN_IF_ERROR(memory_->Take(addr, size, &taken));
     if (taken.id == 0 || taken.handle == nullptr) return Status::Ok();
-    Status withdrawn = WithdrawEverywhere(taken.id, deadline);
-    // This end's own connections know it, too.
-    if (withdrawn.ok()) withdrawn = transport_->DropAll(deadline);
-    Status given_back = memory_->GiveBack(taken, withdrawn.ok());
-    if (withdrawn.ok()) return given_back;
-    return Failure(
-        LLDD_TIMEOUT,
-        "a peer may still be in the memory at %#llx (%llu bytes), which must not be used "
-        "yet: %s",
-        Printable(addr), Printable(size), withdrawn.text().c_str());
+    Status status = GiveBack(taken, deadline);
+    if (status.ok()) return status;
+    memory_->LeaveOver(taken);
+    return std::move(status).WithPrefix(Format(
+        "a peer may still be in the memory at %#llx (%llu bytes), which must not be used yet: ",
+        Printable(addr), Printable(size)));
 }
 
-Status AscendDevice::WithdrawEverywhere(uint64_t region, const Deadline &deadline) {
+Status AscendDevice::GiveBack(const Memory::Taken &taken, const Deadline &deadline) {
+    Status status;
+    do {
+        // Before anybody is held up: one who does not answer shall not cost the others their time.
+        status = AskEverybody(Connections(), [&](AscendConnection *connection) {
+            return connection->Withdraw(taken.id, deadline);
+        });
+        if (!status.ok()) return Status(LLDD_TIMEOUT, status.text(), status.raw());
+        Isolation isolation(this);
+        status = isolation.Begin(deadline);
+        if (!status.ok()) return Status(LLDD_TIMEOUT, status.text(), status.raw());
+        status = memory_->GiveBack(taken);
+        // If HIXL refuses, a peer has linked, and so connected, meanwhile: it is asked, too.
+    } while (!status.ok() && !deadline.passed());
+    return status;
+}
+
+std::vector<AscendConnection *> AscendDevice::Connections() {
     std::vector<AscendConnection *> connections;
-    {
-        std::lock_guard<std::mutex> lock(mutex_);
-        for (auto &[connection, asking] : connections_) {
-            ++asking;
-            connections.push_back(connection);
-        }
-    }
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (const auto &[connection, asking] : connections_) connections.push_back(connection);
+    return connections;
+}
+
+// All of them, even when one has used up the time. The first failure.
+Status AscendDevice::AskEverybody(const std::vector<AscendConnection *> &connections,
+                                  const std::function<Status(AscendConnection *)> &ask) {
     Status status;
     for (AscendConnection *connection : connections) {
-        // Every peer is told, even when another one has used up the time.
-        Status asked = connection->Withdraw(region, deadline);
+        if (!BeginAsking(connection)) continue;
+        Status asked = ask(connection);
+        EndAsking(connection);
         if (status.ok()) status = std::move(asked);
-        std::lock_guard<std::mutex> lock(mutex_);
-        --connections_.at(connection);
-        asked_.notify_all();
     }
     return status;
+}
+
+bool AscendDevice::BeginAsking(AscendConnection *connection) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = connections_.find(connection);
+    if (found == connections_.end()) return false;
+    ++found->second;
+    return true;
+}
+
+void AscendDevice::EndAsking(AscendConnection *connection) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    --connections_.at(connection);
+    asked_.notify_all();
 }
 
 void AscendDevice::Add(AscendConnection *connection) {

@@ -4,10 +4,12 @@
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "ascend/cann.h"
 #include "ascend/copies.h"
@@ -45,8 +47,16 @@ public:
     void Remove(AscendConnection *connection);
 
 private:
+    class Isolation;
+
     AscendDevice() = default;
-    Status WithdrawEverywhere(uint64_t region, const Deadline &deadline);
+    Status GiveBack(const Memory::Taken &taken, const Deadline &deadline);
+    std::vector<AscendConnection *> Connections();
+    Status AskEverybody(const std::vector<AscendConnection *> &connections,
+                        const std::function<Status(AscendConnection *)> &ask);
+    // False: it is not there any more.
+    bool BeginAsking(AscendConnection *connection);
+    void EndAsking(AscendConnection *connection);
 
     std::shared_ptr<Context> context_;
     std::unique_ptr<Transport> transport_;

@@ -102,14 +102,15 @@ Status Memory::Take(uint64_t addr, uint64_t size, Taken *taken) {
     return Status::Ok();
 }
 
-Status Memory::GiveBack(const Taken &taken, bool unused) {
-    if (taken.handle == nullptr) return Status::Ok();
+Status Memory::GiveBack(const Taken &taken) {
     std::lock_guard<std::mutex> one_at_a_time(change_mutex_);
-    if (unused) GiveBackLeftOver();
-    if (IsInUse(taken.handle)) return Status::Ok();
-    const Status status = unused ? Deregister(taken.handle) : Status::Ok();
-    if (!unused || !status.ok()) left_over_.push_back(taken.handle);
-    return status;
+    GiveBackLeftOver();
+    return IsInUse(taken.handle) ? Status::Ok() : Deregister(taken.handle);
+}
+
+void Memory::LeaveOver(const Taken &taken) {
+    std::lock_guard<std::mutex> one_at_a_time(change_mutex_);
+    if (!IsInUse(taken.handle)) left_over_.push_back(taken.handle);
 }
 
 // HIXL has the same handle for the same range, and maybe the memory that was there before: what is

@@ -41,9 +41,10 @@ public:
     // Takes one back: peers that connect from now on do not learn of it. LLDD_FAILED: there is
     // none.
     Status Take(uint64_t addr, uint64_t size, Taken *taken);
-    // The second half. `unused`: no link knows it any more; else, or if HIXL refuses, the region
-    // stays HIXL's until another one is given back.
-    Status GiveBack(const Taken &taken, bool unused);
+    // The second half, when no link knows it any more; HIXL may refuse.
+    Status GiveBack(const Taken &taken);
+    // Instead: the region stays HIXL's until another one is given back.
+    void LeaveOver(const Taken &taken);
 
     // The answer changes with every registration. For transfers.
     std::shared_ptr<const Regions> Known() const;

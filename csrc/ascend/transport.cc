@@ -15,6 +15,12 @@ constexpr char kHostIp[] = "LLM_DATADIST_HOST_IP";
 constexpr int kPortTries = 8;
 // For disconnects from a peer that may be gone, which whoever calls waits for.
 constexpr uint64_t kDisconnectMs = 200;
+// Of disconnects that HIXL refuses.
+constexpr int kDropTries = 5;
+// For the acceptor's own connection, which nobody waits for.
+constexpr uint64_t kBackgroundConnectMs = 5000;
+
+bool IsLoopback(const std::string &ip) { return ip == "::1" || ip.compare(0, 4, "127.") == 0; }
 
 bool IsWildcard(const std::string &ip) { return ip == "0.0.0.0" || ip == "::"; }
 
@@ -35,38 +41,96 @@ Status FindFreePort(const std::string &ip, SocketAddress *address) {
 // want to transfer, who may have one call after the other.
 class Remote::Turn {
 public:
-    enum class For { kUse, kEnd };
+    // kPromisedEnd: an end that is counted among the waiting ones already.
+    enum class For { kUse, kEnd, kPromisedEnd };
 
     Turn(Remote *remote, const Deadline &deadline, For what) : remote_(remote) {
         std::unique_lock<std::mutex> lock(remote_->mutex_);
+        const bool ends = what != For::kUse;
         if (what == For::kEnd) ++remote_->ends_waiting_;
         taken_ = remote_->free_.wait_until(lock, deadline.when(), [&] {
-            return !remote_->busy_ && (what == For::kEnd || remote_->ends_waiting_ == 0);
+            if (remote_->busy_) return false;
+            return ends || (remote_->ends_waiting_ == 0 && remote_->holds_ == 0);
         });
-        if (what == For::kEnd) --remote_->ends_waiting_;
+        held_ = remote_->holds_ != 0;
+        if (ends) --remote_->ends_waiting_;
         if (taken_) remote_->busy_ = true;
         // Without it the others need not wait for the end any more.
         if (!taken_) remote_->free_.notify_all();
     }
     ~Turn() {
         if (!taken_) return;
-        std::lock_guard<std::mutex> lock(remote_->mutex_);
-        remote_->busy_ = false;
-        remote_->free_.notify_all();
+        std::vector<std::function<void()>> due;
+        {
+            std::lock_guard<std::mutex> lock(remote_->mutex_);
+            remote_->busy_ = false;
+            due.swap(remote_->after_turn_);
+            remote_->free_.notify_all();
+        }
+        for (auto &task : due) remote_->transport_->worker_->Post(std::move(task));
     }
     Turn(const Turn &) = delete;
     Turn &operator=(const Turn &) = delete;
 
     Status Check() const {
         if (taken_) return Status::Ok();
-        return Failure(LLDD_TIMEOUT, "the HIXL connection to %s is in use by another transfer",
-                       remote_->engine_.c_str());
+        return Failure(
+            LLDD_TIMEOUT, "the HIXL connection to %s %s", remote_->engine_.c_str(),
+            held_ ? "waits for memory that is being taken back" : "is in use by another transfer");
     }
 
 private:
     Remote *const remote_;
     bool taken_ = false;
+    bool held_ = false;
 };
+
+// Whoever has the turn posts it, so that the worker never waits for a transfer; from now on nobody
+// begins another one.
+void Remote::WhenFree(std::function<void()> task) {
+    auto in_turn = [self = shared_from_this(), task = std::move(task)] {
+        bool taken = false;
+        {
+            const Turn turn(self.get(), Deadline::Passed(), Turn::For::kPromisedEnd);
+            taken = turn.Check().ok();
+            if (taken) task();
+        }
+        // Another end came first.
+        if (!taken) self->WhenFree(task);
+    };
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        ++ends_waiting_;
+        if (busy_) {
+            after_turn_.push_back(std::move(in_turn));
+            return;
+        }
+    }
+    transport_->worker_->Post(std::move(in_turn));
+}
+
+void Remote::DropSoon(std::function<void()> dropped) { TryToDrop(std::move(dropped), kDropTries); }
+
+void Remote::TryToDrop(std::function<void()> dropped, int tries) {
+    WhenFree([this, dropped = std::move(dropped), tries] {
+        if (DisconnectInTurn(Deadline::InMs(kDisconnectMs)).ok()) {
+            dropped();
+        } else if (tries > 1) {
+            TryToDrop(dropped, tries - 1);
+        }
+    });
+}
+
+void Remote::Hold() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    ++holds_;
+}
+
+void Remote::GoOn() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    --holds_;
+    free_.notify_all();
+}
 
 void Remote::Renew() {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -85,8 +149,9 @@ Status Remote::ConnectInTurn(uint64_t newest, const Deadline &deadline) {
         std::lock_guard<std::mutex> lock(mutex_);
         stale = std::exchange(stale_, false);
     }
-    if (connected_ && !stale && newest < knows_) return Status::Ok();
-    DisconnectInTurn(deadline);
+    if (connected_ && !lost_ && !stale && newest < knows_) return Status::Ok();
+    lost_ = true;
+    LLDD_RETURN_IF_ERROR(DisconnectInTurn(deadline));
     {
         // From here on Release waits for the turn.
         std::lock_guard<std::mutex> lock(transport_->mutex_);
@@ -103,43 +168,51 @@ Status Remote::ConnectInTurn(uint64_t newest, const Deadline &deadline) {
     if (status == hixl::ALREADY_CONNECTED) {
         // One that was thought lost. It is as old as that.
         connected_ = true;
-        DisconnectInTurn(deadline);
+        LLDD_RETURN_IF_ERROR(DisconnectInTurn(deadline));
         status = connect();
     }
     connected_ = status == hixl::SUCCESS;
+    lost_ = false;
     return FromHixl(status, what);
 }
 
-void Remote::DisconnectInTurn(const Deadline &deadline) {
-    if (!std::exchange(connected_, false)) return;
+// What HIXL refuses to end is there as before.
+Status Remote::DisconnectInTurn(const Deadline &deadline) {
+    if (!connected_) return Status::Ok();
     const int32_t ms = Milliseconds(deadline);
     const hixl::Status status = transport_->hixl_->Disconnect(engine_.c_str(), ms > 0 ? ms : 1);
-    if (status == hixl::SUCCESS || status == hixl::NOT_CONNECTED) return;
-    LLDD_LOG(LLDD_LOG_WARNING, "%s",
-             FromHixl(status, "disconnect from HIXL engine " + engine_).text().c_str());
+    connected_ = status != hixl::SUCCESS && status != hixl::NOT_CONNECTED;
+    if (!connected_) return Status::Ok();
+    Status failed = FromHixl(status, "disconnect from HIXL engine " + engine_);
+    LLDD_LOG(LLDD_LOG_WARNING, "%s", failed.text().c_str());
+    return failed;
 }
 
 Status Remote::Transfer(hixl::TransferOp operation, const std::vector<hixl::TransferOpDesc> &descs,
-                        uint64_t newest, const Deadline &deadline) {
+                        uint64_t newest, const std::function<Status()> &may_begin,
+                        const Deadline &deadline) {
     const Turn turn(this, deadline, Turn::For::kUse);
     LLDD_RETURN_IF_ERROR(turn.Check());
     LLDD_RETURN_IF_ERROR(ConnectInTurn(newest, deadline));
+    LLDD_RETURN_IF_ERROR(may_begin());
     const int32_t ms = Milliseconds(deadline);
     if (ms == 0) return Failure(LLDD_TIMEOUT, "not done in time");
     const hixl::Status status =
         transport_->hixl_->TransferSync(engine_.c_str(), operation, descs, ms);
-    const Status result =
+    Status result =
         FromHixl(status, operation == hixl::READ ? "read from " + engine_ : "write to " + engine_);
+    if (ConnectionSurvives(status)) return result;
     // What is lost with the connection must not come late, and the next transfer finds a new one.
-    if (!ConnectionSurvives(status)) DisconnectInTurn(Deadline::InMs(kDisconnectMs));
-    return result;
+    lost_ = true;
+    const Status ended = DisconnectInTurn(Deadline::InMs(kDisconnectMs));
+    if (ended.ok()) return result;
+    return Status(result.code(), result.text() + "; " + ended.text(), result.raw());
 }
 
 Status Remote::Drop(const Deadline &deadline) {
     const Turn turn(this, deadline, Turn::For::kEnd);
     LLDD_RETURN_IF_ERROR(turn.Check());
-    DisconnectInTurn(deadline);
-    return Status::Ok();
+    return DisconnectInTurn(deadline);
 }
 
 // ---- the engine ----
@@ -159,7 +232,8 @@ Transport::Transport(std::shared_ptr<Context> context, const DeviceOptions &opti
 }
 
 Transport::~Transport() {
-    worker_.reset();
+    if (connector_ != nullptr) connector_->Finish();
+    if (worker_ != nullptr) worker_->Finish();
     const Context::Scope in_context(*context_);
     for (const auto &[engine, remote] : remotes_) {
         const Status dropped = remote->Drop(Deadline::InMs(kDisconnectMs));
@@ -171,12 +245,22 @@ Transport::~Transport() {
 Status Transport::UseAddress(const std::string &ip, bool listens,
                              const std::function<Status()> &on_start) {
     std::lock_guard<std::mutex> one_at_a_time(start_mutex_);
-    if (ready_) return Status::Ok();
+    if (ready_) return CheckReachableFrom(ip);
     if (!started()) LLDD_RETURN_IF_ERROR(StartAt(ip, listens));
     if (!started()) return Status::Ok();
     LLDD_RETURN_IF_ERROR(on_start());
     ready_ = true;
     return Status::Ok();
+}
+
+// HIXL stays where it began, which may be an address that only this host knows.
+Status Transport::CheckReachableFrom(const std::string &ip) const {
+    if (!IsLoopback(ip_) || ip.empty() || IsWildcard(ip) || IsLoopback(ip)) return Status::Ok();
+    return Failure(
+        LLDD_PARAM_INVALID,
+        "HIXL is at %s already, where no peer that is reached from %s finds it: set %s, or "
+        "make the first link to a peer that is reached from there",
+        engine().c_str(), ip.c_str(), kHostIp);
 }
 
 // Not yet, if no address is known.
@@ -196,6 +280,7 @@ Status Transport::StartAt(const std::string &ip, bool listens) {
     bool taken = true;
     Status status;
     for (int i = 0; i < kPortTries && taken; ++i) status = InitializeAt(chosen, &taken);
+    ip_ = chosen;
     return status;
 }
 
@@ -215,6 +300,7 @@ Status Transport::InitializeAt(const std::string &ip, bool *taken) {
         return status;
     }
     hixl_ = std::move(hixl);
+    connector_ = std::make_unique<Worker>(context_);
     worker_ = std::make_unique<Worker>(context_);
     std::lock_guard<std::mutex> lock(mutex_);
     engine_ = engine;
@@ -260,31 +346,30 @@ std::shared_ptr<Remote> Transport::Use(const std::string &engine) {
     return remote;
 }
 
-void Transport::Release(const std::shared_ptr<Remote> &remote) {
+void Transport::Release(const std::shared_ptr<Remote> &remote, const Deadline &deadline) {
     {
         std::lock_guard<std::mutex> lock(mutex_);
         if (--remote->users_ != 0) return;
     }
-    EndWhenFree(remote);
-}
-
-// A new link may have come meanwhile, or come now: it finds what is left, and connects anew.
-void Transport::EndWhenFree(const std::shared_ptr<Remote> &remote) {
-    Post([this, remote] {
-        if (InUse(*remote)) return;
-        const Deadline deadline = Deadline::InMs(kDisconnectMs);
+    if (!deadline.passed()) {
+        const Context::Scope in_context(*context_);
         const Remote::Turn turn(remote.get(), deadline, Remote::Turn::For::kEnd);
-        if (!turn.Check().ok()) {
-            // The peer has gone while a link to it is being made: whoever else waits for the worker
-            // goes first.
-            EndWhenFree(remote);
+        if (turn.Check().ok()) {
+            EndUnused(remote, deadline);
             return;
         }
-        if (InUse(*remote)) return;
-        remote->DisconnectInTurn(deadline);
-        std::lock_guard<std::mutex> lock(mutex_);
-        if (remote->users_ == 0) remotes_.erase(remote->engine_);
-    });
+    }
+    remote->WhenFree([this, remote] { EndUnused(remote, Deadline::InMs(kDisconnectMs)); });
+}
+
+// A new link may have come meanwhile, or come now: it finds what is left, and connects anew. With
+// the turn.
+void Transport::EndUnused(const std::shared_ptr<Remote> &remote, const Deadline &deadline) {
+    if (InUse(*remote) || !remote->DisconnectInTurn(deadline).ok()) return;
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = remotes_.find(remote->engine_);
+    if (remote->users_ == 0 && found != remotes_.end() && found->second == remote)
+        remotes_.erase(found);
 }
 
 bool Transport::InUse(const Remote &remote) const {
@@ -292,21 +377,33 @@ bool Transport::InUse(const Remote &remote) const {
     return remote.users_ != 0;
 }
 
-Status Transport::DropAll(const Deadline &deadline) {
-    std::vector<std::shared_ptr<Remote>> remotes;
-    {
-        std::lock_guard<std::mutex> lock(mutex_);
-        for (const auto &[engine, remote] : remotes_) remotes.push_back(remote);
-    }
-    const Context::Scope in_context(*context_);
+void Transport::ConnectSoon(const std::shared_ptr<Remote> &remote) {
+    connector_->Post([this, remote] {
+        const Status status = remote->Connect(Deadline::InMs(kBackgroundConnectMs));
+        if (!status.ok() && InUse(*remote)) LLDD_LOG(LLDD_LOG_WARNING, "%s", status.text().c_str());
+    });
+}
+
+// ---- no connection for a while ----
+
+Transport::Standstill::Standstill(Transport *transport) : transport_(transport) {
+    std::lock_guard<std::mutex> lock(transport_->mutex_);
+    for (const auto &[engine, remote] : transport_->remotes_) remotes_.push_back(remote);
+    for (const auto &remote : remotes_) remote->Hold();
+}
+
+Transport::Standstill::~Standstill() {
+    for (const auto &remote : remotes_) remote->GoOn();
+}
+
+Status Transport::Standstill::Begin(const Deadline &deadline) {
+    const Context::Scope in_context(*transport_->context_);
     Status status;
-    for (const auto &remote : remotes) {
+    for (const auto &remote : remotes_) {
         Status dropped = remote->Drop(deadline);
         if (status.ok()) status = std::move(dropped);
     }
     return status;
 }
-
-void Transport::Post(std::function<void()> task) { worker_->Post(std::move(task)); }
 
 }  // namespace lldd::ascend

@@ -11,13 +11,15 @@ Worker::Worker(std::shared_ptr<Context> context) : context_(std::move(context)) 
     thread_ = StartThread("lldd-hixl", [this] { Run(); });
 }
 
-Worker::~Worker() {
+Worker::~Worker() { Finish(); }
+
+void Worker::Finish() {
     {
         std::lock_guard<std::mutex> lock(mutex_);
         ending_ = true;
         posted_.notify_all();
     }
-    thread_.join();
+    if (thread_.joinable()) thread_.join();
 }
 
 void Worker::Post(std::function<void()> task) {

@@ -18,13 +18,14 @@ class Worker {
 public:
     // Tasks run in the device's context. Throws std::system_error.
     explicit Worker(std::shared_ptr<Context> context);
-    // Runs what was posted, then ends.
     ~Worker();
     Worker(const Worker &) = delete;
     Worker &operator=(const Worker &) = delete;
 
     // Any thread; does not block. Tasks run one after the other.
     void Post(std::function<void()> task);
+    // Runs what was posted, and what that posts, then ends. What is posted later does not run.
+    void Finish();
 
 private:
     void Run();

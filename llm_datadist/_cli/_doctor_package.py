@@ -32,6 +32,7 @@ VARIABLES = {
     "LLM_DATADIST_SANITIZE": "sanitizers to build a library with",
     "LLM_DATADIST_SCOPE": "keeps communicators of the same name apart",
     "LLM_DATADIST_STRICT_HARDWARE": "1: be as strict about arguments as a device",
+    "LLM_DATADIST_WERROR": "1: warnings of the compiler are errors when libraries are built",
     "XDG_CACHE_HOME": "below it lies what build-ascend makes",
 }
 _PREFIX = "LLM_DATADIST_"
@@ -74,7 +75,7 @@ def plain_import(machine: Machine) -> Finding:
     return fail(
         "import",
         f"'import llm_datadist' takes {found}, not this package, {ours}",
-        f"put {site} in front on PYTHONPATH, or take "
+        f"put {site} in front on PYTHONPATH (export PYTHONPATH={site}:$PYTHONPATH), or take "
         f"{os.path.dirname(os.path.dirname(found))} away from it (CANN's environment script adds "
         "a folder with a package of the same name)",
         found=found,

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         plan = _plan(args.toolkit)
         _say(f"CANN toolkit  {plan.toolkit.root} ({_origin(plan.toolkit)})")
-        _say(f"sources       {plan.tree}")
+        _say(f"sources       {plan.tree}{_change_of(plan.tree)}")
         _say(f"library       {plan.output}")
         started = time.monotonic()
         files = _build(plan)
@@ -150,11 +150,21 @@ def _origin(toolkit: Toolkit) -> str:
     return f"{toolkit.reason}, version {version}" if version else toolkit.reason
 
 
+def _change_of(tree: Path) -> str:
+    from llm_datadist._native import building, libraries
+
+    same = building.sources_digest(tree) == libraries.sources()
+    return "" if same else " (changed since this package was built)"
+
+
 def _try(library: Path) -> str:
     """Say what the library answers when this process loads it."""
     from llm_datadist._native import libraries
     from llm_datadist._native.loader import NativeLibraryError, load
 
+    outdated = libraries.why_outdated(str(library))
+    if outdated:
+        return f"not in this environment: {outdated}"
     try:
         info = load(library).info
     except NativeLibraryError as error:

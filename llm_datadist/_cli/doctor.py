@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ._findings import Finding, Machine
 
 Section = tuple[str, "list[Finding]"]
-SECTIONS = 9
+SECTIONS = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 def examine(machine: Machine, progress: Progress) -> Iterator[Section]:
     """Make all checks, section by section."""
+    from . import _doctor_ascend as device
     from . import _doctor_host as host
     from . import _doctor_library as library
     from . import _doctor_package as package
@@ -69,12 +70,24 @@ def examine(machine: Machine, progress: Progress) -> Iterator[Section]:
     )
     progress.show("the Ascend library")
     ascend = in_child("ascend", machine.environ)
-    yield "CANN", [library.toolkit(machine), library.devices(machine, ascend)]
+    yield (
+        "CANN",
+        [library.toolkit(machine), device.driver(machine), library.devices(machine, ascend)],
+    )
     progress.show("the mock library")
     mock = in_child("mock", machine.environ)
-    yield "Libraries", [library.library("mock", mock), library.library("ascend", ascend)]
     progress.show("the backend")
-    yield "Backend", [library.backend(machine, in_child(BACKEND, machine.environ))]
+    chosen = in_child(BACKEND, machine.environ)
+    ascend_in_use = device.in_use(ascend, chosen)
+    yield (
+        "Libraries",
+        [
+            library.library("mock", mock),
+            library.library("ascend", ascend),
+            device.built_against(machine, ascend_in_use),
+        ],
+    )
+    yield "Backend", [library.backend(machine, chosen)]
     progress.show("the kernel")
     yield (
         "Kernel",
@@ -84,6 +97,13 @@ def examine(machine: Machine, progress: Progress) -> Iterator[Section]:
     yield (
         "Transports of the mock runtime",
         [library.transport(machine, name) for name in library.TRANSPORTS],
+    )
+    yield (
+        "Transport of the Ascend runtime",
+        [
+            device.hixl(ascend_in_use),
+            *([device.hixl_address(machine)] if ascend_in_use.path else []),
+        ],
     )
     yield (
         "Memory and CPUs",

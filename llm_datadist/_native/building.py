@@ -8,10 +8,13 @@ as an argument.
 Environment:
     CXX, CXXFLAGS, LDFLAGS   compiler (default c++ or g++), and flags after our own
     LLM_DATADIST_BUILD_JOBS  compilers at a time (default: the number of CPUs)
+    LLM_DATADIST_WERROR      1: a warning of the compiler is an error; default: it is printed
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import re
@@ -19,6 +22,7 @@ import shlex
 import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -46,8 +50,8 @@ COMPILE_FLAGS = (
     "-Wpedantic",
     "-Wshadow",
     "-Wconversion",
-    "-Werror",
 )
+WERROR = "-Werror"
 LINK_FLAGS = (
     "-shared",
     "-pthread",
@@ -62,6 +66,7 @@ SANITIZERS = ("address", "undefined", "thread")
 # Where they lie in a source tree.
 HEADER = "csrc/include/llm_datadist.h"
 VERSION_SCRIPT = "csrc/exports.map"
+SOURCE_SUFFIXES = (".cc", ".h", ".map")
 
 
 # Called before a file is compiled, from several threads: which one of how many, and its name.
@@ -81,6 +86,8 @@ class Target(NamedTuple):
     # After the objects, which is where a linker wants libraries.
     libraries: tuple[str, ...] = ()
     static_runtime: bool = True
+    # Told by the library, for whoever looks into its file.
+    record: str = ""
 
     @property
     def library(self) -> str:
@@ -120,6 +127,7 @@ def ascend(toolkit: Toolkit) -> Target:
         ),
         # Exceptions and maps go to and fro between CANN and this library: one runtime for both.
         static_runtime=False,
+        record=toolkit.record,
     )
 
 
@@ -146,19 +154,22 @@ def build(
     generated: Generated,
     sanitize: Iterable[str] = (),
     report: Report | None = None,
+    werror: bool | None = None,
 ) -> None:
     """Bring ``output`` up to date.
 
     :param tree: the folder that has ``csrc``.
     :param build_dir: for objects; other builds in it wait for this one.
     :param report: is told of each file that is compiled; None: they are printed.
+    :param werror: whether a warning is an error; None: LLM_DATADIST_WERROR says so.
     :raises BuildError: the platform, the compiler or the sources do not let it be built.
     """
     check_platform()
     sources = target.sources(tree)
     with exclusive(build_dir):
-        write_if_changed(build_dir / "lldd_layout.inc", generated.layout_source)
-        compiler = Compiler(target, tree, build_dir, generated.defines(), sanitize, report)
+        source = generated.layout_source + _record_source(target.record)
+        write_if_changed(build_dir / "lldd_layout.inc", source)
+        compiler = Compiler(target, tree, build_dir, generated.defines(), sanitize, report, werror)
         compiler.link(compiler.compile_all(sources, jobs()), output)
 
 
@@ -182,10 +193,37 @@ def sanitizers_asked_for() -> list[str]:
     return sorted(names)
 
 
-def build_folder(tree: Path, sanitize: Iterable[str] = ()) -> Path:
-    """Return where a checkout builds libraries with these sanitizers."""
+def build_folder(tree: Path, target: Target, sanitize: Iterable[str] = ()) -> Path:
+    """Return where a checkout builds a library with these sanitizers."""
     variant = "-".join(sanitize) or "release"
-    return tree / "build" / "native" / f"{variant}-{platform.machine()}"
+    folder = tree / "build" / "native" / f"{variant}-{platform.machine()}"
+    if not target.record:
+        return folder
+    # One for each toolkit, so that a build against another one need not begin again.
+    return folder / f"{target.name}-{hashlib.sha256(target.record.encode()).hexdigest()[:8]}"
+
+
+def packaged_sources(tree: Path) -> list[Path]:
+    """Return the files that the Ascend library is built from, which a package has in it."""
+    found = (tree / "csrc").rglob("*")
+    return sorted(path for path in found if path.suffix in SOURCE_SUFFIXES)
+
+
+def sources_digest(tree: Path) -> int:
+    """Return 64 bits that differ where a library that is built from this tree may differ."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for path in packaged_sources(tree):
+        digest.update(f"{path.relative_to(tree)}\n".encode() + path.read_bytes())
+    return int.from_bytes(digest.digest()[:8], "big")
+
+
+def _record_source(record: str) -> str:
+    """Return the C++ text that puts a record into a library."""
+    if not record:
+        return ""
+    # JSON's escapes are C's, for the ASCII that a record is.
+    literal = json.dumps(record)
+    return f"__attribute__((used)) static const char kRecord[] = {literal};\n"
 
 
 def jobs() -> int:
@@ -196,6 +234,18 @@ def jobs() -> int:
     if not value.isdigit() or int(value) < 1:
         raise BuildError(f"LLM_DATADIST_BUILD_JOBS must be a number from 1 on, not {value!r}")
     return int(value)
+
+
+def warnings_are_errors() -> bool:
+    """Whether LLM_DATADIST_WERROR asks for it: this project's tests do, users do not.
+
+    A user's compiler may warn of what no compiler did when this was written, and so may code that
+    comes from CANN's headers; neither is a reason to be without the library.
+    """
+    value = os.environ.get("LLM_DATADIST_WERROR", "")
+    if value not in ("", "0", "1"):
+        raise BuildError(f"LLM_DATADIST_WERROR must be 0, 1 or empty, not {value!r}")
+    return value == "1"
 
 
 def find_compiler() -> list[str]:
@@ -235,6 +285,7 @@ class Compiler:
         defines: further flags.
         sanitize: of SANITIZERS.
         report: is told of each file that is compiled; None: they are printed.
+        werror: whether a warning is an error; None: LLM_DATADIST_WERROR says so.
     """
 
     def __init__(
@@ -245,8 +296,10 @@ class Compiler:
         defines: Iterable[str] = (),
         sanitize: Iterable[str] = (),
         report: Report | None = None,
+        werror: bool | None = None,
     ) -> None:
         self.command = find_compiler()
+        self._werror = warnings_are_errors() if werror is None else werror
         self._target = target
         self._tree = tree
         self._build_dir = build_dir
@@ -332,10 +385,10 @@ class Compiler:
         output.parent.mkdir(parents=True, exist_ok=True)
         # A process that has the old file mapped keeps it: never write into it.
         fresh = output.with_name(output.name + f".{os.getpid()}.new")
-        result = self._run([*command_line, "-o", str(fresh)])
-        if result:
+        failed, printed = self._run([*command_line, "-o", str(fresh)])
+        if failed:
             fresh.unlink(missing_ok=True)
-            raise BuildError(f"linking failed:\n\n{result}")
+            raise BuildError(f"linking failed:\n\n{printed}")
         fresh.replace(output)
 
     def _object_of(self, source: Path) -> Path:
@@ -343,34 +396,49 @@ class Compiler:
 
     def _compile(self, source: Path, target: Path) -> str:
         target.parent.mkdir(parents=True, exist_ok=True)
-        return self._run(
-            [
-                *self.command,
-                *self._compile_flags,
-                # Of all headers: CANN's are system headers, and they change, too.
-                "-MD",
-                "-MF",
-                str(target.with_suffix(".d")),
-                "-c",
-                str(source),
-                "-o",
-                str(target),
-            ]
-        )
+        command = [
+            *self.command,
+            *self._compile_flags,
+            # Not one of the flags that an object depends on: it changes none. See _is_fresh.
+            *([WERROR] if self._werror else []),
+            # Of all headers: CANN's are system headers, and they change, too.
+            "-MD",
+            "-MF",
+            str(target.with_suffix(".d")),
+            "-c",
+            str(source),
+            "-o",
+            str(target),
+        ]
+        failed, printed = self._run(command)
+        warned = _warned_of(target)
+        if failed:
+            return printed
+        if printed and not self._werror:
+            warned.write_text(printed)
+            print(printed, end="", file=sys.stderr, flush=True)
+        else:
+            warned.unlink(missing_ok=True)
+        return ""
 
     @staticmethod
-    def _run(command: list[str]) -> str:
-        """Run a command; return "" or, when it failed, what it printed."""
+    def _run(command: list[str]) -> tuple[bool, str]:
+        """Run a command; return whether it failed, and what it printed."""
         result = subprocess.run(
             command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        return result.stdout or f"{command[0]} failed" if result.returncode != 0 else ""
+        failed = result.returncode != 0
+        return failed, result.stdout or (f"{command[0]} failed" if failed else "")
 
-    @staticmethod
-    def _is_fresh(target: Path, flags_file: Path) -> bool:
-        """Whether an object is newer than the flags and than every file it was made from."""
+    def _is_fresh(self, target: Path, flags_file: Path) -> bool:
+        """Whether an object is newer than the flags and than every file it was made from.
+
+        One that was compiled with warnings is not, where these are errors.
+        """
         depfile = target.with_suffix(".d")
         if not target.exists() or not depfile.exists():
+            return False
+        if self._werror and _warned_of(target).exists():
             return False
         # "a.o: a.cc b.h \<newline> c.h"; blanks inside names are escaped.
         _, _, listed = depfile.read_text().replace("\\\n", " ").partition(": ")
@@ -385,6 +453,11 @@ def exclusive(directory: Path) -> Iterator[None]:
     with open(directory / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _warned_of(target: Path) -> Path:
+    """Return the file that keeps the warnings with which an object was compiled."""
+    return target.with_suffix(".warnings")
 
 
 def _newer(target: Path, part: Path) -> bool:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the CANN toolkit of this machine is, and what of it is missing.
+"""Where the CANN toolkit of this machine is, what of it is missing, and whether a library was built
+against another one.
 
 setup.py loads this file by its path before the package exists, so it imports nothing but the
 standard library.
@@ -8,6 +9,7 @@ standard library.
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -18,11 +20,15 @@ from typing import NamedTuple
 VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 USUAL_ROOTS = ("/usr/local/Ascend/cann", "/usr/local/Ascend/ascend-toolkit/latest")
 DRIVER_FOLDERS = ("/usr/local/Ascend/driver/lib64/driver", "/usr/local/Ascend/driver/lib64")
+DRIVER_VERSION = "/usr/local/Ascend/driver/version.info"
 DEVICE_PATTERN = "/dev/davinci*"
 
 HEADERS = ("hixl/hixl.h", "acl/acl.h")
 # Each line is one library, under the names that it has had; the newest first.
 LIBRARIES = (("cann_hixl",), ("acl_rt", "ascendcl"), ("ascend_hal",))
+
+# In front of what a library tells of its toolkit, in the file of the library.
+_RECORD = "LLDD_BUILT_AGAINST="
 
 _VERSION_FILES = ("version.cfg", "version.info", "*/version.info", "*/*/version.info", "*/*.info")
 _VERSION_LINE = re.compile(r"^\s*(?:\w*_)?version\s*=\s*\[?([^\]\s:]+)", re.I | re.M)
@@ -47,6 +53,8 @@ class Toolkit(NamedTuple):
     include: Path
     # Name for the linker, and the folder that the library is in.
     libraries: tuple[tuple[str, Path], ...]
+    # Under the name by which it was found, which may be that of another release one day.
+    place: Path
 
     @property
     def library_folders(self) -> list[Path]:
@@ -55,8 +63,29 @@ class Toolkit(NamedTuple):
 
     @property
     def runtime_folders(self) -> list[Path]:
-        """Those of them that a process may load from: a stub is for linking only."""
-        return [folder for folder in self.library_folders if folder.name == "lib64"]
+        """The folders that a process loads from: a stub is for linking only.
+
+        Those of the driver are always among them, even if there is none where this is built.
+        """
+        own = [folder for folder in self.library_folders if folder.name == "lib64"]
+        return list(dict.fromkeys([*own, *map(Path, DRIVER_FOLDERS)]))
+
+    @property
+    def record(self) -> str:
+        """What a library that is built against it is to have in it, for built_against()."""
+        told = {"place": str(self.place), "root": str(self.root), "version": version(self.root)}
+        return _RECORD + json.dumps(told)
+
+
+class Built(NamedTuple):
+    """The toolkit that a library was built against: as it was then."""
+
+    place: Path
+    root: Path
+    version: str
+
+    def __str__(self) -> str:
+        return in_words(self.root, self.version)
 
 
 def places(environ: Mapping[str, str] = os.environ) -> list[Place]:
@@ -82,7 +111,7 @@ def find(candidates: Iterable[Place] | None = None) -> Toolkit:
         if not missing:
             # "latest" is a link: what was compiled against one release is not taken for another.
             root = place.root.resolve()
-            return Toolkit(root, place.reason, root / "include", tuple(libraries))
+            return Toolkit(root, place.reason, root / "include", tuple(libraries), place.root)
         complaints.append(f"{place.root} ({place.reason}) {missing}")
     raise ToolkitError(
         f"no CANN toolkit to build against: {'; '.join(complaints)}. Install CANN 8.5 or later, or "
@@ -103,9 +132,49 @@ def version(root: Path) -> str:
                 text = path.read_text(errors="replace")
             except OSError:
                 continue  # a file of another user: the next one may do
-            found = _VERSION_LINE.search(text)
+            found = version_in(text)
             if found:
-                return found.group(1)
+                return found
+    return ""
+
+
+def version_in(text: str) -> str:
+    """Return the version that the text of such a file tells, "" if it tells none."""
+    found = _VERSION_LINE.search(text)
+    return found.group(1) if found else ""
+
+
+def in_words(root: Path, version: str) -> str:
+    """Return a toolkit for a sentence."""
+    return f"CANN {version or 'of unknown version'} in {root}"
+
+
+def built_against(library: str) -> Built | None:
+    """Return the toolkit that a library was built against; None: it does not say."""
+    try:
+        content = Path(library).read_bytes()
+    except OSError:
+        return None  # loading it says why
+    _, mark, rest = content.partition(_RECORD.encode())
+    if not mark:
+        return None
+    told = json.loads(rest.partition(b"\0")[0])
+    return Built(Path(told["place"]), Path(told["root"]), told["version"])
+
+
+def what_changed(built: Built, environ: Mapping[str, str] = os.environ) -> str:
+    """Say which other toolkit a library that was built against that one would meet; "" if none.
+
+    That is the toolkit which the environment names, since its script sets the path of libraries,
+    too, else the one that is where the library's was. Releases of one version are not told apart.
+    """
+    for root, reason in [*_named(environ)[:1], Place(built.place, "where it was")]:
+        if root.is_dir():
+            now = Built(root, root.resolve(), version(root))
+            both = built.version and now.version
+            same = built.version == now.version if both else built.root == now.root
+            told = now if now.root != root else f"CANN {now.version or 'of unknown version'}"
+            return "" if same else f"{root} ({reason}) is {told} now"
     return ""
 
 

@@ -3,19 +3,22 @@
 
 The mock library lies in the package. The Ascend library may, if the package was built on a machine
 with CANN; otherwise ``llm-datadist build-ascend`` puts it into a folder of the user, since the
-package may be read-only. That folder's name has the version, the fingerprint of the declarations
-and the machine in it, so a package never meets the library of another one.
+package may be read-only. That folder's name has the version, the fingerprint of the declarations,
+a digest of the sources and the machine in it, so a package never meets the library of another one.
+A library that was built against another CANN than the one it would meet is not used either.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
 
-from llm_datadist._native import loader
+from llm_datadist._native import cann, loader
 from llm_datadist._native.loader import NativeLibrary, NativeLibraryError
 from llm_datadist._version import __version__
 
+AGAIN = "run 'llm-datadist build-ascend' again"
 _NATIVE = os.path.dirname(os.path.abspath(__file__))
 PACKAGED = os.path.join(_NATIVE, "lib")
 
@@ -42,7 +45,7 @@ def user_folder() -> str | None:
         base = os.path.expanduser("~/.cache")
     if not os.path.isabs(base):
         return None
-    key = f"{__version__}-{fingerprint():016x}-{os.uname().machine}"
+    key = f"{__version__}-{fingerprint():016x}-{sources():016x}-{os.uname().machine}"
     return os.path.join(base, "llm-datadist", key)
 
 
@@ -52,6 +55,34 @@ def fingerprint() -> int:
     :raises NativeLibraryError: they were not generated.
     """
     return int(loader.declarations().FINGERPRINT)
+
+
+def sources() -> int:
+    """Return the digest of the sources that this package was built from.
+
+    :raises NativeLibraryError: it was not generated.
+    """
+    declarations = loader.declarations()
+    if not hasattr(declarations, "SOURCES"):
+        raise NativeLibraryError(
+            f"{declarations.__name__} is of an older build, without the digest of the sources; "
+            f"{loader.ADVICE}"
+        )
+    return int(declarations.SOURCES)
+
+
+def of_other_builds(name: str) -> list[str]:
+    """Return the libraries that ``build-ascend`` made of other sources, for this machine.
+
+    :raises NativeLibraryError: the declarations were not generated.
+    """
+    folder = user_folder() if name == "ascend" else None
+    if folder is None:
+        return []
+    parent, key = os.path.split(folder)
+    here = f"*-{glob.escape(os.uname().machine)}"
+    found = glob.glob(os.path.join(glob.escape(parent), here, file_name(name)))
+    return sorted(path for path in found if os.path.basename(os.path.dirname(path)) != key)
 
 
 def candidates(name: str) -> list[str]:
@@ -76,7 +107,15 @@ def load(name: str) -> NativeLibrary:
     failures = []
     for path in candidates(name):
         try:
-            _check_owner(path)
+            if os.path.exists(path):
+                _check_owner(path)
+                _check_toolkit(path)
+            elif others := of_other_builds(name):
+                raise NativeLibraryError(
+                    f"{path}: {loader.ABSENT}, and {others[0]} was made from the sources of "
+                    f"another build of this package; {AGAIN}",
+                    path=path,
+                )
             return loader.load(path)
         except NativeLibraryError as error:
             failures.append(error)
@@ -93,6 +132,20 @@ def source_tree() -> Path | None:
         if (tree / "csrc" / "exports.map").is_file():
             return tree
     return None
+
+
+def why_outdated(library: str) -> str:
+    """Say which CANN a library was built against and which other one it would meet; "" if none."""
+    built = cann.built_against(library)
+    changed = "" if built is None else cann.what_changed(built)
+    return changed and f"it was built against {built}, and {changed}"
+
+
+def _check_toolkit(library: str) -> None:
+    """Refuse a library that was built against another CANN: C++ passes between the two."""
+    outdated = why_outdated(library)
+    if outdated:
+        raise NativeLibraryError(f"{library}: is not used, since {outdated}; {AGAIN}", path=library)
 
 
 def _check_owner(library: str) -> None:

@@ -190,10 +190,19 @@ def test_options_reach_hixl(peers, option, value):
     move_both_ways(owner, peers.start(PULLER, listen=None, options={option: value}))
 
 
-@pytest.mark.parametrize("option", ["llm.LocalCommRes", "llm.GlobalResourceConfig"])
-def test_what_hixl_refuses_fails_init(peers, option):
+# That it is refused shows that it arrives.
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("llm.LocalCommRes", "nonsense"),
+        ("llm.GlobalResourceConfig", "nonsense"),
+        ("llm.RdmaTrafficClass", "133"),
+        ("llm.RdmaServiceLevel", "8"),
+    ],
+)
+def test_what_hixl_refuses_fails_init(peers, option, value):
     with pytest.raises(LLMException) as caught:
-        peers.start(OWNER, options={option: "nonsense"})
+        peers.start(OWNER, options={option: value})
     assert caught.value.status_code == S.LLM_PARAM_INVALID
     assert caught.value.raw == 103900
     assert option.removeprefix("llm.") in str(caught.value)

@@ -75,6 +75,9 @@ def test_json(report):
     assert findings["backend"]["data"]["chosen"] == "mock"
     assert findings["LLM_DATADIST_BACKEND"]["data"]["value"] == "mock"
     assert {"mapped", "cma", "tcp"} <= set(findings)
+    assert {"driver", "built against", "hixl"} <= set(findings)
+    there = findings["ascend"]["data"]["path"] is not None
+    assert findings["hixl"]["data"]["usable"] is there
     assert all(set(finding) >= {"level", "text", "advice"} for finding in findings.values())
 
 

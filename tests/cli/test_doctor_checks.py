@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import llm_datadist
+from llm_datadist._cli import _doctor_ascend as ascend
 from llm_datadist._cli import _doctor_host as host
 from llm_datadist._cli import _doctor_library as library
 from llm_datadist._cli import _doctor_package as package
@@ -354,6 +355,174 @@ class TestToolkit:
         finding = library.toolkit(here)
         assert finding.level is Level.OK
         assert finding.data == {"root": str(root), "version": "8.5.0"}
+
+
+class TestDriver:
+    FILE = "usr/local/Ascend/driver/version.info"
+
+    def test_none(self, machine):
+        assert ascend.driver(machine()).data == {"version": None}
+
+    def test_its_version(self, machine):
+        text = "Version=24.1.rc3\nascendhal_version=7.35.23\naicpu_version=1.0\n"
+        finding = ascend.driver(machine({self.FILE: text}))
+        assert (finding.level, finding.data) == (Level.OK, {"version": "24.1.rc3"})
+        assert finding.text.startswith("24.1.rc3 (")
+
+    def test_a_file_that_does_not_say(self, machine):
+        assert ascend.driver(machine({self.FILE: "x"})).data == {"version": ""}
+
+
+class TestBuiltAgainst:
+    @pytest.fixture
+    def root(self, tmp_path):
+        return toolkit_at(tmp_path / "cann")
+
+    @pytest.fixture
+    def loaded(self, root, tmp_path):
+        """Make a library that was built against that toolkit, and loads."""
+        path = tmp_path / "lib.so"
+        path.write_text(f"ELF\0{cann.Toolkit(root, '', root, (), root).record}\0")
+        return Tried(name="ascend", path=str(path))
+
+    def test_the_one_here(self, machine, root, loaded):
+        finding = ascend.built_against(machine(ASCEND_HOME_PATH=str(root)), loaded)
+        assert finding.level is Level.OK
+        assert finding.text == f"CANN 8.5.0 in {root}, which is the toolkit here"
+        assert finding.data == {"library": loaded.path, "root": str(root), "version": "8.5.0"}
+
+    def test_none_here_but_it_is_still_there(self, machine, root, loaded):
+        finding = ascend.built_against(machine(), loaded)
+        assert (finding.level, finding.text) == (Level.OK, f"CANN 8.5.0 in {root}")
+
+    def test_another_version_here(self, machine, root, loaded):
+        (root / "version.info").write_text("Version=8.6.0\n")
+        finding = ascend.built_against(machine(ASCEND_HOME_PATH=str(root)), loaded)
+        assert finding.level is Level.WARN
+        assert f"8.5.0 in {root}; here is CANN 8.6.0 in {root}" in finding.text
+        assert "llm-datadist build-ascend" in finding.advice
+        assert finding.data["version"] == "8.5.0"
+
+    def test_another_place_here(self, machine, loaded, tmp_path):
+        other = toolkit_at(tmp_path / "other")
+        finding = ascend.built_against(machine(ASCEND_HOME_PATH=str(other)), loaded)
+        assert finding.level is Level.WARN
+        assert f"here is CANN 8.5.0 in {other} ($ASCEND_HOME_PATH)" in finding.text
+
+    def test_one_that_is_gone(self, machine, root, loaded):
+        root.rename(root.with_name("moved"))
+        finding = ascend.built_against(machine(), loaded)
+        assert (finding.level, finding.text) == (
+            Level.WARN,
+            f"CANN 8.5.0 in {root}, which does not exist",
+        )
+
+    def test_a_library_that_is_refused(self, machine, root, loaded, mocker):
+        found = [str(root / "none.so"), loaded.path]
+        mocker.patch.object(libraries, "candidates", return_value=found)
+        finding = ascend.built_against(machine(), Tried(error="refused"))
+        assert finding.data["library"] == loaded.path
+
+    def test_no_library(self, machine, mocker):
+        mocker.patch.object(libraries, "candidates", return_value=["/nowhere/lib.so"])
+        assert ascend.built_against(machine(), ABSENT).data == {"library": None}
+        error = loader.NativeLibraryError("not generated")
+        mocker.patch.object(libraries, "candidates", side_effect=error)
+        assert ascend.built_against(machine(), ABSENT).data == {"library": None}
+
+    def test_one_that_does_not_say(self, machine, tmp_path):
+        (tmp_path / "lib.so").touch()
+        tried = Tried(name="ascend", path=str(tmp_path / "lib.so"))
+        finding = ascend.built_against(machine(), tried)
+        assert (finding.level, finding.data["root"]) == (Level.OK, None)
+
+    def test_the_backend_may_be_another_ascend_library(self, loaded):
+        named = Tried(name="ascend", path="/opt/lib/other.so")
+        assert ascend.in_use(loaded, named) is named
+        assert ascend.in_use(loaded, GOOD) is loaded
+        assert ascend.in_use(loaded, ABSENT) is loaded
+
+
+class TestHixl:
+    @staticmethod
+    def tried(description):
+        return Tried(name="ascend", path="/lib/a.so", description=description)
+
+    def test_no_library(self):
+        assert ascend.hixl(ABSENT).data == {"usable": False}
+
+    @pytest.mark.parametrize(
+        ("soc", "product", "words"),
+        [
+            ("Ascend910B3", "Atlas A2", "host memory cannot be the remote side"),
+            ("Ascend910_9391", "Atlas A3", "RDMA every pair of device and host memory"),
+            ("Ascend950PR_9599", "Ascend 950", "local_comm_res says what moves which memory"),
+            ("Ascend910_9599", "Ascend 950", "no link or unlink"),
+        ],
+    )
+    def test_products(self, soc, product, words):
+        finding = ascend.hixl(self.tried(f"CANN; {soc}; transports: hixl"))
+        assert finding.level is Level.OK
+        assert finding.data == {"usable": True, "soc": soc, "product": product}
+        assert f"on {product} ({soc}), " in finding.text
+        assert words in finding.text
+
+    @pytest.mark.parametrize(
+        ("description", "soc", "words"),
+        [
+            ("CANN; Ascend910A; transports: hixl", "Ascend910A", "which product Ascend910A is"),
+            ("CANN; no name; transports: hixl", "", "does not tell its name"),
+            ("count the devices: ACL error 507008", "", "does not tell its name"),
+        ],
+    )
+    def test_what_is_not_known_is_said(self, description, soc, words):
+        finding = ascend.hixl(self.tried(description))
+        assert finding.data == {"usable": True, "soc": soc, "product": None}
+        assert words in finding.text
+        for rule in ("HCCS", "RDMA", "on Ascend 950, local_comm_res"):
+            assert rule in finding.text
+
+
+class TestHixlAddress:
+    def test_the_route(self, machine, mocker):
+        mocker.patch.object(ascend, "_address_of_default_route", return_value="10.0.0.1")
+        finding = ascend.hixl_address(machine())
+        assert (finding.level, finding.data) == (
+            Level.OK,
+            {"source": "route", "address": "10.0.0.1"},
+        )
+        assert "listen_ip_info" in finding.text
+        assert "LLM_DATADIST_HOST_IP is not set" in finding.text
+        assert "by the default route 10.0.0.1" in finding.text
+
+    def test_without_a_route(self, machine, mocker):
+        mocker.patch.object(socket.socket, "connect", side_effect=OSError(errno.ENETUNREACH, "no"))
+        finding = ascend.hixl_address(machine())
+        assert (finding.level, finding.data["address"]) == (Level.OK, None)
+        assert "there is no default route" in finding.text
+
+    def test_the_variable(self, machine, mocker):
+        mocker.patch.object(ascend, "why_no_listener", return_value="")
+        finding = ascend.hixl_address(machine(LLM_DATADIST_HOST_IP="10.0.0.2"))
+        assert finding.level is Level.OK
+        assert finding.data == {"source": "LLM_DATADIST_HOST_IP", "address": "10.0.0.2"}
+
+    @pytest.mark.parametrize(
+        ("value", "words"),
+        [
+            ("host.example", "that is no IP address"),
+            ("0.0.0.0", "HIXL needs one address"),
+            ("::", "HIXL needs one address"),
+            ("192.0.2.1", os.strerror(errno.EADDRNOTAVAIL)),
+            ("127.0.0.1", "only this host reaches it"),
+        ],
+    )
+    def test_an_address_that_will_not_do(self, machine, value, words):
+        finding = ascend.hixl_address(machine(LLM_DATADIST_HOST_IP=value))
+        assert finding.level is Level.WARN
+        assert f"which is {value}: " in finding.text
+        assert words in finding.text
+        assert "set LLM_DATADIST_HOST_IP to an address of this host" in finding.advice
 
 
 class TestDevices:

@@ -16,6 +16,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -50,6 +51,7 @@ struct State {
     std::mutex mutex;
     Context contexts[kMostDevices] = {};
     std::map<uintptr_t, Allocation> allocations;
+    std::set<uintptr_t> small_pages;  // the allocations that may not be in huge ones
     size_t device_bytes = 0;
     std::mutex copy_mutex;
     std::unique_ptr<Bounce> bounce = std::make_unique<Bounce>();
@@ -58,15 +60,26 @@ struct State {
         static State *state = Make();
         return *state;
     }
+    void Unlock() {
+        copy_mutex.unlock();
+        mutex.unlock();
+    }
     static State *Make() {
         auto *state = new State;
         for (int i = 0; i < kMostDevices; ++i) state->contexts[i].device = i;
-        // The child must not share the parent's file.
-        pthread_atfork([] { Get().copy_mutex.lock(); }, [] { Get().copy_mutex.unlock(); },
-                       [] {
-                           Get().bounce = std::make_unique<Bounce>();
-                           Get().copy_mutex.unlock();
-                       });
+        // The child must not find a mutex locked by a thread that it lacks, nor share the parent's
+        // file.
+        pthread_atfork(
+            [] {
+                // In this order, as copies take them.
+                Get().copy_mutex.lock();
+                Get().mutex.lock();
+            },
+            [] { Get().Unlock(); },
+            [] {
+                Get().bounce = std::make_unique<Bounce>();
+                Get().Unlock();
+            });
         return state;
     }
 };
@@ -140,6 +153,7 @@ aclError Free(void *memory, Kind kind) {
     if (found->second.bytes != memory) munmap(found->second.bytes, found->second.size);
     state.device_bytes -= found->second.size;
     state.allocations.erase(found);
+    state.small_pages.erase(reinterpret_cast<uintptr_t>(memory));
     return ACL_SUCCESS;
 }
 
@@ -216,6 +230,8 @@ uint32_t Fault(const char *point) {
 
 void SetErrorText(const char *text) { error_text = text; }
 
+const void *CurrentContext() { return HasContext() ? current : nullptr; }
+
 bool HasContext() {
     State &state = State::Get();
     std::lock_guard<std::mutex> lock(state.mutex);
@@ -230,6 +246,14 @@ Kind KindOf(const void *memory) {
     if (after == state.allocations.begin()) return Kind::kUnknown;
     --after;
     return addr - after->first < after->second.size ? after->second.kind : Kind::kUnknown;
+}
+
+bool InHugePages(const void *memory) {
+    State &state = State::Get();
+    std::lock_guard<std::mutex> lock(state.mutex);
+    const auto after = state.allocations.upper_bound(reinterpret_cast<uintptr_t>(memory));
+    return after == state.allocations.begin() ||
+           state.small_pages.count(std::prev(after)->first) == 0;
 }
 
 Bounce::Bounce() : file_(memfd_create("fake_cann", MFD_CLOEXEC)) {
@@ -299,9 +323,14 @@ aclError aclrtSetCurrentContext(aclrtContext context) {
     return ACL_SUCCESS;
 }
 
-aclError aclrtMalloc(void **memory, size_t size, aclrtMemMallocPolicy) {
-    const aclError entered = Enter("malloc");
-    return entered != ACL_SUCCESS ? entered : Allocate(memory, size, Kind::kDevice);
+aclError aclrtMalloc(void **memory, size_t size, aclrtMemMallocPolicy policy) {
+    aclError error = Enter("malloc");
+    if (error == ACL_SUCCESS) error = Allocate(memory, size, Kind::kDevice);
+    if (error != ACL_SUCCESS || policy == ACL_MEM_MALLOC_HUGE_ONLY) return error;
+    State &state = State::Get();
+    std::lock_guard<std::mutex> lock(state.mutex);
+    state.small_pages.insert(reinterpret_cast<uintptr_t>(*memory));
+    return ACL_SUCCESS;
 }
 
 aclError aclrtFree(void *memory) {

@@ -13,7 +13,8 @@ namespace fake_cann {
 // that fires lowers its `times` in the file, so a test sees whether it did. Returns the number that
 // the call at this point must give back; 0: none.
 //
-// Points: malloc memcpy synchronize initialize register deregister connect disconnect transfer
+// Points: malloc memcpy synchronize initialize register deregister connect disconnect transfer; at
+// connect-ms the number is how long the call takes.
 uint32_t Fault(const char *point);
 
 // What aclGetRecentErrMsg tells this thread next.
@@ -21,6 +22,8 @@ void SetErrorText(const char *text);
 
 // Whether this thread may call: it has a context, of a device that is set.
 bool HasContext();
+// Names it; null: it has none.
+const void *CurrentContext();
 
 // Whether device memory may be touched by copies and transfers only, as a device's may.
 bool Opaque();
@@ -28,6 +31,8 @@ bool Opaque();
 enum class Kind { kUnknown, kHost, kDevice };
 // What the memory was allocated as, if by this library.
 Kind KindOf(const void *memory);
+// Whether it is all in huge pages, as HCCS needs it; of device memory.
+bool InHugePages(const void *memory);
 
 // Copies by way of a file, where the kernel says EFAULT instead of ending the process.
 class Bounce {

@@ -39,7 +39,7 @@ namespace {
 
 using fake_cann::Bounce;
 using fake_cann::Clock;
-using fake_cann::HasContext;
+using fake_cann::CurrentContext;
 using fake_cann::kForEver;
 using fake_cann::Kind;
 using fake_cann::KindOf;
@@ -60,7 +60,7 @@ Status Refuse(Status status, const std::string &text) {
 
 // A thread without a context is refused; an ordered fault is given back.
 Status Enter(const char *point) {
-    if (!HasContext()) return Refuse(PARAM_INVALID, "the thread has no context");
+    if (CurrentContext() == nullptr) return Refuse(PARAM_INVALID, "the thread has no context");
     const Status fault = fake_cann::Fault(point);
     return fault == SUCCESS ? SUCCESS : Refuse(fault, std::string("ordered fault at ") + point);
 }
@@ -101,12 +101,16 @@ bool IsObject(const std::string &text) {
     return first != std::string::npos && text[first] == '{' && text[last] == '}';
 }
 
-bool IsNumber(const std::string &text) {
-    return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+bool IsNumber(const std::string &text, int most, int step) {
+    if (text.empty() || text.size() > 3) return false;
+    if (text.find_first_not_of("0123456789") != std::string::npos) return false;
+    const int number = std::stoi(text);
+    return number <= most && number % step == 0;
 }
 
 bool IsLegal(const std::string &key, const std::string &value) {
-    if (key == "RdmaTrafficClass" || key == "RdmaServiceLevel") return IsNumber(value);
+    if (key == "RdmaTrafficClass") return IsNumber(value, 255, 4);
+    if (key == "RdmaServiceLevel") return IsNumber(value, 7, 1);
     if (key == "GlobalResourceConfig") return IsObject(value);
     if (key == "LocalCommRes") return value.empty() || IsObject(value);
     return key == "BufferPool" || key == "AutoConnect" || key == "EnableUseFabricMem";
@@ -117,6 +121,12 @@ bool IsLegal(const std::string &key, const std::string &value) {
 class Hixl::Engine {
 public:
     ~Engine() { Stop(); }
+
+    // HIXL's calls run on threads that have the context that it was initialized in.
+    Status CheckContext() const {
+        if (CurrentContext() == context_) return SUCCESS;
+        return Refuse(PARAM_INVALID, "the thread has another context than HIXL");
+    }
 
     Status Start(const std::string &local, const std::map<AscendString, AscendString> &options);
     void Stop();
@@ -150,6 +160,7 @@ private:
     // The region that the range lies in, of those registered before the mark; null: none.
     const Region *Find(uintptr_t addr, size_t len, uint64_t mark) const;
     std::shared_ptr<Connection> ConnectionTo(const std::string &remote);
+    Status EndConnection(Connection *connection, const std::string &remote, int32_t ms);
     Status CheckDescs(const std::vector<TransferOpDesc> &descs, uint64_t mark) const;
     Status Move(Connection *connection, TransferOp operation,
                 const std::vector<TransferOpDesc> &descs, Clock::time_point until);
@@ -159,6 +170,7 @@ private:
 
     mutable std::mutex mutex_;
     std::string name_;
+    const void *const context_ = CurrentContext();
     std::list<Region> regions_;  // a handle is the address of one
     uint64_t next_order_ = 1;
     std::map<std::string, std::shared_ptr<Connection>> connections_;
@@ -205,11 +217,14 @@ Status Hixl::Engine::Register(const MemDesc &mem, MemType type, MemHandle *handl
     if (std::any_of(first, end, [](uint8_t byte) { return byte != 0; }))
         return Refuse(PARAM_INVALID, "reserved bytes are not 0");
     if (mem.addr == 0 || mem.len == 0) return Refuse(PARAM_INVALID, "no memory");
-    const Kind kind = KindOf(reinterpret_cast<const void *>(mem.addr));
+    const auto *memory = reinterpret_cast<const void *>(mem.addr);
+    const Kind kind = KindOf(memory);
     if (kind != Kind::kUnknown && (kind == Kind::kDevice) != (type == MEM_DEVICE))
         return Refuse(PARAM_INVALID, "memory of the other type");
     if (kind == Kind::kUnknown && type == MEM_DEVICE && Opaque())
         return Refuse(PARAM_INVALID, "device memory that aclrtMalloc did not give");
+    if (kind == Kind::kDevice && !fake_cann::InHugePages(memory))
+        return Refuse(PARAM_INVALID, "device memory that is not in huge pages");
     std::lock_guard<std::mutex> lock(mutex_);
     for (Region &region : regions_) {
         if (region.addr == mem.addr && region.len == mem.len) {
@@ -255,6 +270,9 @@ Status Hixl::Engine::Connect(const std::string &remote, int32_t ms) {
     if (!Name::Parse(remote, &name) || name.port == 0)
         return Refuse(PARAM_INVALID, "remote_engine is " + remote);
     const Clock::time_point until = In(ms);
+    const Clock::time_point begins = In(static_cast<int32_t>(fake_cann::Fault("connect-ms")));
+    std::this_thread::sleep_until(std::min(begins, until));
+    if (begins > until) return Refuse(TIMEOUT, "ordered delay at connect");
     auto connection = std::make_shared<Connection>();
     {
         std::lock_guard<std::mutex> lock(mutex_);
@@ -285,8 +303,15 @@ Status Hixl::Engine::Disconnect(const std::string &remote, int32_t ms) {
         const auto found = connections_.find(remote);
         if (found == connections_.end()) return Refuse(NOT_CONNECTED, "not connected to " + remote);
         connection = found->second;
-        connections_.erase(found);
     }
+    const Status ended = EndConnection(connection.get(), remote, ms);
+    if (ended != SUCCESS) return ended;
+    std::lock_guard<std::mutex> lock(mutex_);
+    connections_.erase(remote);
+    return SUCCESS;
+}
+
+Status Hixl::Engine::EndConnection(Connection *connection, const std::string &remote, int32_t ms) {
     std::lock_guard<std::mutex> lock(connection->mutex);
     if (!connection->usable) return SUCCESS;
     connection->usable = false;
@@ -518,34 +543,41 @@ Status Hixl::RegisterMem(const MemDesc &mem, MemType type, MemHandle &mem_handle
     const Status entered = Enter("register");
     if (entered != SUCCESS) return entered;
     if (engine_ == nullptr) return Refuse(FAILED, "not initialized");
-    return engine_->Register(mem, type, &mem_handle);
+    const Status context = engine_->CheckContext();
+    return context != SUCCESS ? context : engine_->Register(mem, type, &mem_handle);
 }
 
 Status Hixl::DeregisterMem(MemHandle mem_handle) {
     const Status entered = Enter("deregister");
     if (entered != SUCCESS) return entered;
     if (engine_ == nullptr) return Refuse(FAILED, "not initialized");
-    return engine_->Deregister(mem_handle);
+    const Status context = engine_->CheckContext();
+    return context != SUCCESS ? context : engine_->Deregister(mem_handle);
 }
 
 Status Hixl::Connect(const AscendString &remote_engine, int32_t timeout_in_millis) {
     const Status entered = Enter("connect");
     if (entered != SUCCESS) return entered;
     if (engine_ == nullptr) return Refuse(FAILED, "not initialized");
-    return engine_->Connect(remote_engine.GetString(), timeout_in_millis);
+    const Status context = engine_->CheckContext();
+    return context != SUCCESS ? context
+                              : engine_->Connect(remote_engine.GetString(), timeout_in_millis);
 }
 
 Status Hixl::Disconnect(const AscendString &remote_engine, int32_t timeout_in_millis) {
     const Status entered = Enter("disconnect");
     if (entered != SUCCESS) return entered;
     if (engine_ == nullptr) return Refuse(FAILED, "not initialized");
-    return engine_->Disconnect(remote_engine.GetString(), timeout_in_millis);
+    const Status context = engine_->CheckContext();
+    return context != SUCCESS ? context
+                              : engine_->Disconnect(remote_engine.GetString(), timeout_in_millis);
 }
 
 Status Hixl::TransferSync(const AscendString &remote_engine, TransferOp operation,
                           const std::vector<TransferOpDesc> &op_descs, int32_t timeout_in_millis) {
-    if (!HasContext()) return Refuse(PARAM_INVALID, "the thread has no context");
     if (engine_ == nullptr) return Refuse(FAILED, "not initialized");
+    const Status context = engine_->CheckContext();
+    if (context != SUCCESS) return context;
     return engine_->Transfer(remote_engine.GetString(), operation, op_descs, timeout_in_millis);
 }
 

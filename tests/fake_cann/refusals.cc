@@ -182,6 +182,11 @@ void Registering() {
     CHECK(puller.hixl.Disconnect(owner.name.c_str(), 2000) == hixl::SUCCESS);
     CHECK(owner.hixl.DeregisterMem(handle) == hixl::SUCCESS);
     CHECK(owner.hixl.DeregisterMem(handle) == hixl::SUCCESS);
+    void *small = nullptr;
+    CHECK(aclrtMalloc(&small, kSize, ACL_MEM_MALLOC_NORMAL_ONLY) == ACL_SUCCESS);
+    CHECK(owner.Register(static_cast<char *>(small), hixl::MEM_DEVICE, &handle) ==
+          hixl::PARAM_INVALID);
+    CHECK(aclrtFree(small) == ACL_SUCCESS);
 }
 
 void Initializing() {
@@ -193,6 +198,9 @@ void Initializing() {
     CHECK(other.Initialize("127.0.0.1:70000", {}) == hixl::PARAM_INVALID);
     CHECK(other.Initialize("127.0.0.1", {{"NoSuchOption", "1"}}) == hixl::PARAM_INVALID);
     CHECK(other.Initialize("127.0.0.1", {{"GlobalResourceConfig", "x"}}) == hixl::PARAM_INVALID);
+    for (const char *wrong : {"133", "256", "-4", "", "x"})
+        CHECK(other.Initialize("127.0.0.1", {{"RdmaTrafficClass", wrong}}) == hixl::PARAM_INVALID);
+    CHECK(other.Initialize("127.0.0.1", {{"RdmaServiceLevel", "8"}}) == hixl::PARAM_INVALID);
     CHECK(other.Connect(owner.name.c_str(), 2000) == hixl::FAILED);  // not initialized
     // A client alone, and IPv6.
     CHECK(other.Initialize("127.0.0.1", {{"RdmaTrafficClass", "132"}}) == hixl::SUCCESS);
@@ -217,6 +225,9 @@ void Contexts() {
         aclrtContext none = nullptr;
         CHECK(aclrtGetCurrentContext(&none) != ACL_SUCCESS);
         CHECK(puller.hixl.Connect(owner.name.c_str(), 2000) == hixl::PARAM_INVALID);
+        CHECK(aclrtSetDevice(1) == ACL_SUCCESS);
+        CHECK(puller.hixl.Connect(owner.name.c_str(), 2000) == hixl::PARAM_INVALID);
+        CHECK(aclrtResetDevice(1) == ACL_SUCCESS);
         CHECK(aclrtSetCurrentContext(context) == ACL_SUCCESS);
         CHECK(puller.hixl.Connect(owner.name.c_str(), 2000) == hixl::SUCCESS);
         CHECK(puller.hixl.Disconnect(owner.name.c_str(), 2000) == hixl::SUCCESS);

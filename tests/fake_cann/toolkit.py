@@ -26,6 +26,7 @@ BUILD = ROOT / "build" / "fake_cann"
 # As CANN's: what its libraries export is seen, and its strings are those of the old ABI.
 FLAGS = [
     *(flag for flag in building.COMPILE_FLAGS if "visibility" not in flag),
+    building.WERROR,
     "-D_GLIBCXX_USE_CXX11_ABI=0",
     f"-I{HERE / 'include'}",
 ]
@@ -80,9 +81,10 @@ def ascend_library(sanitize: Iterable[str] = ()) -> Path:
         parsed.fingerprint, declarations.layout_source(parsed), llm_datadist.__version__
     )
     target = building.ascend(found)
-    build_dir = building.build_folder(ROOT, sanitize) / "ascend-on-fake"
+    # Where setup.py builds it, too: what one of them compiled, the other has.
+    build_dir = building.build_folder(ROOT, target, sanitize)
     output = build_dir / target.library
-    building.build(target, ROOT, build_dir, output, generated, sanitize)
+    building.build(target, ROOT, build_dir, output, generated, sanitize, werror=True)
     return output
 
 

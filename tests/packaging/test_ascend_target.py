@@ -8,6 +8,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 from small_cann import empty_toolkit, small_toolkit, small_tree
@@ -85,7 +86,8 @@ def test_the_driver_may_be_a_stub_that_is_only_linked(machine):
     shutil.move(str(machine / "lib64" / "libascend_hal.so"), stubs)
     toolkit = cann.find()
     assert toolkit.library_folders == [machine / "lib64", stubs]
-    assert toolkit.runtime_folders == [machine / "lib64"]
+    # The driver may be another machine's; wherever it is, it is found.
+    assert toolkit.runtime_folders == [machine / "lib64", machine.parent / "driver"]
 
 
 def test_a_link_to_the_latest_is_followed(machine):
@@ -130,6 +132,117 @@ def test_it_loads_without_an_environment_script(library):
     assert ctypes.CDLL(str(library)).lldd_number() == 42
 
 
+def test_it_loads_with_the_driver_in_its_own_folder(machine, needs_compiler, generated, tmp_path):
+    """The toolkit has but a stub of it, as CANN's has."""
+    small_toolkit(machine)
+    driver = machine.parent / "driver"
+    driver.mkdir()
+    hal = machine / "lib64" / "libascend_hal.so"
+    shutil.copy(hal, driver)
+    stubs = machine / f"{os.uname().machine}-linux" / "devlib"
+    stubs.mkdir(parents=True)
+    hal.rename(stubs / hal.name)
+    output = tmp_path / "lib.so"
+    target = building.ascend(cann.find())
+    # Needed for certain, whether or not this small tree calls it.
+    target = target._replace(libraries=("-Wl,--no-as-needed", *target.libraries))
+    building.build(target, small_tree(tmp_path / "tree"), tmp_path / "o", output, generated)
+    maps = "print([line.split()[-1] for line in open('/proc/self/maps') if 'ascend_hal' in line])"
+    code = f"import ctypes; ctypes.CDLL({str(output)!r}); {maps}"
+    clean = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
+    command = [sys.executable, "-c", code]
+    loaded = subprocess.run(command, env=clean, text=True, capture_output=True)
+    assert loaded.returncode == 0, loaded.stderr
+    assert str(driver / hal.name) in loaded.stdout
+
+
+class TestBuiltAgainst:
+    """What a library tells of its toolkit, and what it would meet today."""
+
+    @pytest.fixture
+    def release(self, machine, needs_compiler):
+        """Make the usual place a link to a release, as CANN's installer does."""
+        root = small_toolkit(machine.parent / "8.5.0")
+        (root / "version.info").write_text("Version=8.5.0\n")
+        machine.symlink_to(root)
+        return root
+
+    @pytest.fixture
+    def built(self, release, generated, tmp_path):
+        """Build a tree that includes what is generated, as abi.cc does."""
+        output = tmp_path / "out" / "lib.so"
+        tree = small_tree(tmp_path / "tree")
+        source = tree / "csrc" / "base" / "a.cc"
+        source.write_text('#include "lldd_layout.inc"\n' + source.read_text())
+        building.build(building.ascend(cann.find()), tree, tmp_path / "o", output, generated)
+        return cann.built_against(str(output))
+
+    def test_it_is_read_from_the_file(self, built, release, machine):
+        assert built == cann.Built(machine, release, "8.5.0")
+        assert str(built) == f"CANN 8.5.0 in {release}"
+        assert cann.what_changed(built) == ""
+
+    def test_a_folder_with_every_kind_of_character(self, tmp_path):
+        root = tmp_path / 'a "b" \\ \u00e9'
+        toolkit = cann.Toolkit(root, "", root, (), root)
+        library = tmp_path / "lib"
+        library.write_bytes(b"\x7fELF\0" + toolkit.record.encode() + b"\0rest")
+        assert cann.built_against(str(library)) == cann.Built(root, root, "")
+
+    @pytest.mark.parametrize("content", [b"", b"\x7fELF", None])
+    def test_a_library_that_does_not_say(self, tmp_path, content):
+        if content is not None:
+            (tmp_path / "lib").write_bytes(content)
+        assert cann.built_against(str(tmp_path / "lib")) is None
+
+    def test_an_upgrade_in_place(self, built, release, machine):
+        (release / "version.info").write_text("Version=8.5.1\n")
+        text = f"{machine} (where it was) is CANN 8.5.1 in {release} now"  # by the link
+        assert cann.what_changed(built) == text
+
+    def test_an_upgrade_beside_it(self, built, machine):
+        newer = empty_toolkit(machine.parent / "8.6.0")
+        (newer / "version.info").write_text("Version=8.6.0\n")
+        machine.unlink()
+        machine.symlink_to(newer)
+        assert f"is CANN 8.6.0 in {newer} now" in cann.what_changed(built)
+
+    def test_the_environment_names_another(self, built, tmp_path):
+        other = empty_toolkit(tmp_path / "other")
+        environ = {"ASCEND_HOME_PATH": str(other)}
+        text = f"{other} ($ASCEND_HOME_PATH) is CANN of unknown version now"
+        assert cann.what_changed(built, environ) == text
+        # The same release in another place will do.
+        (other / "version.info").write_text("Version=8.5.0\n")
+        assert cann.what_changed(built, environ) == ""
+
+    def test_a_toolkit_that_is_gone_is_the_loaders_affair(self, built, machine):
+        machine.unlink()
+        assert cann.what_changed(built, {"ASCEND_HOME_PATH": "/nowhere"}) == ""
+
+
+class TestSourcesDigest:
+    def test_it_is_that_of_what_is_packaged(self, tmp_path):
+        tree = small_tree(tmp_path / "tree")
+        first = building.sources_digest(tree)
+        shutil.copytree(tree, tmp_path / "elsewhere")
+        (tmp_path / "elsewhere" / "README.md").write_text("not compiled\n")
+        assert building.sources_digest(tmp_path / "elsewhere") == first
+
+    @pytest.mark.parametrize("change", ["content", "name", "more"])
+    def test_any_change_counts(self, tmp_path, change):
+        tree = small_tree(tmp_path / "tree")
+        first = building.sources_digest(tree)
+        source = tree / "csrc" / "engine" / "b.cc"
+        if change == "content":
+            source.write_text(source.read_text() + "\n")
+        elif change == "name":
+            source.rename(source.with_name("c.cc"))
+        else:
+            source.with_name("c.h").touch()
+        assert building.sources_digest(tree) != first
+
+
 def test_what_it_needs_and_exports(library, machine):
     for tool in ("readelf", "nm"):
         if shutil.which(tool) is None:
@@ -142,7 +255,7 @@ def test_what_it_needs_and_exports(library, machine):
     assert "soname: [libllm_datadist_ascend.so]" in dynamic
     assert "[libstdc++.so.6]" in dynamic
     assert "[libcann_hixl.so]" in dynamic
-    assert f"[{machine / 'lib64'}]" in dynamic
+    assert f"runpath: [{machine / 'lib64'}:{machine.parent / 'driver'}]" in dynamic
     exported = output_of("nm", "-D", "--defined-only", library).split()
     assert exported[2::3] == ["lldd_number"]
 
@@ -172,7 +285,7 @@ def test_a_changed_header_of_the_toolkit_counts(machine, needs_compiler, generat
 def test_a_tree_without_the_runtime_says_so(tmp_path, generated):
     tree = small_tree(tmp_path)
     shutil.rmtree(tree / "csrc" / "ascend")
-    toolkit = cann.Toolkit(tmp_path, "", tmp_path, ())
+    toolkit = cann.Toolkit(tmp_path, "", tmp_path, (), tmp_path)
     with pytest.raises(building.BuildError, match=r"has no csrc/ascend, which .*_ascend\.so is"):
         building.build(building.ascend(toolkit), tree, tmp_path, tmp_path / "x.so", generated)
     assert not (tmp_path / "x.so").exists()

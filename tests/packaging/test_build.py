@@ -29,16 +29,22 @@ def tree(needs_compiler, tmp_path, monkeypatch):
 
 @pytest.fixture
 def make(tree, capfd):
-    """Build the tree; returns the names of the files that were compiled."""
+    """Build the tree; returns the names of the files that were compiled. ``make.printed()`` is what
+    the compiler printed then."""
 
     def run(defines=(), sanitize=(), target=TARGET):
         build_dir = tree / "build" / "-".join(["normal", *sanitize])
         build_dir.mkdir(parents=True, exist_ok=True)
+        capfd.readouterr()
         compiler = building.Compiler(target, tree, build_dir, defines, sanitize)
         compiler.link(compiler.compile_all(target.sources(tree), jobs=2), build_dir / "lib.so")
-        lines = capfd.readouterr().out.split("\n")
+        shown = capfd.readouterr()
+        printed.append(shown.err)
+        lines = shown.out.split("\n")
         return sorted(line.rpartition(" compiling ")[2] for line in lines if " compiling " in line)
 
+    printed = []
+    run.printed = lambda: printed[-1]
     return run
 
 
@@ -119,10 +125,59 @@ def test_errors_are_shown(make, tree):
         make()
 
 
-def test_warnings_are_errors(make, tree):
-    (tree / "two.cc").write_text("int f(long x);\nint f(long x) { return x; }\n")
+WARNED = "int f(long x);\nint f(long x) { return x; }\n"
+
+
+def test_warnings_are_errors_in_this_projects_own_tests(make, tree):
+    """tests/conftest.py says so."""
+    (tree / "two.cc").write_text(WARNED)
     with pytest.raises(building.BuildError, match="conversion"):
         make()
+
+
+@pytest.mark.parametrize("value", [None, "", "0"])
+def test_warnings_are_printed_elsewhere(make, tree, monkeypatch, value):
+    """No compiler of a user's keeps the library from being built."""
+    monkeypatch.delenv("LLM_DATADIST_WERROR")
+    if value is not None:
+        monkeypatch.setenv("LLM_DATADIST_WERROR", value)
+    (tree / "two.cc").write_text(WARNED)
+    assert make() == ["one.cc", "two.cc"]
+    assert "conversion" in make.printed()
+    assert (tree / "build" / "normal" / "lib.so").exists()
+    assert make() == []
+
+
+def test_what_was_compiled_with_warnings_does_not_stay(make, tree, monkeypatch):
+    monkeypatch.setenv("LLM_DATADIST_WERROR", "0")
+    (tree / "two.cc").write_text(WARNED)
+    make()
+    monkeypatch.setenv("LLM_DATADIST_WERROR", "1")
+    for _ in range(2):
+        with pytest.raises(building.BuildError, match="conversion"):
+            make()
+    (tree / "two.cc").write_text("int f(int x);\nint f(int x) { return x; }\n")
+    # The other one had none.
+    assert make() == ["two.cc"]
+    assert make() == []
+
+
+def test_an_argument_decides_about_warnings_first(tree, monkeypatch):
+    (tree / "two.cc").write_text(WARNED)
+    for variable, werror in (("1", False), ("0", True)):
+        monkeypatch.setenv("LLM_DATADIST_WERROR", variable)
+        compiler = building.Compiler(TARGET, tree, tree / variable, werror=werror)
+        if werror:
+            with pytest.raises(building.BuildError, match="conversion"):
+                compiler.compile_all(TARGET.sources(tree), jobs=1)
+        else:
+            compiler.compile_all(TARGET.sources(tree), jobs=1)
+
+
+def test_any_other_value_is_refused(tree, monkeypatch):
+    monkeypatch.setenv("LLM_DATADIST_WERROR", "yes")
+    with pytest.raises(building.BuildError, match="WERROR must be 0, 1 or empty, not 'yes'"):
+        building.Compiler(TARGET, tree, tree)
 
 
 def test_undefined_symbols_are_errors(make, tree):

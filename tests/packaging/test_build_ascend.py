@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from small_cann import empty_toolkit, small_toolkit, small_tree
 
+from llm_datadist import backends
 from llm_datadist.__main__ import main
-from llm_datadist._native import declarations, libraries, loader
+from llm_datadist._native import building, cann, declarations, libraries, loader
 from llm_datadist._native.loader import NativeLibraryError
 
 
@@ -106,6 +107,39 @@ def test_sources_of_another_package(command, machine):
     assert "is not the header that this package was built from; reinstall" in err
 
 
+def test_changed_sources_are_told_of(command, needs_compiler, machine, monkeypatch):
+    """They may be somebody's repair of what this CANN does not like."""
+    small_toolkit(machine)
+    tree = libraries.source_tree()
+    monkeypatch.setattr(loader.declarations(), "SOURCES", building.sources_digest(tree))
+    assert f"sources       {tree}\n" in command()[1]
+    (tree / "csrc" / "ascend" / "more.h").touch()
+    assert f"sources       {tree} (changed since this package was built)\n" in command()[1]
+
+
+def test_what_it_made_for_another_environment(command, needs_compiler, machine, monkeypatch):
+    (small_toolkit(machine) / "version.info").write_text("Version=8.5.0\n")
+    source = libraries.source_tree() / "csrc" / "base" / "a.cc"
+    source.write_text('#include "lldd_layout.inc"\n#include <string>\n')
+    header = '#include <cstddef>\n#include "llm_datadist.h"\n'
+    source.write_text(
+        header
+        + source.read_text()
+        + "const void *Rows();\n"
+        + "const void *Rows() { return kLayout; }\n"
+    )
+    other = empty_toolkit(machine.parent / "other")
+    (other / "version.info").write_text("Version=8.6.0\n")
+    monkeypatch.setenv("ASCEND_HOME_PATH", str(other))
+    status, out, err = command("--toolkit", str(machine))
+    assert status == 0, err
+    assert (
+        f"loads         not in this environment: it was built against CANN 8.5.0 in {machine}"
+        in out
+    )
+    assert f"{other} ($ASCEND_HOME_PATH) is CANN 8.6.0" in out
+
+
 def test_what_the_compiler_says_is_shown(command, needs_compiler, machine, home):
     small_toolkit(machine)
     (libraries.source_tree() / "csrc" / "ascend" / "c.cc").write_text("int broken( {}\n")
@@ -113,6 +147,19 @@ def test_what_the_compiler_says_is_shown(command, needs_compiler, machine, home)
     assert status == 1
     assert "c.cc:1:" in err
     assert list(home.iterdir()) == []
+
+
+def test_a_warning_is_no_obstacle(command, needs_compiler, machine, home, monkeypatch):
+    """To a user, that is: here LLM_DATADIST_WERROR is 1."""
+    small_toolkit(machine)
+    source = libraries.source_tree() / "csrc" / "ascend" / "c.cc"
+    source.write_text(source.read_text() + "int f(long x);\nint f(long x) { return x; }\n")
+    status, _, err = command()
+    assert (status, "[-Werror=conversion]" in err) == (1, True)
+    monkeypatch.delenv("LLM_DATADIST_WERROR")
+    status, _, err = command()
+    assert (status, "[-Wconversion]" in err) == (0, True)
+    assert (home / "libllm_datadist_ascend.so").exists()
 
 
 def test_a_user_without_a_home(command, machine, monkeypatch):
@@ -148,8 +195,9 @@ class TestFolder:
         return mocker.patch.object(loader, "load", side_effect=load)
 
     def test_its_name_holds_all_that_must_agree(self, home):
-        version, fingerprint, machine = home.name.split("-")
+        version, fingerprint, sources, machine = home.name.split("-")
         assert int(fingerprint, 16) == libraries.fingerprint()
+        assert int(sources, 16) == libraries.sources()
         assert machine == os.uname().machine
         assert version == libraries.__version__
 
@@ -174,6 +222,46 @@ class TestFolder:
         with pytest.raises(NativeLibraryError) as caught:
             libraries.load("ascend")
         assert str(caught.value) == f"{own}: refused; {built}: refused"
+
+    def test_one_of_other_sources_is_told_of(self, built, load, monkeypatch, mocker):
+        """A newer wheel: of the same version, perhaps, and with the same header."""
+        number = libraries.sources() + 1
+        monkeypatch.setattr(loader.declarations(), "SOURCES", number)
+        mocker.patch.object(backends, "_choice", backends._Choice())
+        mocker.patch.object(cann, "DEVICE_PATTERN", str(built))
+        with pytest.raises(NativeLibraryError) as caught:
+            backends.library("auto")
+        text = str(caught.value)
+        assert f"{built} was made from the sources of another build of this package" in text
+        assert "run 'llm-datadist build-ascend' again" in text
+        assert load.mock_calls == []
+
+    def test_one_for_another_machine_is_not(self, built, load, mocker):
+        mocker.patch.object(os, "uname", return_value=mocker.Mock(machine="other"))
+        load.side_effect = NativeLibraryError("absent", path="")
+        with pytest.raises(NativeLibraryError, match=r"^absent$"):
+            libraries.load("ascend")
+
+    def test_one_that_was_built_against_another_cann(self, built, load, machine, mocker):
+        place = empty_toolkit(machine)
+        (place / "version.info").write_text("Version=8.5.0\n")
+        built.write_text(cann.find().record + "\0")
+        assert libraries.load("ascend") == str(built)
+        (place / "version.info").write_text("Version=8.6.0\n")
+        mocker.patch.object(backends, "_choice", backends._Choice())
+        with pytest.raises(NativeLibraryError) as caught:
+            backends.library("auto")
+        assert (
+            f"{built}: is not used, since it was built against CANN 8.5.0 in {place}, and {place} "
+            f"(where it was) is CANN 8.6.0 now; run 'llm-datadist build-ascend' again"
+        ) in str(caught.value)
+        # Who insists may name it.
+        assert backends.library(built) == str(built)
+
+    def test_declarations_of_an_older_build(self, monkeypatch):
+        monkeypatch.delattr(loader.declarations(), "SOURCES")
+        with pytest.raises(NativeLibraryError, match="without the digest of the sources; reinst"):
+            libraries.load("ascend")
 
     def test_the_mock_is_never_the_users(self, built, home):
         (home / "libllm_datadist_mock.so").touch()

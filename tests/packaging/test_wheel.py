@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import email.parser
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,8 +23,8 @@ from llm_datadist._version import __version__
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_setup(directory, *commands):
-    """Run setup.py on the checkout, with everything but the objects elsewhere."""
+def run_setup(directory, *commands, **environment):
+    """Run setup.py on the checkout, all but the objects elsewhere; returns what it printed."""
     result = subprocess.run(
         [
             sys.executable,
@@ -34,26 +37,48 @@ def run_setup(directory, *commands):
             *commands,
         ],
         cwd=ROOT,
+        env={**os.environ, **environment},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
     assert result.returncode == 0, result.stdout
+    return result.stdout
 
 
-@pytest.fixture(scope="module")
-def wheel(setup_module, needs_compiler, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("wheel")
-    run_setup(
+def build_wheel(directory, output, **environment):
+    """Build a wheel into a folder of ``directory``, in which everything else stays for the next."""
+    printed = run_setup(
         directory,
         "build",
         f"--build-base={directory / 'build'}",
         "bdist_wheel",
         f"--bdist-dir={directory / 'bdist'}",
-        f"--dist-dir={directory}",
+        f"--dist-dir={directory / output}",
+        **environment,
     )
-    (found,) = directory.glob("*.whl")
-    return found
+    (found,) = (directory / output).glob("*.whl")
+    return found, printed
+
+
+@pytest.fixture(scope="module")
+def wheel(setup_module, needs_compiler, tmp_path_factory):
+    """Build the wheel as on a machine without CANN."""
+    directory = tmp_path_factory.mktemp("wheel")
+    return build_wheel(directory, "dist", LLM_DATADIST_BUILD_ASCEND="0")[0]
+
+
+@pytest.fixture(scope="module")
+def ascend_build(setup_module, fake_cann, tmp_path_factory):
+    """Return the folder of a build on a machine with CANN: of the wheel in its folder "ascend".
+
+    Its objects are those of the library that the tests of the Ascend runtime use.
+    """
+    directory = tmp_path_factory.mktemp("ascend-wheel")
+    cann = {"LLM_DATADIST_BUILD_ASCEND": "1", "ASCEND_HOME_PATH": str(fake_cann)}
+    _, printed = build_wheel(directory, "ascend", **cann)
+    assert f"CANN toolkit: {fake_cann} ($ASCEND_HOME_PATH)\n" in printed
+    return directory
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +129,56 @@ def test_contents(wheel):
     assert others == []
 
 
+def content_of(wheel):
+    """Return names and content, but of the list of these."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/RECORD")]
+        return {name: archive.read(name) for name in names}
+
+
+def test_a_wheel_built_with_cann_has_one_file_more(wheel, ascend_build):
+    """And the same in every other, byte for byte."""
+    (built,) = (ascend_build / "ascend").glob("*.whl")
+    assert built.name == wheel.name
+    mock, ascend = content_of(wheel), content_of(built)
+    assert set(ascend) - set(mock) == {"llm_datadist/_native/lib/libllm_datadist_ascend.so"}
+    assert [name for name in mock if mock[name] != ascend.get(name)] == []
+
+
+def test_the_ascend_library_of_a_wheel_works(ascend_build, fake_cann, tmp_path):
+    """Without the environment script of CANN, which only CANN's package needs."""
+    (built,) = (ascend_build / "ascend").glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        archive.extractall(tmp_path)
+    environment = {"LLM_DATADIST_BACKEND": "auto", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment["LLM_DATADIST_HOST_IP"] = ""
+    entry = str(tmp_path / "llm_datadist_cffi_cli.py")
+    result = run_installed(tmp_path, entry, "doctor", "--json", **environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (backend,) = json.loads(result.stdout)["sections"]["Backend"]
+    library = tmp_path / "llm_datadist" / "_native" / "lib" / "libllm_datadist_ascend.so"
+    assert backend["data"] == {"chosen": "ascend", "path": str(library)}
+    findings = {finding["name"]: finding for finding in sections_of(result)}
+    assert findings["built against"]["data"]["root"] == str(fake_cann)
+    assert findings["hixl"]["data"] == {"usable": True, "soc": "FakeAscend", "product": None}
+    assert findings["hixl address"]["data"]["source"] == "route"
+
+
+def sections_of(result):
+    """Return the findings of a doctor with --json."""
+    return [each for found in json.loads(result.stdout)["sections"].values() for each in found]
+
+
+def test_a_library_that_an_earlier_build_left_is_not_packaged(wheel, ascend_build):
+    """CANN, or the wish for it, may be gone since."""
+    left = ascend_build / "build"
+    (library,) = left.rglob("libllm_datadist_ascend.so")
+    found, printed = build_wheel(ascend_build, "mock", LLM_DATADIST_BUILD_ASCEND="0")
+    assert content_of(found) == content_of(wheel)
+    assert f"removed {library}, which an earlier build left\n" in printed
+    assert list(left.rglob("*_ascend.so")) == []
+
+
 def test_metadata(wheel):
     with zipfile.ZipFile(wheel) as archive:
         folder = f"llm_datadist_cffi-{__version__}.dist-info"
@@ -124,9 +199,9 @@ def test_the_header_is_the_one_it_was_built_from(installed):
     assert shipped.read_text() == (ROOT / "csrc" / "include" / "llm_datadist.h").read_text()
 
 
-def run_installed(installed, *arguments, path=(), cwd=None, **environment):
+def run_installed(installed, *arguments, path=(), cwd=None, before=None, **environment):
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not name.startswith("ASCEND_")},
         "PYTHONPATH": os.pathsep.join([*map(str, path), str(installed)]),
         "LLM_DATADIST_BACKEND": "mock",
         **environment,
@@ -137,6 +212,7 @@ def run_installed(installed, *arguments, path=(), cwd=None, **environment):
         env=environment,
         text=True,
         capture_output=True,
+        preexec_fn=before,
     )
 
 
@@ -206,30 +282,58 @@ def test_build_ascend_without_a_toolkit(installed, tmp_path):
     assert f"{tmp_path / 'cann'} (--toolkit) does not exist" in result.stderr
 
 
-def test_build_ascend_from_the_wheel(installed, fake_cann, tmp_path):
-    """On a device host: the wheel's sources are compiled, the result is found, an engine opens."""
-    entry = str(installed / "llm_datadist_cffi_cli.py")
-    of_the_package = {path for path in installed.rglob("*") if "__pycache__" not in path.parts}
+def obey_modes():
+    """Let root, too, write only where modes allow it, from the next program on."""
+    if os.geteuid() == 0 and _PRCTL(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0) != 0:
+        os._exit(1)
+
+
+_PRCTL = ctypes.CDLL(None).prctl
+_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1
+
+
+@pytest.fixture
+def read_only(installed, tmp_path):
+    """Return a copy of the installed wheel in which nobody may write."""
+    folder = tmp_path / "site-packages"
+    shutil.copytree(installed, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+    for path in folder.rglob("*"):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    folder.chmod(0o555)
+    tried = run_installed(folder, "-c", f"open({str(folder / 'new')!r}, 'w')", before=obey_modes)
+    if "PermissionError" not in tried.stderr:
+        pytest.skip(f"capability read-only folders: {tried.stderr or 'written to all the same'}")
+    yield folder
+    for path in folders:
+        path.chmod(0o755)
+
+
+def test_build_ascend_from_the_wheel(read_only, fake_cann, tmp_path):
+    """On a device host, as a user who may not write to site-packages: the wheel's sources are
+    compiled, the result is found, an engine opens.
+    """
+    entry = str(read_only / "llm_datadist_cffi_cli.py")
+    of_the_package = set(read_only.rglob("*"))
+    run = partial(run_installed, read_only, entry, before=obey_modes)
     environment = {
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
         "LLM_DATADIST_BACKEND": "ascend",
         # What the compiler makes of it is not what is tested here.
         "CXXFLAGS": "-O0 -g0",
     }
-    before = run_installed(installed, entry, "doctor", "--json", **environment)
+    before = run("doctor", "--json", **environment)
     assert (before.returncode, json.loads(before.stdout)["works"]) == (1, False)
-    build = [entry, "build-ascend", "--toolkit", str(fake_cann)]
-    built = run_installed(installed, *build, **environment)
+    built = run("build-ascend", "--toolkit", str(fake_cann), **environment)
     assert built.returncode == 0, built.stderr
     (library,) = (tmp_path / "cache").rglob("*.so")
     assert f"library       {library}\n" in built.stdout
     assert "loads         ascend " in built.stdout
-    after = run_installed(installed, entry, "doctor", "--json", **environment)
+    after = run("doctor", "--json", **environment)
     assert after.returncode == 0, after.stdout
     (backend,) = json.loads(after.stdout)["sections"]["Backend"]
     assert backend["data"] == {"chosen": "ascend", "path": str(library)}
-    now = {path for path in installed.rglob("*") if "__pycache__" not in path.parts}
-    assert now == of_the_package
+    assert set(read_only.rglob("*")) == of_the_package
 
 
 def test_the_bench_of_the_wheel(installed, tmp_path):
