@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,17 @@ class Faults:
 
     def order(self, point: str, number: int, times: int = 1) -> None:
         """The next calls at this point give that number."""
-        self.path.write_text(f"{point} {number} {times}\n")
+        with self.path.open("r+") as file:
+            # As the fake does: a process that counts a fault down must not put back what was there.
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.truncate()
+            file.write(f"{point} {number} {times}\n")
 
     def left(self) -> int:
         """How many have not fired."""
-        return sum(int(line.split()[2]) for line in self.path.read_text().splitlines())
+        with self.path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            return sum(int(line.split()[2]) for line in file)
 
 
 class Peers:
