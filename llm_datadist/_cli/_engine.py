@@ -19,6 +19,7 @@ from llm_datadist import (
     backend_info,
 )
 from llm_datadist.introspection import PathInfo
+from llm_datadist.testing import device
 
 from ._geometry import POOL_PAGE_SHIFT
 from ._pattern import Words
@@ -36,6 +37,8 @@ def open_engine(
         cluster_id: its id.
         timeout_ms: for one transfer.
         pool_bytes: of its pool; None: it has none.
+
+    Raises RuntimeError where device memory cannot be touched at its addresses.
     """
     config = LLMConfig()
     config.device_id = 0
@@ -51,6 +54,13 @@ def open_engine(
         # The table's heading names the runtime.
         warnings.filterwarnings("ignore", "no Ascend device", LLMDataDistWarning)
         engine.init(config.generate_options())
+    if not device.at_host_addresses():
+        engine.finalize()
+        raise RuntimeError(
+            f"{backend_info().name}: demo and bench fill and check memory at its addresses, which "
+            "a device's has not; llm-datadist selftest and examples/two_devices.py run there, and "
+            "LLM_DATADIST_BACKEND=mock has these two run here"
+        )
     return engine
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""examples/two_devices.py, as docs/ascend.md has it run, on the fake CANN."""
+"""What a user runs on a device host, where no address of device memory may be touched:
+examples/two_devices.py, as docs/ascend.md has it, and the commands.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "two_devices.py"
 PATIENCE = 60
+OPAQUE = {"FAKE_CANN_DEVICE_MEMORY": "opaque"}
 
 
 def free_address() -> str:
@@ -34,7 +37,7 @@ def test_both_sides(on_fake: dict[str, str], tmp_path: Path, product: str) -> No
     def start(*arguments: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, str(EXAMPLE), *arguments, *more],
-            env={**os.environ, **on_fake},
+            env={**os.environ, **on_fake, **OPAQUE},
             cwd=tmp_path,
             text=True,
             stdin=subprocess.PIPE,
@@ -66,3 +69,18 @@ def test_the_decoder_needs_a_peer(on_fake: dict[str, str]) -> None:
     )
     assert result.returncode == 2
     assert "the decoder needs --peer" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["demo", "--blocks", "32", "--layers", "2"], ["bench"]])
+def test_demo_and_bench_say_that_they_need_addresses(
+    on_fake: dict[str, str], command: list[str]
+) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "llm_datadist", *command],
+        env={**os.environ, **on_fake, **OPAQUE},
+        text=True,
+        capture_output=True,
+        timeout=PATIENCE,
+    )
+    assert result.returncode == 1
+    assert "fill and check memory at its addresses, which a device's has not" in result.stderr
