@@ -29,6 +29,17 @@ def linked(owner: Peer, *others: Peer) -> None:
         assert other.link(owner) == S.LLM_SUCCESS
 
 
+def connected_pair(peers, owner_ms: int = 1000, puller_ms: int = 1000):
+    """An owner and a puller that has pulled, with a cache each."""
+    owner = peers.start(OWNER, sync_timeout_ms=owner_ms)
+    puller = peers.start(PULLER, listen=None, sync_timeout_ms=puller_ms)
+    source = owner.register("kv", SMALL, 1, 0)
+    target = puller.register("kv", SMALL, 2)
+    linked(owner, puller)
+    puller.pull("kv", key(), [0], [0])
+    return owner, puller, source, target
+
+
 def failure(call) -> LLMException:
     with pytest.raises(LLMException) as caught:
         call()
@@ -124,12 +135,7 @@ def announced_unregister(actor, name: str) -> None:
 
 def test_a_peer_that_still_connects_when_its_link_has_ended(peers, faults):
     """Nothing of it arrives in memory that the owner uses for something else."""
-    owner = peers.start(OWNER, sync_timeout_ms=500)
-    puller = peers.start(PULLER, listen=None, sync_timeout_ms=LONG_MS)
-    cache = owner.register("kv", SMALL, 1, 0)
-    puller.register("kv", SMALL, 2)
-    linked(owner, puller)
-    puller.pull("kv", key(), [0], [0])
+    owner, puller, cache, _ = connected_pair(peers, 500, LONG_MS)
     # A push of memory registered since connects anew, and that takes long.
     puller.register("late", SMALL, 5)
     faults.order("connect-ms", 3000)
@@ -179,24 +185,14 @@ def test_links_made_while_others_end(peers):
 
 
 def test_a_disconnect_that_hixl_refuses_once(peers, faults):
-    owner = peers.start(OWNER)
-    puller = peers.start(PULLER, listen=None)
-    owner.register("kv", SMALL, 1, 0)
-    puller.register("kv", SMALL, 2)
-    linked(owner, puller)
-    puller.pull("kv", key(), [0], [0])
+    owner, _, _, _ = connected_pair(peers)
     faults.order("disconnect", 103901)
     owner.call("unregister", "kv")
     assert faults.left() == 0
 
 
 def test_a_disconnect_that_hixl_refuses(peers, faults):
-    owner = peers.start(OWNER, sync_timeout_ms=500)
-    puller = peers.start(PULLER, listen=None)
-    owner.register("kv", SMALL, 1, 0)
-    puller.register("kv", SMALL, 2)
-    linked(owner, puller)
-    puller.pull("kv", key(), [0], [0])
+    owner, _, _, _ = connected_pair(peers, 500)
     faults.order("disconnect", 103901, times=100_000)
     error = failure(lambda: owner.call("unregister", "kv"))
     assert error.status_code == S.LLM_TIMEOUT
@@ -209,12 +205,7 @@ def test_a_disconnect_that_hixl_refuses(peers, faults):
 
 
 def test_a_transfer_that_failed_and_could_not_disconnect(peers, faults):
-    owner = peers.start(OWNER)
-    puller = peers.start(PULLER, listen=None)
-    source = owner.register("kv", SMALL, 1, 0)
-    target = puller.register("kv", SMALL, 2)
-    linked(owner, puller)
-    puller.pull("kv", key(), [0], [0])
+    _, puller, source, target = connected_pair(peers)
     faults.path.write_text("transfer 103901 1\ndisconnect 503900 1\n")
     error = failure(lambda: puller.pull("kv", key(), [1], [1]))
     assert (error.status_code, error.raw) == (S.LLM_TIMEOUT, 103901)
@@ -226,12 +217,7 @@ def test_a_transfer_that_failed_and_could_not_disconnect(peers, faults):
 
 
 def test_a_stopped_peer_whose_link_was_forced_down(peers):
-    owner = peers.start(OWNER, sync_timeout_ms=500)
-    puller = peers.start(PULLER, listen=None)
-    owner.register("kv", SMALL, 1, 0)
-    puller.register("kv", SMALL, 2)
-    linked(owner, puller)
-    puller.pull("kv", key(), [0], [0])
+    owner, puller, _, _ = connected_pair(peers, 500)
     puller.stop()
     assert owner.unlink(puller, force=True, timeout_ms=500) == S.LLM_SUCCESS
     error = failure(lambda: owner.call("unregister", "kv"))
