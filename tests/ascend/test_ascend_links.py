@@ -87,8 +87,10 @@ def test_the_address_that_is_named_beats_the_route(peers):
 def test_memory_registered_after_the_link_costs_one_connection(peers, faults):
     owner, puller = peers.start(OWNER), peers.start(PULLER, listen=None)
     source = owner.register("kv", SMALL, 1, 0)
-    puller.register("early", SMALL, 2)
+    puller.register("early", SMALL, 2, 0)
     assert puller.link(owner) == S.LLM_SUCCESS
+    # The owner's connection, which is made in the background, is there.
+    owner.pull("kv", key(PULLER), [9], [9])
     late = puller.register("late", SMALL, 3)
     # The transfer connects anew: it meets the fault of a connect.
     faults.order("connect", 103901)

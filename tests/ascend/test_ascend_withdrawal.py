@@ -24,19 +24,21 @@ def key(model_id: int = 0, cluster_id: int = OWNER) -> BlocksCacheKey:
 
 
 def linked(owner: Peer, *others: Peer) -> None:
-    """Linked, and connected from both ends."""
     for other in others:
         assert other.link(owner) == S.LLM_SUCCESS
 
 
 def connected_pair(peers, owner_ms: int = 1000, puller_ms: int = 1000):
-    """An owner and a puller that has pulled, with a cache each."""
+    """An owner and a puller, with a cache each, that are connected from both ends."""
     owner = peers.start(OWNER, sync_timeout_ms=owner_ms)
     puller = peers.start(PULLER, listen=None, sync_timeout_ms=puller_ms)
     source = owner.register("kv", SMALL, 1, 0)
-    target = puller.register("kv", SMALL, 2)
+    target = puller.register("kv", SMALL, 2, 0)
     linked(owner, puller)
     puller.pull("kv", key(), [0], [0])
+    # The owner's connection is made in the background, unless a transfer comes first.
+    owner.register("spare", SMALL, 3)
+    owner.pull("spare", key(0, PULLER), [0], [0])
     return owner, puller, source, target
 
 
