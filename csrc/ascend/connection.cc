@@ -268,9 +268,8 @@ Status AscendConnection::KeepPeerAway(const Deadline &deadline) {
 }
 
 void AscendConnection::LetPeerComeBack() {
-    if (peer_gone_.load() || peer_passive_) return;
     // Whether it is heard is of no importance here: a peer that is gone has no connection.
-    (void)streams_->Ask(Encode(Message::kGoOn), Deadline::Passed());
+    (void)AskPeer(Encode(Message::kGoOn), Deadline::Passed());
 }
 
 // The link stays until the client unlinks, but it does not keep the HIXL connection: the peer's

@@ -60,6 +60,14 @@ struct State {
         static State *state = Make();
         return *state;
     }
+    // What the address is in; null: nothing that was allocated here. With the mutex.
+    const std::pair<const uintptr_t, Allocation> *Find(const void *memory) const {
+        const auto addr = reinterpret_cast<uintptr_t>(memory);
+        const auto after = allocations.upper_bound(addr);
+        if (after == allocations.begin()) return nullptr;
+        const auto found = std::prev(after);
+        return addr - found->first < found->second.size ? &*found : nullptr;
+    }
     void Unlock() {
         copy_mutex.unlock();
         mutex.unlock();
@@ -183,12 +191,10 @@ aclError Copy(void *dst, size_t dst_max, const void *src, size_t count, aclrtMem
 void *Bytes(const void *memory, size_t size) {
     State &state = State::Get();
     std::lock_guard<std::mutex> lock(state.mutex);
-    const auto addr = reinterpret_cast<uintptr_t>(memory);
-    auto after = state.allocations.upper_bound(addr);
-    if (after == state.allocations.begin()) return const_cast<void *>(memory);
-    const auto &[base, found] = *--after;
-    if (addr - base >= found.size) return const_cast<void *>(memory);
-    return size <= found.size - (addr - base) ? found.bytes + (addr - base) : nullptr;
+    const auto *found = state.Find(memory);
+    if (found == nullptr) return const_cast<void *>(memory);
+    const size_t offset = reinterpret_cast<uintptr_t>(memory) - found->first;
+    return size <= found->second.size - offset ? found->second.bytes + offset : nullptr;
 }
 
 }  // namespace
@@ -241,19 +247,15 @@ bool HasContext() {
 Kind KindOf(const void *memory) {
     State &state = State::Get();
     std::lock_guard<std::mutex> lock(state.mutex);
-    const auto addr = reinterpret_cast<uintptr_t>(memory);
-    auto after = state.allocations.upper_bound(addr);
-    if (after == state.allocations.begin()) return Kind::kUnknown;
-    --after;
-    return addr - after->first < after->second.size ? after->second.kind : Kind::kUnknown;
+    const auto *found = state.Find(memory);
+    return found == nullptr ? Kind::kUnknown : found->second.kind;
 }
 
 bool InHugePages(const void *memory) {
     State &state = State::Get();
     std::lock_guard<std::mutex> lock(state.mutex);
-    const auto after = state.allocations.upper_bound(reinterpret_cast<uintptr_t>(memory));
-    return after == state.allocations.begin() ||
-           state.small_pages.count(std::prev(after)->first) == 0;
+    const auto *found = state.Find(memory);
+    return found == nullptr || state.small_pages.count(found->first) == 0;
 }
 
 Bounce::Bounce() : file_(memfd_create("fake_cann", MFD_CLOEXEC)) {
