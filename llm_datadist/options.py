@@ -17,12 +17,13 @@ from . import _addresses
 from . import config as keys
 from ._checks import INT32_MAX, UINT32_MAX, UINT64_MAX, check_type, refuse
 from .config import LLMRole
-from .status import LLMStatusCode
+from .status import LLMStatusCode, warn
 
 STRICT_HARDWARE = "LLM_DATADIST_STRICT_HARDWARE"
 
 _ROLE_NAMES = {LLMRole.PROMPT: "Prompt", LLMRole.DECODER: "Decoder", LLMRole.MIX: "Mix"}
 _DEFAULT_PAGE_SHIFT = 16
+_DEFAULT_SYNC_TIMEOUT_MS = 1000
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class EngineOptions:
     one_way_links: bool = False
     strict_hardware: bool = False
     device_id: int = 0
-    sync_timeout_ms: int = 1000
+    sync_timeout_ms: int = _DEFAULT_SYNC_TIMEOUT_MS
     listen_ip: str | None = None
     listen_port: int = 0
     device_pool: PoolOptions = field(default_factory=PoolOptions)
@@ -124,7 +125,7 @@ def _engine_options(cluster_id: int, role: LLMRole, options: dict[str, str]) -> 
         one_way_links=one_way_links,
         strict_hardware=os.environ.get(STRICT_HARDWARE, "0") not in ("", "0"),
         device_id=_number(options, keys.DEVICE_ID, 0, INT32_MAX, 0),
-        sync_timeout_ms=_number(options, keys.SYNC_TIMEOUT, 1, INT32_MAX, 1000),
+        sync_timeout_ms=_sync_timeout_ms(options),
         listen_ip=options.get(keys.LISTEN_IP),
         listen_port=_number(options, keys.LISTEN_PORT, 0, 65535, 0),
         device_pool=_pool(options, keys.MEM_POOL),
@@ -164,6 +165,18 @@ def _number(options: dict[str, str], key: str, low: int, high: int, default: int
     if not _is_digits(text) or len(text) > 20 or not low <= int(text) <= high:
         refuse(f"{key} must be an integer in [{low}, {high}], got {text[:40]!r}")
     return int(text)
+
+
+def _sync_timeout_ms(options: dict[str, str]) -> int:
+    """Read the deadline of transfers; 0, of which no rule says what it means, is the default."""
+    timeout_ms = _number(options, keys.SYNC_TIMEOUT, 0, INT32_MAX, _DEFAULT_SYNC_TIMEOUT_MS)
+    if timeout_ms == 0:
+        warn(
+            f"{keys.SYNC_TIMEOUT} is 0: the default of {_DEFAULT_SYNC_TIMEOUT_MS} ms is used",
+            stacklevel=6,
+        )
+        return _DEFAULT_SYNC_TIMEOUT_MS
+    return timeout_ms
 
 
 def _optional_number(options: dict[str, str], key: str) -> int | None:

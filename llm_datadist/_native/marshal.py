@@ -278,8 +278,8 @@ def check_signs(name: str, blocks: Any) -> None:
 LayerRanges = tuple[int, int, int, int]
 ALL_LAYERS: LayerRanges = (0, 0, 0, 0)
 DEFAULT_TENSORS_PER_LAYER = 2
-# The number of layers of a push: as many whole ones as the own cache has.
-ALL_WHOLE_LAYERS = 0xFFFFFFFF
+# The number of layers of a push: as many as the own cache has.
+ALL_OWN_LAYERS = 0xFFFFFFFF
 
 
 # As many block ids fit into a frame.
