@@ -173,17 +173,17 @@ class Status:
     """A status code as an object.
 
     Args:
-        code: an LLMStatusCode.
+        status: an LLMStatusCode.
     """
 
-    def __init__(self, code: LLMStatusCode) -> None:
-        self._code = code
+    def __init__(self, status: LLMStatusCode) -> None:
+        self._status = status
 
     def is_ok(self) -> bool:
-        """Tell whether the code is LLM_SUCCESS."""
-        return self._code == LLMStatusCode.LLM_SUCCESS
+        """Tell whether the status is LLM_SUCCESS."""
+        return self._status == LLMStatusCode.LLM_SUCCESS
 
     @property
     def status_code(self) -> LLMStatusCode:
-        """The code given at construction."""
-        return self._code
+        """The status given at construction."""
+        return self._status

@@ -115,7 +115,7 @@ def test_the_device_number_wins_as_raw():
 @pytest.mark.rule("C1.9-28")
 def test_status():
     assert Status(LLMStatusCode.LLM_SUCCESS).is_ok()
-    failed = Status(LLMStatusCode.LLM_TIMEOUT)
+    failed = Status(status=LLMStatusCode.LLM_TIMEOUT)
     assert not failed.is_ok()
     assert failed.status_code is LLMStatusCode.LLM_TIMEOUT
 
