@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn, Union
 
-from .status import LLMStatusCode, error
+from .status import LLMConfigValueError, LLMStatusCode, error
 from .utils.log import get_logger
 
 Types = Union[type[Any], tuple[type[Any], ...]]
@@ -92,6 +92,12 @@ def refuse(text: str, status: LLMStatusCode = LLMStatusCode.LLM_PARAM_INVALID) -
     """Log the text at error level and raise it with the status."""
     get_logger().error(text)
     raise error(text, status)
+
+
+def refuse_setting(text: str) -> NoReturn:
+    """Refuse the value of a member of LLMConfig, as refuse() and also as a ValueError."""
+    get_logger().error(text)
+    raise LLMConfigValueError(text, status_code=LLMStatusCode.LLM_PARAM_INVALID)
 
 
 def require(condition: object, text: str) -> None:

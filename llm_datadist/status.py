@@ -9,6 +9,7 @@ from typing import Any
 from ._enums import NamedIntEnum
 
 __all__ = [
+    "LLMConfigValueError",
     "LLMDataDistWarning",
     "LLMException",
     "LLMFeatureNotEnabledError",
@@ -113,14 +114,25 @@ def _rebuild(cls: type[LLMException], args: tuple[Any, ...], code: int, raw: int
     return cls(*args, status_code=code, raw=raw)
 
 
-# The subclasses let a reader who knows Python but not this package write the except clause he
-# expects. TimeoutError and ConnectionError are left out on purpose: they are OSErrors, and clients
-# that catch OSError around their own sockets must not swallow a failed transfer (architecture,
-# "Python on cffi").
+# The subclasses let a reader who knows Python but not this package write the except clause that
+# this reader expects. TimeoutError and ConnectionError are left out on purpose: they are OSErrors,
+# and clients that catch OSError around their own sockets must not swallow a failed transfer. So is
+# ValueError: published clients catch it before LLMException, and a refused transfer would take
+# another branch there than with CANN's package (decision 4).
 
 
-class LLMParamInvalidError(LLMException, ValueError):
-    """LLM_PARAM_INVALID: an argument, or a combination of arguments, is refused."""
+class LLMParamInvalidError(LLMException):
+    """LLM_PARAM_INVALID: an argument, or a combination of arguments, is refused. Not a ValueError.
+
+    Source: decision 4.
+    """
+
+
+class LLMConfigValueError(LLMParamInvalidError, ValueError):
+    """LLM_PARAM_INVALID of a setter of LLMConfig, where CANN's documents promise a ValueError.
+
+    Source: decision 4.
+    """
 
 
 class LLMNotExistError(LLMException, LookupError):

@@ -95,7 +95,7 @@ class FaultControl:
     def inject(self, script: str) -> Iterator[Injection]:
         """Add the rules of a script, and take them away at the end.
 
-        Raises LLMParamInvalidError, a ValueError, that names the rule and the word it is about.
+        Raises LLMParamInvalidError that names the rule and the word it is about.
         """
         ids = [int(word) for word in self._control("faults.add", script).split()]
         injection = Injection(self, ids)

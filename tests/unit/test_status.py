@@ -11,7 +11,7 @@ import pytest
 
 from llm_datadist import LLMException, LLMStatusCode, Status
 from llm_datadist import status as status_module
-from llm_datadist.status import code_of, native_error
+from llm_datadist.status import LLMConfigValueError, LLMParamInvalidError, code_of, native_error
 
 
 @pytest.mark.rule("C2.1-31")
@@ -66,7 +66,7 @@ def test_clients_construct_exceptions():
 @pytest.mark.parametrize(
     ("code", "builtin"),
     [
-        (LLMStatusCode.LLM_PARAM_INVALID, ValueError),
+        (LLMStatusCode.LLM_PARAM_INVALID, LLMParamInvalidError),
         (LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, LookupError),
         (LLMStatusCode.LLM_OUT_OF_MEMORY, MemoryError),
         (LLMStatusCode.LLM_FEATURE_NOT_ENABLED, NotImplementedError),
@@ -77,6 +77,7 @@ def test_exceptions_inherit_what_a_reader_expects(code, builtin):
     failure = native_error("op", code, "detail")
     assert isinstance(failure, LLMException)
     assert isinstance(failure, builtin)
+    assert not isinstance(failure, ValueError)
 
 
 @pytest.mark.rule("C9-3")
@@ -90,6 +91,13 @@ def test_no_exception_is_an_os_error_and_all_pickle(code):
         assert type(copy) is type(failure)
         assert copy.args == failure.args
         assert (copy.status_code, copy.raw, copy.note) == (code, 17, "kept")
+
+
+def test_the_exception_of_a_setting_pickles():
+    failure = LLMConfigValueError("text", status_code=LLMStatusCode.LLM_PARAM_INVALID)
+    copy = pickle.loads(pickle.dumps(failure))
+    assert (type(copy), str(copy)) == (LLMConfigValueError, "text")
+    assert copy.status_code is LLMStatusCode.LLM_PARAM_INVALID
 
 
 @pytest.mark.rule("C1.2-9")
