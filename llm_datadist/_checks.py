@@ -108,6 +108,15 @@ def require(condition: object, text: str) -> None:
         refuse(text)
 
 
+def check_signs(name: str, blocks: Any) -> None:
+    """Raise TypeError if blocks, with which the engine refused a transfer, has negative ids."""
+    if isinstance(blocks, (list, tuple)) or blocks is None:
+        return
+    for position, block in enumerate(memoryview(blocks).tolist()):
+        if block < 0:
+            raise wrong_type(f"{name}[{position}]", block, "an integer in [0, 2^64)")
+
+
 def check_layer_range(name: str, value: Any) -> None:
     """Refuse what is not a non-empty range with step 1 that starts at 0 or above (contract 1.9,
     "range rule").

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any
 
@@ -70,9 +71,21 @@ class LLMDataDistWarning(UserWarning):
     """
 
 
-def warn(text: str, stacklevel: int = 3) -> None:
-    """Warn of a trap; the default stacklevel names the caller of the function that calls this."""
-    warnings.warn(text, LLMDataDistWarning, stacklevel=stacklevel)
+def warn(text: str) -> None:
+    """Warn of a trap; the warning names the line of the client that called into this package."""
+    warnings.warn(text, LLMDataDistWarning, stacklevel=_level_of_client())
+
+
+def _level_of_client() -> int:
+    """Count the frames from warn() to the first one outside this package, or else the last."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def _is_ours(module: str) -> bool:
+    return module == __package__ or module.startswith(f"{__package__}.")
 
 
 class LLMException(RuntimeError):

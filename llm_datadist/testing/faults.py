@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 from .._native.control import runtime_control
+from .._native.loader import Capability
 
 __all__ = [
     "CAN_INJECT_FAULTS",
@@ -32,8 +33,8 @@ __all__ = [
     "rules",
 ]
 
-CAN_INJECT_FAULTS = 4
-"""LLDD_CAN_INJECT_FAULTS of the header, a bit of ``backend_info().capabilities``."""
+CAN_INJECT_FAULTS = Capability.INJECT_FAULTS
+"""The bit of ``backend_info().capabilities`` that tells whether the library injects faults."""
 
 
 @dataclass(frozen=True)

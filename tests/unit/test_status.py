@@ -6,10 +6,13 @@ from __future__ import annotations
 import enum
 import pickle
 import re
+import subprocess
+import sys
+from functools import partial
 
 import pytest
 
-from llm_datadist import LLMException, LLMStatusCode, Status
+from llm_datadist import LLMDataDistWarning, LLMException, LLMStatusCode, Status
 from llm_datadist import status as status_module
 from llm_datadist.status import LLMConfigValueError, LLMParamInvalidError, code_of, native_error
 
@@ -126,6 +129,38 @@ def test_status():
     failed = Status(status=LLMStatusCode.LLM_TIMEOUT)
     assert not failed.is_ok()
     assert failed.status_code is LLMStatusCode.LLM_TIMEOUT
+
+
+def _through_frames(count, module):
+    """Make a function of a module of this name that calls warn() through count frames."""
+    scope = {"__name__": module, "warn": status_module.warn}
+    exec(
+        "def call(depth):\n    warn('a trap') if depth == 1 else call(depth - 1)",
+        scope,
+    )
+    return partial(scope["call"], count)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7])
+def test_a_warning_names_the_line_of_the_client(frames):
+    call = _through_frames(frames, "llm_datadist.inner.room")
+    with pytest.warns(LLMDataDistWarning, match="a trap") as caught:
+        call()
+    assert caught[0].filename == __file__
+
+
+def test_a_module_whose_name_begins_with_the_packages_is_a_client():
+    call = _through_frames(3, "llm_datadist_connector")
+    with pytest.warns(LLMDataDistWarning, match="a trap") as caught:
+        call()
+    assert (caught[0].filename, caught[0].lineno) == ("<string>", 2)
+
+
+def test_a_warning_without_a_client_names_the_outermost_frame():
+    code = "from llm_datadist import status\nstatus.warn('a trap')"
+    run = [sys.executable, "-c", f"__name__ = 'llm_datadist.inner'\n{code}"]
+    said = subprocess.run(run, capture_output=True, text=True, check=True).stderr
+    assert said == "<string>:3: LLMDataDistWarning: a trap\n"
 
 
 def test_all_public_names_exist():
