@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 from ._checks import UINT32_MAX, check_layer_range, check_uint32, length, refuse, require
-from ._native.marshal import ALL_OWN_LAYERS, DEFAULT_TENSORS_PER_LAYER, LayerRanges
+from ._layer_words import ALL_WHOLE_LAYERS, TENSORS_PER_LAYER, LayerRanges
 from .cache import Cache
 from .status import warn
-from .transfer import TENSORS_PER_LAYER, AnyTransferConfig, TransferConfig
+from .transfer import AnyTransferConfig, TransferConfig
 
 
 def pull_tensors_per_layer(kwargs: dict[str, Any]) -> int:
     """Check and return tensor_num_per_layer of a pull."""
-    value = kwargs.get("tensor_num_per_layer", DEFAULT_TENSORS_PER_LAYER)
+    value = kwargs.get("tensor_num_per_layer", TENSORS_PER_LAYER)
     check_uint32("tensor_num_per_layer", value)
     require(value > 0, "tensor_num_per_layer must be positive")
     return int(value)
@@ -61,7 +61,7 @@ def push_layers(
             _warn_of_no_layer(name, num_tensors, tensors_per_layer)
             return (0, 0), 0
         # The engine refuses a number of tensors that is not a whole number of layers.
-        return (0, 0), ALL_OWN_LAYERS
+        return (0, 0), ALL_WHOLE_LAYERS
     if src_range is not None:
         check_layer_range("src_layer_range", src_range)
     if dst_range is not None:
@@ -79,8 +79,7 @@ def push_layers(
 def _warn_of_no_layer(name: str, num_tensors: int, tensors_per_layer: int) -> None:
     warn(
         f"{name}: nothing is pushed, because a layer has {tensors_per_layer} tensors and the cache "
-        f"{num_tensors}; set tensor_num_per_layer",
-        stacklevel=5,
+        f"{num_tensors}; set tensor_num_per_layer"
     )
 
 
