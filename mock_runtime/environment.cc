@@ -39,14 +39,15 @@ constexpr Variable kScopeFile{"LLM_DATADIST_MOCK_PTRACE_SCOPE_FILE", "path",
                               "/proc/sys/kernel/yama/ptrace_scope",
                               "where Yama's scope is read; a missing file means 0"};
 
-constexpr Variable kHostRoot{"LLM_DATADIST_MOCK_HOST_ROOT", "path", "/",
-                             "below it, proc and sys are read for the memory and CPUs of this host; "
-                             "tests make one up"};
+constexpr Variable kHostRoot{
+    "LLM_DATADIST_MOCK_HOST_ROOT", "path", "/",
+    "below it, proc and sys are read for the memory and CPUs of this host; "
+    "tests make one up"};
 constexpr Variable kFaults{"LLM_DATADIST_MOCK_FAULTS", "fault script, or @path of a file with one",
                            "no faults", "what goes wrong or is slowed down; see docs/faults.md"};
 
-constexpr const Variable *kVariables[] = {&kDevices, &kTransport, &kThreads,   &kKernel,
-                                          &kFork,    &kPtracer,   &kScopeFile, &kHostRoot, &kFaults};
+constexpr const Variable *kVariables[] = {&kDevices, &kTransport, &kThreads,  &kKernel, &kFork,
+                                          &kPtracer, &kScopeFile, &kHostRoot, &kFaults};
 
 constexpr Transport kAllTransports[] = {Transport::kMapped, Transport::kCma, Transport::kTcp};
 
