@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "ascend/device.h"
+#include "base/codec.h"
 #include "base/log.h"
-#include "engine/wire.h"
 
 namespace lldd::ascend {
 namespace {
@@ -27,7 +27,7 @@ enum class Message : uint8_t {
 };
 
 std::string Encode(Message message, uint64_t number = 0) {
-    wire::Writer writer;
+    Writer writer;
     writer.Number(static_cast<uint8_t>(message));
     writer.Number(number);
     return writer.Take();
@@ -212,7 +212,7 @@ Status AscendConnection::Explain(Status failed, const Deadline &deadline) const 
 
 // What is answered when a transfer that is under way is over also holds for all later ones.
 void AscendConnection::OnMessage(std::string_view message, std::function<void()> answer) {
-    wire::Reader reader(message);
+    Reader reader(message);
     const auto kind = static_cast<Message>(reader.Number<uint8_t>());
     const auto number = reader.Number<uint64_t>();
     switch (kind) {
