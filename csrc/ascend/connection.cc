@@ -7,11 +7,10 @@
 #include "ascend/device.h"
 #include "base/codec.h"
 #include "base/log.h"
+#include "runtime/texts.h"
 
 namespace lldd::ascend {
 namespace {
-
-constexpr char kGone[] = "connection closed (peer exited, finalized or unlinked)";
 
 // Between two calls of HIXL a peer's wish to take memory back is heard: a few milliseconds of HCCS.
 constexpr uint64_t kMostBytesACall = 256ull << 20;
@@ -164,7 +163,7 @@ void AscendConnection::AddToPlan(uint64_t local, uint64_t remote, uint64_t lengt
 }
 
 Status AscendConnection::CheckLinkLocked() const {
-    if (peer_gone_.load() || left_by_peer_) return Failure(LLDD_TIMEOUT, "%s", kGone);
+    if (peer_gone_.load() || left_by_peer_) return PeerIsGone();
     return Status::Ok();
 }
 
@@ -173,15 +172,7 @@ Status AscendConnection::UnreachableLocked(uint64_t remote) const {
         std::any_of(withdrawn_.begin(), withdrawn_.end(), [remote](const Region &region) {
             return remote >= region.addr && remote <= region.last();
         });
-    if (withdrawn) {
-        return Failure(LLDD_FAILED,
-                       "the memory of the peer at %#llx was withdrawn by its owner (unregistered)",
-                       Printable(remote));
-    }
-    return Failure(LLDD_FAILED,
-                   "%#llx of the peer is not in memory that the peer had registered when the link "
-                   "was made; memory registered after the link was made cannot be reached over it",
-                   Printable(remote));
+    return withdrawn ? WithdrawnByOwner("the peer", remote) : UnknownToLink("the peer", remote);
 }
 
 // Asked when nothing but HIXL's call is left to do. The peer waits for the connection to be
@@ -205,7 +196,7 @@ Status AscendConnection::Explain(Status failed, const Deadline &deadline) const 
         gone = !there.ok() && there.code() != LLDD_TIMEOUT;
     }
     if (!gone) return failed;
-    return Status(LLDD_TIMEOUT, std::string(kGone) + "; " + failed.text(), failed.raw());
+    return Status(LLDD_TIMEOUT, PeerIsGone().text() + "; " + failed.text(), failed.raw());
 }
 
 // ---- who takes memory back, and who uses it ----
