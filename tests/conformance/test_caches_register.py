@@ -28,6 +28,7 @@ from llm_datadist import (
     CacheDesc,
     DataType,
     LLMDataDistWarning,
+    LLMException,
     LLMStatusCode,
     Placement,
 )
@@ -159,7 +160,7 @@ def test_c4_3_8_the_newest_blocks_cache_takes_the_key_over_with_a_warning(
 def is_reachable(puller: EngineHere, target: Held, model_id: int) -> bool:
     try:
         puller.manager.pull_blocks(blocks_of(model_id), target.cache, [0], [0])
-    except ValueError as error:
+    except LLMException as error:
         if "is not remote accessible" not in str(error):
             raise
         return False

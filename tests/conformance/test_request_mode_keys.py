@@ -52,7 +52,7 @@ def is_bound(owner: EngineHere, key: CacheKey) -> bool:
     """Whether a key is bound at the owner: then no other cache can have it."""
     try:
         probe = owner.contiguous(1, 8, [key], memory=ALLOCATED)
-    except ValueError as error:
+    except LLMException as error:
         if "bound" not in str(error):
             raise
         return True

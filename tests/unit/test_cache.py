@@ -94,6 +94,11 @@ class TestCacheDesc:
         desc.update_dim(0, 4)
         assert shape == [4, 8]
         assert (desc.size, desc.batch_size) == (32, 2)
+        desc.update_dim(dim_index=1, dim_value=3)
+        assert (shape, desc.size) == ([4, 3], 12)
+        for wrong, name in (((0.0, 1), "dim_index"), ((0, 1.0), "dim_value")):
+            with pytest.raises(TypeError, match=f"{name} only support int"):
+                desc.update_dim(*wrong)
         with pytest.raises(TypeError):
             CacheDesc(1, (2, 8), DataType.DT_INT8).update_dim(0, 4)
 

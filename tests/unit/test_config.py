@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_datadist import LLMClusterInfo, LLMConfig, LlmConfig, LLMException, LLMRole, LLMStatusCode
+from llm_datadist.status import LLMConfigValueError
 
 PARAM_INVALID = LLMStatusCode.LLM_PARAM_INVALID
 
@@ -179,7 +180,7 @@ def test_setters_raise_param_invalid(member, value):
     with pytest.raises(LLMException) as caught:
         setattr(LLMConfig(), member, value)
     assert caught.value.status_code is PARAM_INVALID
-    assert isinstance(caught.value, ValueError)
+    assert type(caught.value) is LLMConfigValueError
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_datadist import CacheDesc, CacheKey, DataType, LLMClusterInfo
+from llm_datadist._checks import check_signs
+from llm_datadist._layer_words import ALL_LAYERS, ALL_WHOLE_LAYERS
 from llm_datadist._native import _ffi, facade, marshal
+from llm_datadist._native.loader import Capability
 
 IDS = st.lists(st.integers(0, 2**64 - 1), max_size=50)
 BORROW = marshal.borrower(_ffi.ffi)
@@ -28,6 +31,7 @@ def test_the_facade_has_every_function_of_the_header(ffi):
 
 def test_constants_are_those_of_the_header(ffi):
     header = ffi.dlopen(None)
+    assert header.LLDD_ALL_LAYERS == ALL_WHOLE_LAYERS
     assert header.LLDD_KEY_REQUEST == marshal.KEY_REQUEST
     assert header.LLDD_KEY_ID == marshal.KEY_ID
     assert header.LLDD_KEY_BLOCKS == marshal.KEY_BLOCKS
@@ -41,6 +45,17 @@ def test_constants_are_those_of_the_header(ffi):
     assert header.LLDD_CONFIG_LISTEN == marshal.CONFIG_LISTEN
     assert header.LLDD_REGISTER_REMOTE_ACCESSIBLE == marshal.REGISTER_REMOTE_ACCESSIBLE
     assert header.LLDD_CLUSTER_HAS_ID == marshal.CLUSTER_HAS_ID
+
+
+def test_capabilities_are_those_of_the_header(ffi):
+    header = ffi.dlopen(None)
+    names = [name for name in dir(header) if name.startswith("LLDD_CAN_")]
+    assert {name: getattr(header, name) for name in names} == {
+        f"LLDD_CAN_{each.name}": each for each in Capability
+    }
+    # A newer library may have more of them.
+    assert int(Capability(9)) == 9
+    assert Capability.DEVICE_TO_DEVICE in Capability(9)
 
 
 def convert(blocks):
@@ -122,13 +137,13 @@ def test_other_containers_are_type_errors(blocks):
 
 
 def test_negative_numbers_of_buffers_are_found_afterwards():
-    marshal.check_signs("blocks", np.array([1, 2], dtype=np.int64))
-    marshal.check_signs("blocks", [1, 2])
-    marshal.check_signs("blocks", None)
+    check_signs("blocks", np.array([1, 2], dtype=np.int64))
+    check_signs("blocks", [1, 2])
+    check_signs("blocks", None)
     with pytest.raises(TypeError, match=r"blocks\[1\].*-5"):
-        marshal.check_signs("blocks", np.array([1, -5, -6], dtype=np.int64))
+        check_signs("blocks", np.array([1, -5, -6], dtype=np.int64))
     with pytest.raises(TypeError, match=r"blocks\[0\].*-5"):
-        marshal.check_signs("blocks", array("q", [-5]))
+        check_signs("blocks", array("q", [-5]))
 
 
 def test_strict_hardware_mode_takes_lists_of_int_only():
@@ -190,5 +205,5 @@ def test_a_frame_is_filled_in_for_each_new_key(ffi):
         args.dst_layer_count,
     )
     assert layers == (1, 2, 3, 4)
-    frame.set_layers(marshal.ALL_LAYERS)
+    frame.set_layers(ALL_LAYERS)
     assert (args.src_layer_count, args.dst_layer_count) == (0, 0)

@@ -6,20 +6,20 @@ from __future__ import annotations
 import pytest
 
 from llm_datadist import LLMException, LLMRole, LLMStatusCode
-from llm_datadist.options import PoolOptions, read
+from llm_datadist.options import PoolOptions, read_options
 
 CM = {"llm.EnableCacheManager": "1"}
 
 
 def assert_refused(options, text, code=LLMStatusCode.LLM_PARAM_INVALID):
     with pytest.raises(LLMException, match=text) as caught:
-        read(1, LLMRole.PROMPT, options)
+        read_options(1, LLMRole.PROMPT, options)
     assert caught.value.status_code is code
 
 
 @pytest.mark.rule("C3.2-2", "C3.2-6", "C3.2-8", "C3.2-19", "C3.2-23")
 def test_defaults():
-    options = read(7, LLMRole.MIX, CM)
+    options = read_options(7, LLMRole.MIX, CM)
     assert (options.cluster_id, options.role) == (7, LLMRole.MIX)
     assert (options.one_sided, options.one_way_links, options.strict_hardware) == (
         False,
@@ -52,7 +52,7 @@ def test_everything_given():
         "llm.BufPoolCfg": "ignored",
     }
     before = dict(client)
-    options = read(1, LLMRole.DECODER, client)
+    options = read_options(1, LLMRole.DECODER, client)
     assert client == before
     assert (options.one_sided, options.one_way_links) == (True, True)
     assert (options.local_comm_res, options.global_resource_config) == ("{}", "{}")
@@ -73,7 +73,7 @@ def test_everything_given():
     [("127.0.0.1:0", "127.0.0.1", 0), ("[::1]:26000", "::1", 26000), ("[::]:65535", "::", 65535)],
 )
 def test_listen_addresses(text, ip, port):
-    options = read(1, LLMRole.PROMPT, {**CM, "llm.listenIpInfo": text})
+    options = read_options(1, LLMRole.PROMPT, {**CM, "llm.listenIpInfo": text})
     assert (options.listen_ip, options.listen_port) == (ip, port)
 
 
@@ -100,7 +100,7 @@ def test_bad_listen_addresses(text):
 @pytest.mark.parametrize("text", ["127.0.0.1:", "127.0.0.1:x", "[::1]:1.5"])
 def test_a_listen_port_that_is_no_int(text):
     with pytest.raises(ValueError, match="invalid literal") as caught:
-        read(1, LLMRole.PROMPT, {**CM, "llm.listenIpInfo": text})
+        read_options(1, LLMRole.PROMPT, {**CM, "llm.listenIpInfo": text})
     assert not isinstance(caught.value, LLMException)
 
 
@@ -113,9 +113,9 @@ def test_only_cache_manager_mode(options):
 
 @pytest.mark.rule("C1.4.1-8", "C1.4.1-9", "C1.4.1-10")
 def test_local_comm_res_implies_one_sided_mode():
-    assert read(1, LLMRole.PROMPT, {"llm.LocalCommRes": ""}).one_sided
+    assert read_options(1, LLMRole.PROMPT, {"llm.LocalCommRes": ""}).one_sided
     explicit = {"llm.LocalCommRes": "{}", "llm.EnableRemoteCacheAccessible": "0"}
-    assert not read(1, LLMRole.PROMPT, explicit).one_sided
+    assert not read_options(1, LLMRole.PROMPT, explicit).one_sided
     assert_refused({"llm.LocalCommRes": "", "llm.EnableCacheManager": "0"}, "EnableCacheManager")
 
 
@@ -128,7 +128,7 @@ def test_transfer_backend_needs():
     listening = {**CM, "llm.listenIpInfo": "127.0.0.1:0"}
     for name in ("", "hccl", "HIXL"):
         assert_refused({**listening, "llm.TransferBackend": name}, "TransferBackend")
-    assert read(1, LLMRole.PROMPT, {**listening, "llm.TransferBackend": "hixl"}).one_sided
+    assert read_options(1, LLMRole.PROMPT, {**listening, "llm.TransferBackend": "hixl"}).one_sided
 
 
 @pytest.mark.rule(
@@ -192,11 +192,11 @@ def test_both_pools_are_checked():
 )
 def test_types(options):
     with pytest.raises(TypeError):
-        read(1, LLMRole.PROMPT, options)
+        read_options(1, LLMRole.PROMPT, options)
 
 
 def test_strict_hardware_mode_is_an_environment_variable(monkeypatch):
     monkeypatch.setenv("LLM_DATADIST_STRICT_HARDWARE", "1")
-    assert read(1, LLMRole.PROMPT, CM).strict_hardware
+    assert read_options(1, LLMRole.PROMPT, CM).strict_hardware
     monkeypatch.setenv("LLM_DATADIST_STRICT_HARDWARE", "0")
-    assert not read(1, LLMRole.PROMPT, CM).strict_hardware
+    assert not read_options(1, LLMRole.PROMPT, CM).strict_hardware

@@ -175,7 +175,7 @@ CLASSES = {
     ),
     "LLMClusterInfo": "()",
     "LLMConfig": "()",
-    "Status": "(code)",
+    "Status": "(status)",
 }
 
 

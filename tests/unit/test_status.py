@@ -6,12 +6,15 @@ from __future__ import annotations
 import enum
 import pickle
 import re
+import subprocess
+import sys
+from functools import partial
 
 import pytest
 
-from llm_datadist import LLMException, LLMStatusCode, Status
+from llm_datadist import LLMDataDistWarning, LLMException, LLMStatusCode, Status
 from llm_datadist import status as status_module
-from llm_datadist.status import code_of, native_error
+from llm_datadist.status import LLMConfigValueError, LLMParamInvalidError, code_of, native_error
 
 
 @pytest.mark.rule("C2.1-31")
@@ -66,7 +69,7 @@ def test_clients_construct_exceptions():
 @pytest.mark.parametrize(
     ("code", "builtin"),
     [
-        (LLMStatusCode.LLM_PARAM_INVALID, ValueError),
+        (LLMStatusCode.LLM_PARAM_INVALID, LLMParamInvalidError),
         (LLMStatusCode.LLM_KV_CACHE_NOT_EXIST, LookupError),
         (LLMStatusCode.LLM_OUT_OF_MEMORY, MemoryError),
         (LLMStatusCode.LLM_FEATURE_NOT_ENABLED, NotImplementedError),
@@ -77,6 +80,7 @@ def test_exceptions_inherit_what_a_reader_expects(code, builtin):
     failure = native_error("op", code, "detail")
     assert isinstance(failure, LLMException)
     assert isinstance(failure, builtin)
+    assert not isinstance(failure, ValueError)
 
 
 @pytest.mark.rule("C9-3")
@@ -90,6 +94,13 @@ def test_no_exception_is_an_os_error_and_all_pickle(code):
         assert type(copy) is type(failure)
         assert copy.args == failure.args
         assert (copy.status_code, copy.raw, copy.note) == (code, 17, "kept")
+
+
+def test_the_exception_of_a_setting_pickles():
+    failure = LLMConfigValueError("text", status_code=LLMStatusCode.LLM_PARAM_INVALID)
+    copy = pickle.loads(pickle.dumps(failure))
+    assert (type(copy), str(copy)) == (LLMConfigValueError, "text")
+    assert copy.status_code is LLMStatusCode.LLM_PARAM_INVALID
 
 
 @pytest.mark.rule("C1.2-9")
@@ -115,9 +126,41 @@ def test_the_device_number_wins_as_raw():
 @pytest.mark.rule("C1.9-28")
 def test_status():
     assert Status(LLMStatusCode.LLM_SUCCESS).is_ok()
-    failed = Status(LLMStatusCode.LLM_TIMEOUT)
+    failed = Status(status=LLMStatusCode.LLM_TIMEOUT)
     assert not failed.is_ok()
     assert failed.status_code is LLMStatusCode.LLM_TIMEOUT
+
+
+def _through_frames(count, module):
+    """Make a function of a module of this name that calls warn() through count frames."""
+    scope = {"__name__": module, "warn": status_module.warn}
+    exec(
+        "def call(depth):\n    warn('a trap') if depth == 1 else call(depth - 1)",
+        scope,
+    )
+    return partial(scope["call"], count)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7])
+def test_a_warning_names_the_line_of_the_client(frames):
+    call = _through_frames(frames, "llm_datadist.inner.room")
+    with pytest.warns(LLMDataDistWarning, match="a trap") as caught:
+        call()
+    assert caught[0].filename == __file__
+
+
+def test_a_module_whose_name_begins_with_the_packages_is_a_client():
+    call = _through_frames(3, "llm_datadist_connector")
+    with pytest.warns(LLMDataDistWarning, match="a trap") as caught:
+        call()
+    assert (caught[0].filename, caught[0].lineno) == ("<string>", 2)
+
+
+def test_a_warning_without_a_client_names_the_outermost_frame():
+    code = "from llm_datadist import status\nstatus.warn('a trap')"
+    run = [sys.executable, "-c", f"__name__ = 'llm_datadist.inner'\n{code}"]
+    said = subprocess.run(run, capture_output=True, text=True, check=True).stderr
+    assert said == "<string>:3: LLMDataDistWarning: a trap\n"
 
 
 def test_all_public_names_exist():
