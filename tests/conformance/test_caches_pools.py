@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines import HOST, OWNER, POOL, EngineHere, Engines, pool_config, tensors_of
-from refusals import refused_by_engine
 
 from llm_datadist import (
     Cache,
@@ -20,6 +18,16 @@ from llm_datadist import (
     LLMRole,
     LLMStatusCode,
 )
+from tests.conformance.engines import (
+    HOST,
+    OWNER,
+    POOL,
+    EngineHere,
+    Engines,
+    pool_config,
+    tensors_of,
+)
+from tests.conformance.refusals import refused_by_engine
 
 S = LLMStatusCode
 KIB = 1 << 10

@@ -5,7 +5,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from engines import (
+
+from llm_datadist import (
+    BlocksCacheKey,
+    CacheDesc,
+    DataType,
+    LLMDataDistWarning,
+    LLMException,
+    LLMStatusCode,
+    Placement,
+)
+from llm_datadist.introspection import MemoryKind
+from tests.conformance.engines import (
     DEVICE,
     HOST,
     OWNER,
@@ -20,19 +31,8 @@ from engines import (
     by_prefix,
     by_request,
 )
-from paths import Path
-from refusals import refused, refused_by_engine
-
-from llm_datadist import (
-    BlocksCacheKey,
-    CacheDesc,
-    DataType,
-    LLMDataDistWarning,
-    LLMException,
-    LLMStatusCode,
-    Placement,
-)
-from llm_datadist.introspection import MemoryKind
+from tests.conformance.paths import Path
+from tests.conformance.refusals import refused, refused_by_engine
 
 S = LLMStatusCode
 REGISTERED = MemoryKind.REGISTERED

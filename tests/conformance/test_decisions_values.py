@@ -10,9 +10,6 @@ import warnings
 from typing import Any, Callable
 
 import pytest
-from engines import HOST, POOL, EngineHere, Engines, blocks_of, pool_config
-from paths import IP
-from refusals import check_refusal, refused
 
 import llm_datadist
 from llm_datadist import (
@@ -31,6 +28,9 @@ from llm_datadist import (
     status,
 )
 from llm_datadist.options import EngineOptions
+from tests.conformance.engines import HOST, POOL, EngineHere, Engines, blocks_of, pool_config
+from tests.conformance.paths import IP
+from tests.conformance.refusals import check_refusal, refused
 
 S = LLMStatusCode
 TOKEN = "a-token-that-nobody-may-see"

@@ -6,13 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from engines import Engines, blocks_of
-from refusals import refused
-from stage import OWNER, Stage
 
 import llm_datadist
 from llm_datadist import LLMException, LLMStatusCode
 from llm_datadist.testing import Geometry, Peer, faults
+from tests.conformance.engines import Engines, blocks_of
+from tests.conformance.refusals import refused
+from tests.conformance.stage import OWNER, Stage
 
 S = LLMStatusCode
 FAULTS = "LLM_DATADIST_MOCK_FAULTS"
