@@ -522,16 +522,22 @@ class Machine(RuleBasedStateMachine):
         for pool in player.model.pools.values():
             self.world.memories.remove(pool.memory)
         player.model.finalize()
-        for status, call in (
-            (S.LLM_FAILED, lambda: stale.register_cache(desc_of(Shape(False, 1, 10, 24)), [1])),
-            (S.LLM_FAILED, lambda: stale.unregister_cache(1)),
-            (S.LLM_PARAM_INVALID, lambda: stale.remove_cache_key(CacheKey(1, 1))),
+        self._check_is_finalized(stale)
+        self.players[position] = self._opened(player.cluster, player.buffer, pools)
+        self._check_is_finalized(stale)
+        self._wait_for_links()
+
+    @staticmethod
+    def _check_is_finalized(stale: Any) -> None:
+        for call in (
+            lambda: stale.register_cache(desc_of(Shape(False, 1, 10, 24)), [1]),
+            lambda: stale.unregister_cache(None),
+            lambda: stale.remove_cache_key(CacheKey(1, 1)),
+            lambda: stale.pull_blocks(None, None, [1], [1]),
         ):
             with pytest.raises(LLMException) as caught:
                 call()
-            assert caught.value.status_code == status
-        self.players[position] = self._opened(player.cluster, player.buffer, pools)
-        self._wait_for_links()
+            assert caught.value.status_code == S.LLM_ENGINE_FINALIZED
 
     def _wait_for_links(self) -> None:
         # A peer sees the closed connection, nobody tells it.
