@@ -159,6 +159,12 @@ CacheRef CacheStore::Find(int64_t id) const {
     return found == caches_.end() ? nullptr : found->second.cache;
 }
 
+Status CacheStore::FindOwn(int64_t id, CacheRef *cache) const {
+    *cache = Find(id);
+    if (*cache != nullptr) return Status::Ok();
+    return Failure(LLDD_KV_CACHE_NOT_EXIST, "this engine has no cache with id %" PRId64, id);
+}
+
 std::optional<NamedEntry> CacheStore::Find(const CacheName &name) const {
     const Lock lock(mutex_);
     return FindLocked(name);

@@ -118,6 +118,8 @@ public:
 
     // Null: no such cache.
     CacheRef Find(int64_t id) const;
+    // LLDD_KV_CACHE_NOT_EXIST: no such cache.
+    Status FindOwn(int64_t id, CacheRef *cache) const;
     std::optional<NamedEntry> Find(const CacheName &name) const;
     // A peer's request for a batch entry by cache id. If a request key names the entry, it is as if
     // the peer had used that key; where a prefix key names it, nothing is found. Without a key the

@@ -117,8 +117,8 @@ Status Engine::Start(const lldd_config &config) {
     transfer_options.sync_timeout_ms = sync_timeout_ms_;
     transfer_options.strict_hardware = strict_hardware_;
     transfer_options.has_device_pool = device_pool_.pages != nullptr;
-    transfers_ = std::make_unique<Transfers>(&store_, &in_use_, links_.get(), device_.get(),
-                                             transfer_options);
+    transfers_ = std::make_unique<Transfers>(&store_, &in_use_, links_.get(), transfer_options);
+    copies_ = std::make_unique<LocalCopies>(&store_, &in_use_, device_.get());
     if (listen) {
         LLDD_RETURN_IF_ERROR(links_->StartListening(listen_address));
         listen_port_asked_ = config.listen_port;
@@ -146,6 +146,7 @@ void Engine::Close() {
     if (links_ != nullptr) links_->CloseAll(SyncDeadline());
     // The memory of the caches goes with the pools; registrations of the client's memory with the
     // device.
+    copies_.reset();
     transfers_.reset();
     groups_.reset();
     links_.reset();
@@ -224,7 +225,7 @@ void Engine::ReadCounters(lldd_counters *counters) const {
     };
     counters->pulls = read(counted.pulls);
     counters->pushes = read(counted.pushes);
-    counters->copies = read(counted.copies);
+    counters->copies = copies_->count();
     counters->failures = read(counted.failures);
     counters->timeouts = read(counted.timeouts);
     counters->bytes_in = read(counted.bytes_in);

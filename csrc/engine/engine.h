@@ -17,6 +17,7 @@
 #include "engine/call_gate.h"
 #include "engine/groups.h"
 #include "engine/links.h"
+#include "engine/local_copies.h"
 #include "engine/owner_pins.h"
 #include "engine/page_pool.h"
 #include "engine/runtime.h"
@@ -60,6 +61,7 @@ public:
 
     Links &links() { return *links_; }
     Transfers &transfers() { return *transfers_; }
+    LocalCopies &copies() { return *copies_; }
 
 private:
     // A pool and what it was made with.
@@ -118,6 +120,7 @@ private:
     std::unique_ptr<Links> links_;
     std::unique_ptr<Groups> groups_;
     std::unique_ptr<Transfers> transfers_;
+    std::unique_ptr<LocalCopies> copies_;
 };
 
 }  // namespace lldd

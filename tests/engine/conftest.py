@@ -17,9 +17,13 @@ CSRC = HERE.parent.parent / "csrc"
 SOURCES = [
     HERE / "shim.cc",
     CSRC / "base" / "status.cc",
-    CSRC / "engine" / "block_plan.cc",
     CSRC / "engine" / "cache_store.cc",
     CSRC / "engine" / "page_pool.cc",
+    CSRC / "engine" / "plan_checks.cc",
+    CSRC / "engine" / "plan_copy.cc",
+    CSRC / "engine" / "plan_pairs.cc",
+    CSRC / "engine" / "plan_pull.cc",
+    CSRC / "engine" / "plan_push.cc",
     CSRC / "engine" / "tensor.cc",
 ]
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]
