@@ -339,7 +339,7 @@ lldd_status lldd_engine_next_notice(lldd_engine *handle, char *text, uint64_t si
             return Failure(LLDD_PARAM_INVALID, "text and length must not be null, size not 0");
         }
         std::string notice;
-        if (!engine.NextNotice(&notice)) notice.clear();
+        if (!engine.notices().Next(&notice)) notice.clear();
         CopyText(notice, text, size);
         *length = std::min<uint64_t>(notice.size(), size - 1);
         return Status::Ok();
@@ -420,8 +420,8 @@ lldd_status lldd_link_clusters(lldd_engine *handle, const lldd_cluster *clusters
         std::vector<lldd::ClusterSpec> specs;
         LLDD_RETURN_IF_ERROR(ReadClusters(clusters, num_clusters, timeout_ms, &specs));
         LLDD_RETURN_IF_ERROR(CheckOut("results", results));
-        return WriteResults(engine.links().LinkClusters(specs, lldd::Deadline::InMs(timeout_ms)),
-                            results);
+        return WriteResults(
+            engine.initiator().LinkClusters(specs, lldd::Deadline::InMs(timeout_ms)), results);
     });
 }
 
@@ -433,7 +433,7 @@ lldd_status lldd_unlink_clusters(lldd_engine *handle, const lldd_cluster *cluste
         LLDD_RETURN_IF_ERROR(ReadClusters(clusters, num_clusters, timeout_ms, &specs));
         LLDD_RETURN_IF_ERROR(CheckOut("results", results));
         return WriteResults(
-            engine.links().UnlinkClusters(specs, lldd::Deadline::InMs(timeout_ms), force != 0),
+            engine.initiator().UnlinkClusters(specs, lldd::Deadline::InMs(timeout_ms), force != 0),
             results);
     });
 }

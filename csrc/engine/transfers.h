@@ -13,7 +13,7 @@
 #include "base/status.h"
 #include "engine/cache_store.h"
 #include "engine/call_gate.h"
-#include "engine/links.h"
+#include "engine/link_directory.h"
 #include "engine/plan_pull.h"
 #include "engine/plan_push.h"
 #include "engine/scratch.h"
@@ -39,7 +39,8 @@ public:
         std::atomic<uint64_t> table_reads{0};
     };
 
-    Transfers(const CacheStore *store, CachesInUse *in_use, Links *links, Options options)
+    Transfers(const CacheStore *store, CachesInUse *in_use, const LinkDirectory *links,
+              Options options)
         : store_(store), in_use_(in_use), links_(links), options_(options) {}
     Transfers(const Transfers &) = delete;
     Transfers &operator=(const Transfers &) = delete;
@@ -91,7 +92,7 @@ private:
 
     const CacheStore *const store_;
     CachesInUse *const in_use_;
-    Links *const links_;
+    const LinkDirectory *const links_;
     const Options options_;
     // All pushes and layer transfers of an engine run one at a time.
     std::mutex push_mutex_;
