@@ -115,7 +115,7 @@ constexpr lldd_status kClosedInvalid = LLDD_PARAM_INVALID;
 
 Status ReadKey(const lldd_cache_key *from, lldd_cache_key *to) {
     LLDD_RETURN_IF_ERROR(ReadStruct("key", from, to));
-    if (to->kind >= LLDD_KEY_REQUEST && to->kind <= LLDD_KEY_BLOCKS) return Status::Ok();
+    if (lldd::IsKeyKind(to->kind)) return Status::Ok();
     return Failure(LLDD_PARAM_INVALID,
                    "key.kind is %u, allowed is %d (request), %d (id), %d (blocks)", to->kind,
                    LLDD_KEY_REQUEST, LLDD_KEY_ID, LLDD_KEY_BLOCKS);

@@ -11,7 +11,7 @@
 namespace lldd {
 namespace {
 
-// A connection must send its Hello within kGreetingMs; of more than kMaxNewcomers that have not, the
+// A connection must send its Hello within kGreetingMs; when more than kMaxNewcomers have not, the
 // oldest is dropped.
 constexpr uint64_t kGreetingMs = 10000;
 constexpr size_t kMaxNewcomers = 256;

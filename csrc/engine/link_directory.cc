@@ -72,7 +72,8 @@ LinkDirectory::LinkPtr LinkDirectory::FindByNonce(const LinkNonce &nonce) const 
 void LinkDirectory::IndexLocked(const LinkPtr &link) {
     const Link::Identity &identity = link->identity();
     if (identity.end == LinkEnd::kAcceptor) {
-        // The first link with a nonce keeps it, so a peer cannot capture another's streams by reusing it.
+        // The first link with a nonce keeps it, so a peer cannot capture another's streams by
+        // reusing it.
         by_nonce_.emplace(identity.nonce, link);
     } else if (identity.group.empty()) {
         by_address_[{identity.peer_address.ToString(), link->peer()}] = link;

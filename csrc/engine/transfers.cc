@@ -26,51 +26,12 @@ Status CheckAccessible(const char *whose, int64_t cache_id, bool accessible) {
                    static_cast<long long>(cache_id), whose);
 }
 
-// What a pull may read. In one-sided mode prefix keys are in no table, and an id is a positive
-// number.
-Status FindForPull(const PeerTable &table, const lldd_cache_key &key, PeerTable::Found *found) {
-    if (key.kind == LLDD_KEY_ID) {
-        if (key.cache_id > 0) *found = table.ById(key.cache_id);
-        found->batch_index = key.batch_index;
-    } else {
-        const CacheName name = CacheName::Of(key);
-        const bool asks_for_blocks = key.kind == LLDD_KEY_BLOCKS;
-        if (!name.prefix && name.names_blocks() == asks_for_blocks)
-            *found = table.ByName(name.id, name.model_id);
-    }
-    return found->cache != nullptr ? Status::Ok() : NotThere(table, key);
-}
-
-// What a push may write. Id 0 is the name (request 0, model 0).
-Status FindForPush(const PeerTable &table, const lldd_cache_key &key, PeerTable::Found *found) {
-    if (key.kind == LLDD_KEY_BLOCKS) {
-        *found = table.ByName(LLDD_ID_UNSET, key.model_id);
-    } else {
-        *found = key.cache_id == 0 ? table.ByName(0, 0) : table.ById(key.cache_id);
-        found->batch_index = key.batch_index;
-    }
-    return found->cache != nullptr ? Status::Ok() : NotThere(table, key);
-}
-
 // A request to the owner of a cache; it counts as part of the transfer.
 Status AskOwner(Link *link, wire::Kind kind, const std::string &body, const Deadline &deadline,
                 std::string *answer) {
     const Status status = link->channel().Call(kind, body, deadline, answer);
     if (status.ok()) return status;
     return Status(LLDD_TIMEOUT, status.text(), status.raw());
-}
-
-Status CheckPushKey(const lldd_cache_key &key) {
-    if (key.kind == LLDD_KEY_BLOCKS || (key.kind == LLDD_KEY_ID && key.cache_id >= 0))
-        return Status::Ok();
-    if (key.kind == LLDD_KEY_ID) {
-        return Failure(LLDD_PARAM_INVALID,
-                       "the destination's cache id is %lld, it must not be negative",
-                       static_cast<long long>(key.cache_id));
-    }
-    return Failure(LLDD_PARAM_INVALID,
-                   "the destination's key kind is %u, allowed are blocks (%d) and id (%d)",
-                   key.kind, LLDD_KEY_BLOCKS, LLDD_KEY_ID);
 }
 
 // A push of several layers as transfers of one: all of it but the layer.
@@ -165,7 +126,9 @@ Status Transfers::PullOneSided(const PullCall &call, Link *link, const Deadline 
     const PeerTable *table = nullptr;
     LLDD_RETURN_IF_ERROR(ReadTable(link, deadline, &table));
     PeerTable::Found found;
-    LLDD_RETURN_IF_ERROR(FindForPull(*table, call.key, &found));
+    const std::optional<KeyTarget> target = TargetOfPull(call.key);
+    if (target.has_value()) found = table->Find(*target);
+    if (found.cache == nullptr) return NotThere(*table, call.key);
     LLDD_RETURN_IF_ERROR(
         CheckAccessible("this engine", call.local.id, call.local.remote_accessible));
     LLDD_RETURN_IF_ERROR(
@@ -293,9 +256,9 @@ Status Transfers::Push(const lldd_push_args &args, const lldd_cache_key &key,
                            "a push needs one-sided mode (remote cache accessible) on both ends");
         }
         LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(args.tensors_per_layer));
-        LLDD_RETURN_IF_ERROR(CheckPushKey(key));
-        const CachesInUse::Use use(in_use_, args.cache_id);
         PushSource source;
+        LLDD_RETURN_IF_ERROR(TargetOfPush(key, &source.target));
+        const CachesInUse::Use use(in_use_, args.cache_id);
         LLDD_RETURN_IF_ERROR(store_->FindOwn(args.cache_id, &source.cache));
         source.pairs = &scratch->pairs;
         source.runs = &scratch->runs;
@@ -329,9 +292,9 @@ Status Transfers::TransferLayer(const lldd_transfer_args &args, const lldd_cache
                            "%llu destination addresses are given for %u tensors a layer",
                            Printable(args.num_dst_addrs), args.tensors_per_layer);
         }
-        if (!to_addresses) LLDD_RETURN_IF_ERROR(CheckPushKey(key));
-        const CachesInUse::Use use(in_use_, args.cache_id);
         PushSource source;
+        if (!to_addresses) LLDD_RETURN_IF_ERROR(TargetOfPush(key, &source.target));
+        const CachesInUse::Use use(in_use_, args.cache_id);
         LLDD_RETURN_IF_ERROR(store_->FindOwn(args.cache_id, &source.cache));
         source.pairs = &scratch->pairs;
         source.runs = &scratch->runs;
@@ -371,8 +334,8 @@ Status Transfers::PushLayerInTurn(PushSource *source, const lldd_cache_key &key,
         CheckAccessible("this engine", source->cache->id, source->cache->remote_accessible));
     const PeerTable *table = nullptr;
     LLDD_RETURN_IF_ERROR(ReadTable(link, deadline, &table));
-    PeerTable::Found found;
-    LLDD_RETURN_IF_ERROR(FindForPush(*table, key, &found));
+    const PeerTable::Found found = table->Find(source->target);
+    if (found.cache == nullptr) return NotThere(*table, key);
     LLDD_RETURN_IF_ERROR(
         CheckAccessible("the peer", found.cache->id, found.cache->remote_accessible));
     if (!source->pairs_read) {

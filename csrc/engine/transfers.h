@@ -11,6 +11,7 @@
 
 #include "base/deadline.h"
 #include "base/status.h"
+#include "engine/cache_key.h"
 #include "engine/cache_store.h"
 #include "engine/call_gate.h"
 #include "engine/link_directory.h"
@@ -61,6 +62,7 @@ private:
         PushRequest request;
         BlockPairs *pairs = nullptr;
         bool pairs_read = false;
+        KeyTarget target;  // unless the destination is given by addresses
         std::vector<Run> *runs = nullptr;
     };
 

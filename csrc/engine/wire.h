@@ -4,12 +4,11 @@
 // is for; the acceptor of a link answers with its own. All numbers are little-endian. What follows
 // depends on the purpose:
 //
-//   kLink      frames, see Frame. The handshake is LinkRequest ->, <- LinkReply, LinkConfirm ->, <-
-//   LinkDone; afterwards
-//              both ends send requests and answer them in any order. Closing the connection ends
-//              the link at the peer.
+//   kLink      frames, see FrameHeader. The handshake is LinkRequest ->, <- LinkReply, LinkConfirm ->,
+//              <- LinkDone; afterwards both ends send requests and answer them in any order.
+//              Closing the connection ends the link at the peer.
 //   kStream*   the connection is a byte stream of the runtime; the nonce of the Hello is that of
-//   its link.
+//              its link.
 //
 // A peer is not trusted: every length is checked against what is there and against a bound before
 // memory is taken for it.
@@ -42,8 +41,8 @@ enum class Purpose : uint8_t {
 
 // How the two ends prove that they know the shared secret.
 //   kHmacSha256  a LinkRequest and its successful LinkReply carry an HMAC, keyed with the secret,
-//   of the sender's end, both
-//                greetings' nonces, and the rest of the message: see Proof.
+//                of the sender's end, both greetings' nonces, and the rest of the message: see
+//                Proof.
 enum class Auth : uint8_t { kNone = 0, kHmacSha256 = 1 };
 
 struct Hello {
@@ -64,14 +63,14 @@ enum Kind : uint16_t {
     kLinkConfirm = 2,  // StatusBody; answered by a StatusBody (LinkDone)
     kUnlink = 3,       // empty; answered by an empty frame, then the connection closes
     kTable = 4,        // empty; answered by the cache table, see peer_table.h; empty: too large
-    kDialStream =
-        5,  // acceptor to initiator, empty; answered by a StatusBody when the stream is on its way
-    kResolve = 6,  // request mode: Resolve; answered by a ResolveReply, which may have to wait for
-                   // another pull
-    kRelease = 7,  // request mode: Release; answered by an empty frame
-    kCard = 9,     // at a rendezvous: a MeetingCard; not answered
-    kLocate = 8,   // request mode: Locate; answered by a LocateReply
-    kMessage = 10,  // of the runtime, see StreamProvider::Ask; answered by an empty frame
+    kDialStream = 5,   // acceptor to initiator, empty; answered by a StatusBody when the stream is
+                       // on its way
+    kResolve = 6,      // request mode: Resolve; answered by a ResolveReply, which may have to wait
+                       // for another pull
+    kRelease = 7,      // request mode: Release; answered by an empty frame
+    kLocate = 8,       // request mode: Locate; answered by a LocateReply
+    kCard = 9,         // at a rendezvous: a MeetingCard; not answered
+    kMessage = 10,     // of the runtime, see StreamProvider::Ask; answered by an empty frame
     kAnswer = 0x8000,
 };
 
@@ -88,7 +87,7 @@ struct FrameHeader {
 
 // The largest frame body accepted: a cache table of a million tensors fits.
 constexpr uint32_t kMaxBody = 64u << 20;
-// The largest from somebody who is not linked yet: an endpoint with a quarter of a million regions.
+// The largest from a peer that is not linked yet: an endpoint with a quarter of a million regions.
 constexpr uint32_t kMaxStrangersBody = 8u << 20;
 
 // Appends numbers and texts to a frame body.

@@ -17,6 +17,7 @@ CSRC = HERE.parent.parent / "csrc"
 SOURCES = [
     HERE / "shim.cc",
     CSRC / "base" / "status.cc",
+    CSRC / "engine" / "cache_key.cc",
     CSRC / "engine" / "cache_store.cc",
     CSRC / "engine" / "page_pool.cc",
     CSRC / "engine" / "plan_checks.cc",
