@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "base/range_map.h"
-#include "engine/runtime.h"
 #include "mock_runtime/known_memory.h"
 #include "mock_runtime/region_table.h"
 #include "mock_runtime/shared_memory.h"
+#include "runtime/runtime.h"
 
 namespace lldd::mock {
 

@@ -21,8 +21,8 @@
 #include "engine/notices.h"
 #include "engine/owner_service.h"
 #include "engine/page_pool.h"
-#include "engine/runtime.h"
 #include "engine/transfers.h"
+#include "runtime/runtime.h"
 
 namespace lldd {
 

@@ -22,8 +22,8 @@
 #include "engine/link_options.h"
 #include "engine/notices.h"
 #include "engine/owner_service.h"
-#include "engine/runtime.h"
 #include "engine/wire.h"
+#include "runtime/runtime.h"
 
 namespace lldd {
 

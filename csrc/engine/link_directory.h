@@ -16,7 +16,7 @@
 
 #include "base/socket.h"
 #include "engine/link.h"
-#include "engine/runtime.h"
+#include "runtime/runtime.h"
 
 namespace lldd {
 

@@ -17,8 +17,8 @@
 #include "engine/link_directory.h"
 #include "engine/link_options.h"
 #include "engine/owner_service.h"
-#include "engine/runtime.h"
 #include "engine/wire.h"
+#include "runtime/runtime.h"
 
 namespace lldd {
 

@@ -10,8 +10,8 @@
 #include "base/status.h"
 #include "engine/cache_store.h"
 #include "engine/call_gate.h"
-#include "engine/runtime.h"
 #include "engine/scratch.h"
+#include "runtime/runtime.h"
 
 namespace lldd {
 

@@ -9,10 +9,10 @@
 #include <tuple>
 #include <vector>
 
+#include "base/codec.h"
 #include "engine/cache_key.h"
 #include "engine/cache_store.h"
 #include "engine/tensor.h"
-#include "engine/wire.h"
 
 namespace lldd {
 
@@ -24,9 +24,9 @@ struct PeerCache {
 };
 
 // One cache on the wire.
-void EncodeCache(const Cache &cache, wire::Writer *writer);
+void EncodeCache(const Cache &cache, Writer *writer);
 // False if the bytes are no cache.
-bool DecodeCache(wire::Reader *reader, PeerCache *cache);
+bool DecodeCache(Reader *reader, PeerCache *cache);
 
 class PeerTable {
 public:

@@ -19,7 +19,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "engine/runtime.h"
+#include "runtime/runtime.h"
 
 namespace lldd {
 

@@ -9,7 +9,7 @@
 #include "base/status.h"
 #include "engine/plan_checks.h"
 #include "engine/plan_pairs.h"
-#include "engine/runtime.h"
+#include "runtime/runtime.h"
 
 namespace lldd {
 

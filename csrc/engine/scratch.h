@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "engine/plan_pairs.h"
-#include "engine/runtime.h"
+#include "runtime/runtime.h"
 
 namespace lldd {
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "base/status.h"
-#include "engine/runtime.h"
+#include "runtime/runtime.h"
 
 namespace lldd {
 

@@ -18,6 +18,7 @@
 #include "engine/plan_pull.h"
 #include "engine/plan_push.h"
 #include "engine/scratch.h"
+#include "runtime/runtime.h"
 
 namespace lldd {
 
