@@ -75,7 +75,7 @@ Status CheckDivides(uint32_t tensors_per_layer, const PlanCache &local) {
     if (local.shape.num_tensors % tensors_per_layer == 0) return Status::Ok();
     return Failure(LLDD_PARAM_INVALID,
                    "tensors_per_layer is %" PRIu32 ", which does not divide the %" PRIu32
-                   " tensors of the local cache %" PRId64 "; with a layer range it must",
+                   " tensors of the local cache %" PRId64 ": layers must be whole",
                    tensors_per_layer, local.shape.num_tensors, local.id);
 }
 

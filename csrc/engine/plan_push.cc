@@ -77,7 +77,7 @@ Status CheckPush(const PushRequest &request, BlockPairs *pairs) {
     const lldd_transfer_args &args = request.args;
     const PlanCache &local = request.local;
     LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(args.tensors_per_layer));
-    if (request.layers_given) LLDD_RETURN_IF_ERROR(CheckDivides(args.tensors_per_layer, local));
+    LLDD_RETURN_IF_ERROR(CheckDivides(args.tensors_per_layer, local));
     if (args.num_src_blocks != 0) {
         LLDD_RETURN_IF_ERROR(CheckPushOfBlocks(request));
     } else {

@@ -17,9 +17,6 @@ namespace lldd {
 struct PushRequest {
     lldd_transfer_args args{};
     PlanCache local;  // the cache that args.cache_id names
-    // A caller that names layers must have a whole number of them; without, left-over tensors are
-    // not sent.
-    bool layers_given = false;
 };
 
 // Everything about a push that the own side alone can tell; reads the lists into `pairs`. No layer

@@ -266,8 +266,7 @@ Status Transfers::Push(const lldd_push_args &args, const lldd_cache_key &key,
         source.runs = &scratch->runs;
         source.request.args = OneLayerOf(args);
         source.request.local = PlanOf(*source.cache);
-        source.request.layers_given = args.num_layers != LLDD_ALL_LAYERS;
-        const uint32_t num_layers = source.request.layers_given
+        const uint32_t num_layers = args.num_layers != LLDD_ALL_LAYERS
                                         ? args.num_layers
                                         : source.cache->shape.num_tensors / args.tensors_per_layer;
         for (uint32_t layer = 0; layer < num_layers; ++layer) {
@@ -300,7 +299,7 @@ Status Transfers::TransferLayer(const lldd_transfer_args &args, const lldd_cache
         LLDD_RETURN_IF_ERROR(store_->FindOwn(args.cache_id, &source.cache));
         source.pairs = &scratch->pairs;
         source.runs = &scratch->runs;
-        source.request = {args, PlanOf(*source.cache), true};
+        source.request = {args, PlanOf(*source.cache)};
         return to_addresses ? SendToAddresses(&source) : PushLayer(&source, key);
     }());
 }

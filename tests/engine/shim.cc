@@ -78,7 +78,6 @@ PushRequest PushFrom(const shim_push_args &args) {
     full.dst_blocks = args.dst_blocks;
     full.num_dst_blocks = args.num_dst_blocks;
     full.dst_block_size = args.dst_block_size;
-    request.layers_given = args.layers_given != 0;
     return request;
 }
 
