@@ -50,7 +50,7 @@ declarations = load_native("declarations")
 HEADER = ROOT / building.HEADER
 # Where they are in a package that was built.
 SOURCES = "_native/src"
-SUITE = "testing/conformance"
+SUITE = "testing/suite"
 
 
 def ascend_target():
@@ -144,8 +144,12 @@ class build_native(Command):
         """
         files = building.packaged_sources(ROOT)
         sources = [(path, f"{SOURCES}/{path.relative_to(ROOT)}") for path in files]
-        tests = [*sorted((ROOT / "tests" / "conformance").glob("*.py")), ROOT / "pyproject.toml"]
-        suite = [(path, f"{SUITE}/{path.name}") for path in tests]
+        # With the package around it, since its modules import each other by their full names.
+        tests = [ROOT / "tests" / "__init__.py", *(ROOT / "tests" / "conformance").glob("*.py")]
+        suite = [
+            (path, f"{SUITE}/{path.relative_to(ROOT)}")
+            for path in [*sorted(tests), ROOT / "pyproject.toml"]
+        ]
         return [(HEADER, f"include/{HEADER.name}"), *sources, *suite]
 
     @staticmethod

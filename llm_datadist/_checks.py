@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn, Union
 
-from .status import LLMStatusCode, error
+from .status import LLMConfigValueError, LLMStatusCode, error
 from .utils.log import get_logger
 
 Types = Union[type[Any], tuple[type[Any], ...]]
@@ -94,12 +94,27 @@ def refuse(text: str, status: LLMStatusCode = LLMStatusCode.LLM_PARAM_INVALID) -
     raise error(text, status)
 
 
+def refuse_setting(text: str) -> NoReturn:
+    """Refuse the value of a member of LLMConfig, as refuse() and also as a ValueError."""
+    get_logger().error(text)
+    raise LLMConfigValueError(text, status_code=LLMStatusCode.LLM_PARAM_INVALID)
+
+
 def require(condition: object, text: str) -> None:
     """Refuse with LLM_PARAM_INVALID unless the condition holds; for texts that cost nothing to
     make.
     """
     if not condition:
         refuse(text)
+
+
+def check_signs(name: str, blocks: Any) -> None:
+    """Raise TypeError if blocks, with which the engine refused a transfer, has negative ids."""
+    if isinstance(blocks, (list, tuple)) or blocks is None:
+        return
+    for position, block in enumerate(memoryview(blocks).tolist()):
+        if block < 0:
+            raise wrong_type(f"{name}[{position}]", block, "an integer in [0, 2^64)")
 
 
 def check_layer_range(name: str, value: Any) -> None:

@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 from ._checks import UINT32_MAX, check_layer_range, check_uint32, length, refuse, require
-from ._native.marshal import ALL_WHOLE_LAYERS, DEFAULT_TENSORS_PER_LAYER, LayerRanges
+from ._layer_words import ALL_WHOLE_LAYERS, TENSORS_PER_LAYER, LayerRanges
 from .cache import Cache
 from .status import warn
-from .transfer import TENSORS_PER_LAYER, AnyTransferConfig, TransferConfig
+from .transfer import AnyTransferConfig, TransferConfig
 
 
 def pull_tensors_per_layer(kwargs: dict[str, Any]) -> int:
     """Check and return tensor_num_per_layer of a pull."""
-    value = kwargs.get("tensor_num_per_layer", DEFAULT_TENSORS_PER_LAYER)
+    value = kwargs.get("tensor_num_per_layer", TENSORS_PER_LAYER)
     check_uint32("tensor_num_per_layer", value)
     require(value > 0, "tensor_num_per_layer must be positive")
     return int(value)
@@ -80,8 +80,7 @@ def _warn_of_left_over(name: str, num_tensors: int, tensors_per_layer: int) -> N
     what = f"only tensors 0 to {done - 1} are" if done else "nothing is"
     warn(
         f"{name}: {what} pushed, because {num_tensors} tensors are no whole number of layers of "
-        f"{tensors_per_layer}; set tensor_num_per_layer",
-        stacklevel=5,
+        f"{tensors_per_layer}; set tensor_num_per_layer"
     )
 
 

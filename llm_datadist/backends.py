@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from dataclasses import dataclass
 
 from llm_datadist._native import cann, libraries, loader
-from llm_datadist._native.loader import NativeLibrary, NativeLibraryError
+from llm_datadist._native.loader import Capability, NativeLibrary, NativeLibraryError
 
 ENVIRONMENT_VARIABLE = "LLM_DATADIST_BACKEND"
 LEGAL = "auto, mock, ascend, or the absolute path of a library"
@@ -30,8 +29,7 @@ LEGAL = "auto, mock, ascend, or the absolute path of a library"
 class BackendInfo:
     """The library in use.
 
-    ``device_count`` devices can be opened, numbered from 0; ``capabilities`` is a sum of the
-    header's ``LLDD_CAN_*`` bits; ``version`` is the library's own.
+    ``device_count`` devices can be opened, numbered from 0; ``version`` is the library's own.
     """
 
     name: str
@@ -39,7 +37,7 @@ class BackendInfo:
     path: str
     description: str
     device_count: int
-    capabilities: int
+    capabilities: Capability
 
 
 class _Choice:
@@ -167,9 +165,8 @@ def _signs_of_ascend() -> list[str]:
 
 
 def _warn_once(text: str) -> None:
-    from llm_datadist.status import LLMDataDistWarning
+    from llm_datadist.status import warn
 
     if not _choice.warned:
         _choice.warned = True
-        # The frame above is of this package; a client's call may be several away.
-        warnings.warn(text, LLMDataDistWarning, stacklevel=4)
+        warn(text)

@@ -158,16 +158,21 @@ class CacheDesc:
             self._size = size
         return self._size
 
-    def update_dim(self, index: int, value: int) -> None:
+    def update_dim(self, dim_index: int, dim_value: int) -> None:
         """Write one dim into the caller's shape; batch_size stays.
 
-        Raises TypeError when the shape is a tuple.
+        Args:
+            dim_index: an index of shape.
+            dim_value: the dim, int64.
+
+        Raises TypeError, also when the shape is a tuple, ValueError outside int64, IndexError
+        outside the shape. Source: 1.7.
         """
-        check_type("index", index, int)
-        check_int64("value", value)
+        check_type("dim_index", dim_index, int)
+        check_int64("dim_value", dim_value)
         if not isinstance(self._shape, list):
             raise wrong_type("the shape of update_dim", self._shape, "list")
-        self._shape[index] = value
+        self._shape[dim_index] = dim_value
         self._size = None
 
     def __repr__(self) -> str:

@@ -12,25 +12,24 @@ from ._checks import (
     check_elements,
     check_int64,
     check_optional,
+    check_signs,
     check_type,
     check_uint32,
     check_uint64,
     refuse,
     require,
 )
+from ._layer_words import ALL_LAYERS, TENSORS_PER_LAYER
 from ._layers import (
     config_layers,
     pull_layers,
     pull_tensors_per_layer,
     push_layers,
 )
-from ._native import marshal
-from ._native.marshal import DEFAULT_TENSORS_PER_LAYER
 from .cache import Cache, CacheDesc, MemInfo, Memtype, Placement
 from .keys import UNSET_ID, BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
 from .status import LLMDataDistWarning, warn
 from .transfer import (
-    TENSORS_PER_LAYER,
     AnyTransferConfig,
     CacheTask,
     LayerSynchronizer,
@@ -59,8 +58,6 @@ class CacheManager:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._is_call_linked = False
-        # Which cache holds which BlocksCacheKey, and whether it is allocated: only to warn of a
-        # take-over (decision 8).
 
     def set_is_call_linked(self) -> None:
         """Note that link() was called: nothing is registered as remote accessible from now on.
@@ -126,7 +123,7 @@ class CacheManager:
     def _warn_after(self, cache_id: int) -> None:
         # A warning that is made an error leaves no cache that nobody has a handle of.
         try:
-            self._engine.warn_of_notices(stacklevel=4)
+            self._engine.warn_of_notices()
         except LLMDataDistWarning:
             self._engine.unregister(cache_id)
             raise
@@ -347,7 +344,7 @@ class CacheManager:
             refuse("pull_blocks: dst_cache has no blocks")
         if not len(dst):
             refuse("dst_blocks is empty")
-        tensors_per_layer = pull_tensors_per_layer(kwargs) if kwargs else DEFAULT_TENSORS_PER_LAYER
+        tensors_per_layer = pull_tensors_per_layer(kwargs) if kwargs else TENSORS_PER_LAYER
         if by_blocks:
             if not len(src):
                 refuse("src_blocks is empty: a BlocksCacheKey needs them")
@@ -356,7 +353,7 @@ class CacheManager:
                 refuse("src_blocks must be empty unless the key is a BlocksCacheKey")
             if isinstance(src_cache_key, CacheKey):
                 self.check_cache_key(src_cache_key)
-        layers = pull_layers(kwargs) if kwargs else marshal.ALL_LAYERS
+        layers = pull_layers(kwargs) if kwargs else ALL_LAYERS
         status = engine.pull_blocks(
             src_cache_key, dst_cache._cache_id, src, dst, tensors_per_layer, layers
         )
@@ -365,8 +362,8 @@ class CacheManager:
 
     def _raise_of_blocks(self, name: str, status: int, src_blocks: Any, dst_blocks: Any) -> None:
         failure = self._engine.error(name, status)
-        marshal.check_signs("src_blocks", src_blocks)
-        marshal.check_signs("dst_blocks", dst_blocks)
+        check_signs("src_blocks", src_blocks)
+        check_signs("dst_blocks", dst_blocks)
         raise failure
 
     # ---- push ----
@@ -379,7 +376,7 @@ class CacheManager:
         src_layer_range: range | None = None,
         dst_layer_range: range | None = None,
         size: int = -1,
-        tensor_num_per_layer: int = 2,
+        tensor_num_per_layer: int = TENSORS_PER_LAYER,
     ) -> None:
         """Push a batch entry of an own cache into one of a peer's, layer by layer.
 
@@ -427,7 +424,7 @@ class CacheManager:
         dst_blocks: Any = (),
         src_layer_range: range | None = None,
         dst_layer_range: range | None = None,
-        tensor_num_per_layer: int = 2,
+        tensor_num_per_layer: int = TENSORS_PER_LAYER,
     ) -> None:
         """Push blocks of an own paged cache into blocks of a peer's, layer by layer.
 
@@ -664,6 +661,4 @@ def _check_push_key(name: str, key: PushKey) -> None:
     if isinstance(key, CacheKeyByIdAndIndex) and key.cache_id <= 0:
         if key.cache_id < 0:
             raise TypeError(f"the cache_id of {name} only support positive ids, got {key.cache_id}")
-        warn(
-            f"{name}: cache_id 0 names the cache with the key (req_id 0, model_id 0)", stacklevel=4
-        )
+        warn(f"{name}: cache_id 0 names the cache with the key (req_id 0, model_id 0)")

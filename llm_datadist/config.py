@@ -18,7 +18,7 @@ from ._checks import (
     check_uint16,
     check_uint32,
     check_uint64,
-    refuse,
+    refuse_setting,
     wrong_type,
 )
 from ._enums import NamedIntEnum
@@ -83,8 +83,8 @@ class LLMConfig:
     """The options of an engine; generate_options() makes the dict for LLMDataDist.init().
 
     A member that was never set, or was set to None, is left to its default. Setters raise TypeError
-    for a wrong type and LLMException (LLM_PARAM_INVALID, also a ValueError) or ValueError for a
-    value out of range: contract 3.1.
+    for a wrong type, and LLMConfigValueError (LLM_PARAM_INVALID, and a ValueError) or a plain
+    ValueError for a value out of range. Source: 3.1, decision 4.
     """
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class LLMConfig:
     def _set_number(self, member: str, key: str, value: int | None, low: int, high: int) -> None:
         check_optional(member, value, int)
         if value is not None and not low <= value <= high:
-            refuse(f"{member} must be in [{low}, {high}], got {value}")
+            refuse_setting(f"{member} must be in [{low}, {high}], got {value}")
         self._numbers[key] = value
 
     @property
@@ -124,7 +124,7 @@ class LLMConfig:
         check_elements("device_id", devices, int)
         for device in devices:
             if device < 0:
-                refuse(f"device_id must not be negative, got {device}")
+                refuse_setting(f"device_id must not be negative, got {device}")
             if device > INT32_MAX:
                 raise ValueError(f"device_id must be in [0, {INT32_MAX}], got {device}")
         self._device_id = value
@@ -141,9 +141,9 @@ class LLMConfig:
         check_optional("sync_kv_timeout", value, (int, str))
         if value is not None:
             if isinstance(value, str) and not (value.isascii() and value.isdigit()):
-                refuse(f"sync_kv_timeout must be digits, got {value!r}")
+                refuse_setting(f"sync_kv_timeout must be digits, got {value!r}")
             if int(value) <= 0:
-                refuse(f"sync_kv_timeout must be positive, got {value}")
+                refuse_setting(f"sync_kv_timeout must be positive, got {value}")
             if int(value) > INT32_MAX:
                 raise ValueError(f"sync_kv_timeout must be in [1, {INT32_MAX}], got {value}")
         self._sync_kv_timeout = value
@@ -319,7 +319,7 @@ class LLMConfig:
     def mem_utilization(self, value: float | None) -> None:
         check_optional("mem_utilization", value, float)
         if value is not None and not 0 <= value <= 1:
-            refuse(f"mem_utilization must be in [0, 1], got {value}")
+            refuse_setting(f"mem_utilization must be in [0, 1], got {value}")
         self._mem_utilization = 0.95 if value is None else value
 
     @property

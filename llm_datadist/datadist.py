@@ -9,9 +9,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from . import _addresses
-from . import config as keys
-from . import options as engine_options
+from . import _addresses, config
 from ._checks import (
     check_elements,
     check_int32,
@@ -25,6 +23,7 @@ from ._checks import (
 from .cache import RegisterMemStatus
 from .cache_manager import CacheManager
 from .config import LLMClusterInfo, LLMRole
+from .options import allows_multiple_instances, read_options
 from .status import LLMException, LLMStatusCode
 from .utils.log import get_logger
 
@@ -84,14 +83,14 @@ class LLMDataDist:
         with _life:
             if self._engine is not None:
                 return
-            if _live and not engine_options.allows_multiple_instances(options):
+            if _live and not allows_multiple_instances(options):
                 refuse(
                     f"LLMDataDist with cluster_id {_live[-1].cluster_id} is initialized already in "
                     "this process: finalize it, or set LLMConfig.allow_multiple_instances",
                     LLMStatusCode.LLM_FAILED,
                 )
-            read = engine_options.read(self._cluster_id, self._role, options)
-            get_logger().info("init cluster %d with %s", self._cluster_id, keys.masked(options))
+            read = read_options(self._cluster_id, self._role, options)
+            get_logger().info("init cluster %d with %s", self._cluster_id, config.masked(options))
             self._engine = Engine(read)
             self._cache_manager = CacheManager(self._engine)
             _live.append(self)
@@ -167,9 +166,9 @@ class LLMDataDist:
         check_optional("switch_options", switch_options, dict)
         ip: str | None = None
         port = 0
-        if switch_options and keys.LISTEN_IP_INFO in switch_options:
-            check_type(keys.LISTEN_IP_INFO, switch_options[keys.LISTEN_IP_INFO], str)
-            ip, port = _addresses.split_listen_info(switch_options[keys.LISTEN_IP_INFO])
+        if switch_options and config.LISTEN_IP_INFO in switch_options:
+            check_type(config.LISTEN_IP_INFO, switch_options[config.LISTEN_IP_INFO], str)
+            ip, port = _addresses.split_listen_info(switch_options[config.LISTEN_IP_INFO])
         # The "hixl" backend goes on listening where it does (contract 7.3).
         if ip is not None or not engine.options.one_way_links:
             engine.switch_listener(ip, port)
@@ -245,7 +244,7 @@ class LLMDataDist:
         for cluster, code in zip(clusters, outcome[1]):
             if code != LLMStatusCode.LLM_SUCCESS:
                 get_logger().error("[%s] %s: %s, %s", name, cluster, code, cluster.link_detail)
-        self._open_engine().warn_of_notices(stacklevel=3)
+        self._open_engine().warn_of_notices()
 
     def link(self, comm_name: str, cluster_rank_info: dict[int, int], rank_table: str) -> int:
         """Join a communicator whose members all call this; returns without waiting for them.
@@ -307,7 +306,7 @@ class LLMDataDist:
         engine = self._open_engine()
         check_uint64("comm_id", comm_id)
         state = engine.group_state(comm_id)
-        engine.warn_of_notices(stacklevel=2)
+        engine.warn_of_notices()
         try:
             return RegisterMemStatus(state)
         except ValueError:

@@ -13,8 +13,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import _addresses
-from . import config as keys
+from . import _addresses, config
 from ._checks import INT32_MAX, UINT32_MAX, UINT64_MAX, check_type, refuse
 from .config import LLMRole
 from .status import LLMStatusCode
@@ -57,7 +56,7 @@ class EngineOptions:
     auth_token: str | None = field(default=None, repr=False)
 
 
-def read(cluster_id: int, role: LLMRole, client_options: dict[str, str]) -> EngineOptions:
+def read_options(cluster_id: int, role: LLMRole, client_options: dict[str, str]) -> EngineOptions:
     """Check an options dict and make an engine's configuration of it; the dict is not changed.
 
     Raises TypeError for a key or value that is no str, ValueError for a listen port that is no int,
@@ -67,14 +66,14 @@ def read(cluster_id: int, role: LLMRole, client_options: dict[str, str]) -> Engi
     check_type("options", client_options, dict)
     _check_flow_graph_size(client_options)
     options = dict(client_options)
-    options[keys.ROLE] = _ROLE_NAMES[role]
+    options[config.ROLE] = _ROLE_NAMES[role]
     _apply_local_comm_res(options)
     _apply_transfer_backend(options)
-    cache_manager_mode = options.get(keys.ENABLE_CACHE_MANAGER) == "1"
-    if cache_manager_mode and keys.LISTEN_IP_INFO in options:
-        check_type(keys.LISTEN_IP_INFO, options[keys.LISTEN_IP_INFO], str)
-        ip, port = _addresses.split_listen_info(options[keys.LISTEN_IP_INFO])
-        options[keys.LISTEN_IP], options[keys.LISTEN_PORT] = ip, str(port)
+    cache_manager_mode = options.get(config.ENABLE_CACHE_MANAGER) == "1"
+    if cache_manager_mode and config.LISTEN_IP_INFO in options:
+        check_type(config.LISTEN_IP_INFO, options[config.LISTEN_IP_INFO], str)
+        ip, port = _addresses.split_listen_info(options[config.LISTEN_IP_INFO])
+        options[config.LISTEN_IP], options[config.LISTEN_PORT] = ip, str(port)
     if not cache_manager_mode:
         refuse(
             "only CacheManager mode is provided: set enable_cache_manager = True",
@@ -87,62 +86,64 @@ def read(cluster_id: int, role: LLMRole, client_options: dict[str, str]) -> Engi
 
 
 def _check_flow_graph_size(options: dict[str, str]) -> None:
-    if keys.FLOW_GRAPH_MEM_MAX_SIZE in options:
-        size = options[keys.FLOW_GRAPH_MEM_MAX_SIZE]
-        check_type(keys.FLOW_GRAPH_MEM_MAX_SIZE, size, str)
+    if config.FLOW_GRAPH_MEM_MAX_SIZE in options:
+        size = options[config.FLOW_GRAPH_MEM_MAX_SIZE]
+        check_type(config.FLOW_GRAPH_MEM_MAX_SIZE, size, str)
         if not _is_digits(size):
-            refuse(f"{keys.FLOW_GRAPH_MEM_MAX_SIZE} must be digits, got {size!r}")
+            refuse(f"{config.FLOW_GRAPH_MEM_MAX_SIZE} must be digits, got {size!r}")
 
 
 def _apply_local_comm_res(options: dict[str, str]) -> None:
-    if keys.LOCAL_COMM_RES in options:
-        options.setdefault(keys.ENABLE_CACHE_MANAGER, "1")
-        options.setdefault(keys.ENABLE_REMOTE_ACCESSIBLE, "1")
-        if options[keys.ENABLE_CACHE_MANAGER] != "1":
-            refuse(f"{keys.LOCAL_COMM_RES} needs {keys.ENABLE_CACHE_MANAGER} = 1")
+    if config.LOCAL_COMM_RES in options:
+        options.setdefault(config.ENABLE_CACHE_MANAGER, "1")
+        options.setdefault(config.ENABLE_REMOTE_ACCESSIBLE, "1")
+        if options[config.ENABLE_CACHE_MANAGER] != "1":
+            refuse(f"{config.LOCAL_COMM_RES} needs {config.ENABLE_CACHE_MANAGER} = 1")
 
 
 def _apply_transfer_backend(options: dict[str, str]) -> None:
-    if keys.TRANSFER_BACKEND in options:
-        if options.get(keys.ENABLE_CACHE_MANAGER) != "1":
-            refuse(f"{keys.TRANSFER_BACKEND} needs {keys.ENABLE_CACHE_MANAGER} = 1")
-        options.setdefault(keys.ENABLE_REMOTE_ACCESSIBLE, "1")
-        if options[keys.ENABLE_REMOTE_ACCESSIBLE] != "1":
-            refuse(f"{keys.TRANSFER_BACKEND} needs {keys.ENABLE_REMOTE_ACCESSIBLE} = 1")
-        if keys.LISTEN_IP_INFO not in options:
-            refuse(f"{keys.TRANSFER_BACKEND} needs {keys.LISTEN_IP_INFO}")
+    if config.TRANSFER_BACKEND in options:
+        if options.get(config.ENABLE_CACHE_MANAGER) != "1":
+            refuse(f"{config.TRANSFER_BACKEND} needs {config.ENABLE_CACHE_MANAGER} = 1")
+        options.setdefault(config.ENABLE_REMOTE_ACCESSIBLE, "1")
+        if options[config.ENABLE_REMOTE_ACCESSIBLE] != "1":
+            refuse(f"{config.TRANSFER_BACKEND} needs {config.ENABLE_REMOTE_ACCESSIBLE} = 1")
+        if config.LISTEN_IP_INFO not in options:
+            refuse(f"{config.TRANSFER_BACKEND} needs {config.LISTEN_IP_INFO}")
 
 
 def _engine_options(cluster_id: int, role: LLMRole, options: dict[str, str]) -> EngineOptions:
-    if options.get(keys.TRANSFER_BACKEND, "hixl") != "hixl":
-        refuse(f'{keys.TRANSFER_BACKEND} must be "hixl", got {options[keys.TRANSFER_BACKEND]!r}')
-    one_way_links = keys.TRANSFER_BACKEND in options
+    backend = options.get(config.TRANSFER_BACKEND, "hixl")
+    if backend != "hixl":
+        refuse(f'{config.TRANSFER_BACKEND} must be "hixl", got {backend!r}')
+    one_way_links = config.TRANSFER_BACKEND in options
+    # The "hixl" backend does not even read it (contract 3.2).
+    retries = 1 if one_way_links else _number(options, config.LINK_RETRY_COUNT, 1, 100, 1)
     return EngineOptions(
         cluster_id=cluster_id,
         role=role,
-        one_sided=_flag(options, keys.ENABLE_REMOTE_ACCESSIBLE),
+        one_sided=_flag(options, config.ENABLE_REMOTE_ACCESSIBLE),
         one_way_links=one_way_links,
         strict_hardware=os.environ.get(STRICT_HARDWARE, "0") not in ("", "0"),
-        device_id=_number(options, keys.DEVICE_ID, 0, INT32_MAX, 0),
-        sync_timeout_ms=_number(options, keys.SYNC_TIMEOUT, 1, INT32_MAX, 1000),
-        listen_ip=options.get(keys.LISTEN_IP),
-        listen_port=_number(options, keys.LISTEN_PORT, 0, 65535, 0),
-        device_pool=_pool(options, keys.MEM_POOL),
-        host_pool=_pool(options, keys.HOST_MEM_POOL),
-        link_total_time_s=_number(options, keys.LINK_TOTAL_TIME, 0, INT32_MAX, 0),
-        # The "hixl" backend does not even read it (contract 3.2).
-        link_retry_count=1 if one_way_links else _number(options, keys.LINK_RETRY_COUNT, 1, 100, 1),
-        rdma_traffic_class=_optional_number(options, keys.RDMA_TRAFFIC_CLASS),
-        rdma_service_level=_optional_number(options, keys.RDMA_SERVICE_LEVEL),
-        local_comm_res=options.get(keys.LOCAL_COMM_RES) or None,
-        global_resource_config=options.get(keys.GLOBAL_RESOURCE) or None,
-        auth_token=options.get(keys.AUTH_TOKEN) or None,
+        device_id=_number(options, config.DEVICE_ID, 0, INT32_MAX, 0),
+        sync_timeout_ms=_number(options, config.SYNC_TIMEOUT, 1, INT32_MAX, 1000),
+        listen_ip=options.get(config.LISTEN_IP),
+        listen_port=_number(options, config.LISTEN_PORT, 0, 65535, 0),
+        device_pool=_pool(options, config.MEM_POOL),
+        host_pool=_pool(options, config.HOST_MEM_POOL),
+        link_total_time_s=_number(options, config.LINK_TOTAL_TIME, 0, INT32_MAX, 0),
+        link_retry_count=retries,
+        rdma_traffic_class=_optional_number(options, config.RDMA_TRAFFIC_CLASS),
+        rdma_service_level=_optional_number(options, config.RDMA_SERVICE_LEVEL),
+        local_comm_res=options.get(config.LOCAL_COMM_RES) or None,
+        global_resource_config=options.get(config.GLOBAL_RESOURCE) or None,
+        auth_token=options.get(config.AUTH_TOKEN) or None,
     )
 
 
 def allows_multiple_instances(options: object) -> bool:
     """Tell whether the options of an init() ask for an engine beside others (decision 23)."""
-    return isinstance(options, dict) and options.get(keys.ALLOW_MULTIPLE_INSTANCES) == "1"
+    return isinstance(options, dict) and options.get(config.ALLOW_MULTIPLE_INSTANCES) == "1"
 
 
 def _is_digits(text: str) -> bool:

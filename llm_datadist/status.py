@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any
 
 from ._enums import NamedIntEnum
 
 __all__ = [
+    "LLMConfigValueError",
     "LLMDataDistWarning",
     "LLMException",
     "LLMFeatureNotEnabledError",
@@ -69,9 +71,21 @@ class LLMDataDistWarning(UserWarning):
     """
 
 
-def warn(text: str, stacklevel: int = 3) -> None:
-    """Warn of a trap; the default stacklevel names the caller of the function that calls this."""
-    warnings.warn(text, LLMDataDistWarning, stacklevel=stacklevel)
+def warn(text: str) -> None:
+    """Warn of a trap; the warning names the line of the client that called into this package."""
+    warnings.warn(text, LLMDataDistWarning, stacklevel=_level_of_client())
+
+
+def _level_of_client() -> int:
+    """Count the frames from warn() to the first one outside this package, or else the last."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def _is_ours(module: str) -> bool:
+    return module == __package__ or module.startswith(f"{__package__}.")
 
 
 class LLMException(RuntimeError):
@@ -113,14 +127,25 @@ def _rebuild(cls: type[LLMException], args: tuple[Any, ...], code: int, raw: int
     return cls(*args, status_code=code, raw=raw)
 
 
-# The subclasses let a reader who knows Python but not this package write the except clause he
-# expects. TimeoutError and ConnectionError are left out on purpose: they are OSErrors, and clients
-# that catch OSError around their own sockets must not swallow a failed transfer (architecture,
-# "Python on cffi").
+# The subclasses let a reader who knows Python but not this package write the except clause that
+# this reader expects. TimeoutError and ConnectionError are left out on purpose: they are OSErrors,
+# and clients that catch OSError around their own sockets must not swallow a failed transfer. So is
+# ValueError: published clients catch it before LLMException, and a refused transfer would take
+# another branch there than with CANN's package (decision 4).
 
 
-class LLMParamInvalidError(LLMException, ValueError):
-    """LLM_PARAM_INVALID: an argument, or a combination of arguments, is refused."""
+class LLMParamInvalidError(LLMException):
+    """LLM_PARAM_INVALID: an argument, or a combination of arguments, is refused. Not a ValueError.
+
+    Source: decision 4.
+    """
+
+
+class LLMConfigValueError(LLMParamInvalidError, ValueError):
+    """LLM_PARAM_INVALID of a setter of LLMConfig, where CANN's documents promise a ValueError.
+
+    Source: decision 4.
+    """
 
 
 class LLMNotExistError(LLMException, LookupError):
@@ -173,17 +198,17 @@ class Status:
     """A status code as an object.
 
     Args:
-        code: an LLMStatusCode.
+        status: an LLMStatusCode.
     """
 
-    def __init__(self, code: LLMStatusCode) -> None:
-        self._code = code
+    def __init__(self, status: LLMStatusCode) -> None:
+        self._status = status
 
     def is_ok(self) -> bool:
-        """Tell whether the code is LLM_SUCCESS."""
-        return self._code == LLMStatusCode.LLM_SUCCESS
+        """Tell whether the status is LLM_SUCCESS."""
+        return self._status == LLMStatusCode.LLM_SUCCESS
 
     @property
     def status_code(self) -> LLMStatusCode:
-        """The code given at construction."""
-        return self._code
+        """The status given at construction."""
+        return self._status

@@ -20,6 +20,7 @@ from ._checks import (
     length,
     refuse,
 )
+from ._layer_words import TENSORS_PER_LAYER
 from .keys import BlocksCacheKey, CacheKeyByIdAndIndex
 from .status import LLMException, LLMStatusCode
 from .utils.log import get_logger
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from ._native.engine import Engine
 
 __all__ = ["CacheTask", "LayerSynchronizer", "TransferConfig", "TransferWithCacheKeyConfig"]
-
-TENSORS_PER_LAYER = 2
 
 
 class LayerSynchronizer(ABC):

@@ -21,11 +21,10 @@ import tempfile
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-# In a package that was built, and in a checkout: the suite, and the configuration of pytest.
-_PLACES = (
-    (_PACKAGE / "testing" / "conformance", _PACKAGE / "testing" / "conformance"),
-    (_PACKAGE.parent / "tests" / "conformance", _PACKAGE.parent),
-)
+# In a package that was built, and in a checkout: the folder with pytest's configuration, in which
+# the suite is the Python package tests.conformance.
+_PLACES = (_PACKAGE / "testing" / "suite", _PACKAGE.parent)
+_SUITE = Path("tests", "conformance")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the suite; returns the exit status."""
     from ._probe import BACKEND, in_child
 
-    found = [place for place in _PLACES if (place[0] / "conftest.py").is_file()]
+    found = [place for place in _PLACES if (place / _SUITE / "conftest.py").is_file()]
     if not found:
         return _refuse("the package has no conformance suite in it; install it with pip")
     missing = [name for name in ("pytest", "numpy") if importlib.util.find_spec(name) is None]
@@ -63,10 +62,10 @@ def run(args: argparse.Namespace) -> int:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     # An installed package stays as it is.
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    suite, configuration = found[0]
+    root = found[0]
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
-    command += ["-c", str(configuration / "pyproject.toml"), "--rootdir", str(configuration)]
-    command += [str(suite), *args.pytest]
+    command += ["-c", str(root / "pyproject.toml"), "--rootdir", str(root)]
+    command += [str(root / _SUITE), *args.pytest]
     # Python finds modules in the current folder, too: there must be no llm_datadist in it.
     with tempfile.TemporaryDirectory(prefix="llm-datadist-selftest-") as empty:
         return subprocess.run(command, env=environment, cwd=empty).returncode

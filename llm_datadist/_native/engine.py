@@ -17,6 +17,7 @@ from typing import Any, Callable, TypeVar
 
 import numpy as np
 
+from .._layer_words import TENSORS_PER_LAYER, LayerRanges
 from ..cache import CacheDesc, MemInfo, Memtype, Placement
 from ..config import LLMClusterInfo
 from ..introspection import Counters, LinkInfo, LinkState, MemoryKind, PathInfo
@@ -25,7 +26,7 @@ from ..status import LLMException, LLMStatusCode, code_of, native_error, warn
 from ..utils.log import get_logger
 from . import facade, marshal
 from .facade import Facade
-from .marshal import FEW_BLOCKS, LayerRanges, PullFrame, PushFrame
+from .marshal import FEW_BLOCKS, PullFrame, PushFrame
 
 Row = TypeVar("Row")
 
@@ -136,11 +137,11 @@ class Engine:
             notices.append(marshal.text(ffi, chars))
         return notices
 
-    def warn_of_notices(self, stacklevel: int) -> None:
-        """Turn what background events left into warnings; stacklevel counts from the caller."""
+    def warn_of_notices(self) -> None:
+        """Turn what background events left into warnings."""
         for notice in self.take_notices():
             get_logger().warning(notice)
-            warn(notice, stacklevel + 2)
+            warn(notice)
 
     # ---- caches ----
 
@@ -478,7 +479,7 @@ class Engine:
         args = marshal.new(ffi, "lldd_transfer_args")
         key_struct = ffi.NULL if key is None else marshal.key(ffi, key)
         address_array = marshal.uint64s(self._borrow, "dst_addrs", dst_addrs)
-        args.tensors_per_layer = 2
+        args.tensors_per_layer = TENSORS_PER_LAYER
         args.key = key_struct
         args.dst_cluster_id = dst_cluster_id
         args.dst_addrs = address_array

@@ -18,6 +18,7 @@ import importlib
 import os
 import threading
 from dataclasses import dataclass
+from enum import IntFlag
 from typing import Any
 
 Absent = tuple[type[Exception], ...]
@@ -30,18 +31,26 @@ class NativeLibraryError(ImportError):
     """A native library is missing, cannot be loaded, or does not fit this package."""
 
 
+class Capability(IntFlag):
+    """What a runtime can do beside what all can: the header's ``LLDD_CAN_*`` bits.
+
+    Bits that this package does not know, of a newer library, are kept.
+    """
+
+    DEVICE_TO_DEVICE = 1
+    HOST_REMOTE = 2
+    INJECT_FAULTS = 4
+
+
 @dataclass(frozen=True)
 class RuntimeInfo:
-    """What a library drives.
-
-    ``capabilities`` is a sum of the header's ``LLDD_CAN_*`` bits.
-    """
+    """What a library drives."""
 
     name: str
     version: str
     description: str
     device_count: int
-    capabilities: int
+    capabilities: Capability
 
 
 @dataclass(frozen=True)
@@ -217,5 +226,5 @@ def _describe(ffi: Any, lib: Any, path: str) -> RuntimeInfo:
         version=ffi.string(info.version).decode(),
         description=ffi.string(info.description).decode(errors="replace"),
         device_count=info.device_count,
-        capabilities=info.capabilities,
+        capabilities=Capability(info.capabilities),
     )

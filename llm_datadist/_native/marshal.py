@@ -17,6 +17,7 @@ from typing import Any, Callable
 
 from .._addresses import to_text
 from .._checks import wrong_type
+from .._layer_words import ALL_LAYERS, TENSORS_PER_LAYER, LayerRanges
 from ..cache import CacheDesc
 from ..config import IpInfo, LLMClusterInfo
 from ..keys import BlocksCacheKey, CacheKeyByIdAndIndex
@@ -265,23 +266,6 @@ _BLOCK_IDS = "list or tuple of int, or a one-dimensional buffer of int64 or uint
 _FORMATS = frozenset(("q", "Q", "@q", "@Q", "=q", "=Q", "<q", "<Q", "l", "L", "@l", "@L"))
 
 
-def check_signs(name: str, blocks: Any) -> None:
-    """Raise TypeError if blocks, with which the engine refused a transfer, has negative ids."""
-    if isinstance(blocks, (list, tuple)) or blocks is None:
-        return
-    for position, block in enumerate(memoryview(blocks).tolist()):
-        if block < 0:
-            raise wrong_type(f"{name}[{position}]", block, "an integer in [0, 2^64)")
-
-
-# (src start, src count, dst start, dst count); a count of 0 means that no range was given.
-LayerRanges = tuple[int, int, int, int]
-ALL_LAYERS: LayerRanges = (0, 0, 0, 0)
-DEFAULT_TENSORS_PER_LAYER = 2
-# The number of layers of a push: as many whole ones as the own cache has.
-ALL_WHOLE_LAYERS = 0xFFFFFFFF
-
-
 # As many block ids fit into a frame.
 FEW_BLOCKS = 64
 
@@ -352,7 +336,7 @@ class PullFrame:
         """Write all but the key, for a pull of all layers of the frame's few blocks."""
         self.set_layers(ALL_LAYERS)
         args = self.args
-        args.tensors_per_layer = DEFAULT_TENSORS_PER_LAYER
+        args.tensors_per_layer = TENSORS_PER_LAYER
         args.cache_id = self.cache_id = cache_id
         args.src_blocks = few.sources
         args.dst_blocks = few.destinations

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 from .._native.control import runtime_control
+from .._native.loader import Capability
 
 __all__ = [
     "CAN_INJECT_FAULTS",
@@ -32,8 +33,8 @@ __all__ = [
     "rules",
 ]
 
-CAN_INJECT_FAULTS = 4
-"""LLDD_CAN_INJECT_FAULTS of the header, a bit of ``backend_info().capabilities``."""
+CAN_INJECT_FAULTS = Capability.INJECT_FAULTS
+"""The bit of ``backend_info().capabilities`` that tells whether the library injects faults."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class FaultControl:
     def inject(self, script: str) -> Iterator[Injection]:
         """Add the rules of a script, and take them away at the end.
 
-        Raises LLMParamInvalidError, a ValueError, that names the rule and the word it is about.
+        Raises LLMParamInvalidError that names the rule and the word it is about.
         """
         ids = [int(word) for word in self._control("faults.add", script).split()]
         injection = Injection(self, ids)

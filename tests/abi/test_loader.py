@@ -8,10 +8,10 @@ import sys
 import threading
 
 import pytest
-from fake_library import FakeLibrary
 
 from llm_datadist._native import loader
 from llm_datadist._native.loader import NativeLibraryError
+from tests.abi.fake_library import FakeLibrary
 
 
 @pytest.fixture

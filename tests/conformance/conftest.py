@@ -12,16 +12,24 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from engines import Engines, open_engines
-from exclusions import exclude
-from paths import Path, wanted
-from stage import SMALL, Pair, PeerPool, Stage, load_library, open_stage, probe_process_vm
-from together import NearPeer, NearStage, open_together
 
 from llm_datadist import Placement
 from llm_datadist.introspection import MemoryKind
 from llm_datadist.testing import Resources, device, eventually, leaked, memory
 from llm_datadist.testing.resources import children_of
+from tests.conformance.engines import Engines, open_engines
+from tests.conformance.exclusions import exclude
+from tests.conformance.paths import Path, wanted
+from tests.conformance.stage import (
+    SMALL,
+    Pair,
+    PeerPool,
+    Stage,
+    load_library,
+    open_stage,
+    probe_process_vm,
+)
+from tests.conformance.together import NearPeer, NearStage, open_together
 
 HERE = pathlib.Path(__file__).parent
 FAILED = pytest.StashKey[list]()

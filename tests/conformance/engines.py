@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from paths import LISTEN, Path
-from stage import OWNER, PULLER
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -36,6 +34,8 @@ from llm_datadist.introspection import MemoryKind
 from llm_datadist.testing import device
 from llm_datadist.testing import memory as memories
 from llm_datadist.testing.memory import Memory
+from tests.conformance.paths import LISTEN, Path
+from tests.conformance.stage import OWNER, PULLER
 
 Bytes = NDArray[np.uint8]
 

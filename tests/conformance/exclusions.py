@@ -8,11 +8,12 @@ On the mock everything runs. Nothing is here because it fails.
 from __future__ import annotations
 
 import pytest
-from paths import ON_ASCEND, ON_DEVICE
+
+from tests.conformance.paths import ON_ASCEND, ON_DEVICE
 
 _NO_SCRIPTS = (
     "LLDD_CAN_INJECT_FAULTS",
-    "fault scripts are the mock's; tests/ascend has the faults of the fake CANN",
+    "fault scripts are the mock's; tests/runtimes/ascend has the faults of the fake CANN",
 )
 ASCEND = {
     "test_fault_loops.py": _NO_SCRIPTS,

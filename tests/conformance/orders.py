@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from refusals import check_refusal
-
 from llm_datadist import LLMException, LLMStatusCode
+from tests.conformance.refusals import check_refusal
 
 
 def outcome(call: Callable[..., Any], **arguments: Any) -> BaseException | None:

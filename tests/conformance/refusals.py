@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from llm_datadist import LLMException, LLMStatusCode
+from llm_datadist.status import LLMConfigValueError
 
 GONE = "connection closed (peer exited, finalized or unlinked)"
 
@@ -18,7 +19,8 @@ def check_refusal(error: BaseException | None, status: LLMStatusCode, *texts: ob
     """The exception has this status and the right base classes, and says these things."""
     assert isinstance(error, LLMException), repr(error)
     assert error.status_code == status, str(error)
-    assert isinstance(error, ValueError) == (status == LLMStatusCode.LLM_PARAM_INVALID)
+    # Published clients catch ValueError before LLMException (decision 4).
+    assert isinstance(error, ValueError) == isinstance(error, LLMConfigValueError)
     assert not isinstance(error, OSError)
     for text in texts:
         # A number stands for itself, not for a part of another one.

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from paths import LISTEN, ON_DEVICE, Path
-
 from llm_datadist.introspection import LinkState
 from llm_datadist.testing import (
     Geometry,
@@ -25,6 +23,7 @@ from llm_datadist.testing import (
     leaked,
 )
 from llm_datadist.testing.actor import EngineSpec
+from tests.conformance.paths import LISTEN, ON_DEVICE, Path
 
 OWNER, PULLER = 7, 2**63 + 5
 SMALL = Geometry()

@@ -6,11 +6,6 @@ from __future__ import annotations
 import threading
 
 import pytest
-from layers import WAIT_MS, Ready
-from orders import check_order
-from refusals import refused
-from stage import OWNER, PULLER, SMALL
-from together import NearPeer, NearStage
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -21,6 +16,11 @@ from llm_datadist import (
     TransferWithCacheKeyConfig,
 )
 from llm_datadist.testing import Geometry
+from tests.conformance.layers import WAIT_MS, Ready
+from tests.conformance.orders import check_order
+from tests.conformance.refusals import refused
+from tests.conformance.stage import OWNER, PULLER, SMALL
+from tests.conformance.together import NearPeer, NearStage
 
 S = LLMStatusCode
 PI = S.LLM_PARAM_INVALID

@@ -6,9 +6,6 @@ from __future__ import annotations
 import threading
 
 import pytest
-from layers import WAIT_MS, Held, Ready
-from stage import OWNER, PULLER, linked
-from together import NearPeer, NearStage
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -18,6 +15,9 @@ from llm_datadist import (
     TransferWithCacheKeyConfig,
 )
 from llm_datadist.testing import Geometry, PeerCache, check, moved
+from tests.conformance.layers import WAIT_MS, Held, Ready
+from tests.conformance.stage import OWNER, PULLER, linked
+from tests.conformance.together import NearPeer, NearStage
 
 S = LLMStatusCode
 FOUR_LAYERS = Geometry(num_tensors=8)

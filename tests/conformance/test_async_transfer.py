@@ -5,11 +5,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layers import WAIT_MS, Ready
-from paths import Path
-from refusals import check_refusal
-from stage import OWNER, PULLER
-from together import NearPeer, NearStage
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -19,6 +14,11 @@ from llm_datadist import (
     TransferWithCacheKeyConfig,
 )
 from llm_datadist.testing import Geometry, PeerCache, check, moved
+from tests.conformance.layers import WAIT_MS, Ready
+from tests.conformance.paths import Path
+from tests.conformance.refusals import check_refusal
+from tests.conformance.stage import OWNER, PULLER
+from tests.conformance.together import NearPeer, NearStage
 
 S = LLMStatusCode
 KEY = BlocksCacheKey(OWNER, 0)

@@ -6,7 +6,19 @@ from __future__ import annotations
 import ctypes
 
 import pytest
-from engines import (
+
+from llm_datadist import (
+    BlocksCacheKey,
+    Cache,
+    CacheDesc,
+    CacheKey,
+    DataType,
+    LLMDataDistWarning,
+    LLMStatusCode,
+)
+from llm_datadist._native import _ffi, facade
+from llm_datadist.introspection import MemoryKind
+from tests.conformance.engines import (
     HOST,
     OWNER,
     PLACEHOLDER,
@@ -20,19 +32,7 @@ from engines import (
     by_prefix,
     by_request,
 )
-from refusals import refused, refused_by_engine
-
-from llm_datadist import (
-    BlocksCacheKey,
-    Cache,
-    CacheDesc,
-    CacheKey,
-    DataType,
-    LLMDataDistWarning,
-    LLMStatusCode,
-)
-from llm_datadist._native import _ffi, facade
-from llm_datadist.introspection import MemoryKind
+from tests.conformance.refusals import refused, refused_by_engine
 
 S = LLMStatusCode
 INT8 = DataType.DT_INT8

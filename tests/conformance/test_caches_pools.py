@@ -7,10 +7,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines import HOST, OWNER, POOL, EngineHere, Engines, pool_config, tensors_of
-from refusals import refused_by_engine
 
-from llm_datadist import Cache, CacheDesc, DataType, LLMConfig, LLMDataDist, LLMRole, LLMStatusCode
+from llm_datadist import (
+    Cache,
+    CacheDesc,
+    DataType,
+    LLMConfig,
+    LLMDataDist,
+    LLMException,
+    LLMRole,
+    LLMStatusCode,
+)
+from tests.conformance.engines import (
+    HOST,
+    OWNER,
+    POOL,
+    EngineHere,
+    Engines,
+    pool_config,
+    tensors_of,
+)
+from tests.conformance.refusals import refused_by_engine
 
 S = LLMStatusCode
 KIB = 1 << 10
@@ -160,7 +177,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_c3_3_4_refused_configurations(name: str, option: str) -> None:
     datadist = make(option, REFUSED[name])
-    with pytest.raises(ValueError, match=r"(?i)pool|memory_size|page_shift") as caught:
+    with pytest.raises(LLMException, match=r"(?i)pool|memory_size|page_shift") as caught:
         datadist.init(datadist.options)
     assert caught.value.status_code == S.LLM_PARAM_INVALID
     assert LLMDataDist.llm_engine_instance is None

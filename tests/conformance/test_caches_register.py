@@ -5,7 +5,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from engines import (
+
+from llm_datadist import (
+    BlocksCacheKey,
+    CacheDesc,
+    DataType,
+    LLMDataDistWarning,
+    LLMException,
+    LLMStatusCode,
+    Placement,
+)
+from llm_datadist.introspection import MemoryKind
+from tests.conformance.engines import (
     DEVICE,
     HOST,
     OWNER,
@@ -20,18 +31,8 @@ from engines import (
     by_prefix,
     by_request,
 )
-from paths import Path
-from refusals import refused, refused_by_engine
-
-from llm_datadist import (
-    BlocksCacheKey,
-    CacheDesc,
-    DataType,
-    LLMDataDistWarning,
-    LLMStatusCode,
-    Placement,
-)
-from llm_datadist.introspection import MemoryKind
+from tests.conformance.paths import Path
+from tests.conformance.refusals import refused, refused_by_engine
 
 S = LLMStatusCode
 REGISTERED = MemoryKind.REGISTERED
@@ -159,7 +160,7 @@ def test_c4_3_8_the_newest_blocks_cache_takes_the_key_over_with_a_warning(
 def is_reachable(puller: EngineHere, target: Held, model_id: int) -> bool:
     try:
         puller.manager.pull_blocks(blocks_of(model_id), target.cache, [0], [0])
-    except ValueError as error:
+    except LLMException as error:
         if "is not remote accessible" not in str(error):
             raise
         return False

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from engines import (
+
+from llm_datadist import Cache, CacheKeyByIdAndIndex, LLMException, LLMStatusCode
+from llm_datadist.introspection import MemoryKind
+from tests.conformance.engines import (
     OWNER,
     PLACEHOLDER,
     UNSET,
@@ -22,11 +25,8 @@ from engines import (
     by_prefix,
     by_request,
 )
-from paths import Path
-from refusals import refused, refused_by_engine
-
-from llm_datadist import Cache, CacheKeyByIdAndIndex, LLMException, LLMStatusCode
-from llm_datadist.introspection import MemoryKind
+from tests.conformance.paths import Path
+from tests.conformance.refusals import refused, refused_by_engine
 
 S = LLMStatusCode
 ALLOCATED, REGISTERED = MemoryKind.ALLOCATED, MemoryKind.REGISTERED

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from engines import (
+
+from llm_datadist import LLMStatusCode
+from llm_datadist.introspection import MemoryKind
+from tests.conformance.engines import (
     OWNER,
     PULLER,
     EngineHere,
@@ -17,11 +20,8 @@ from engines import (
     by_request,
     cluster_of,
 )
-from paths import Path
-from refusals import refused_by_engine
-
-from llm_datadist import LLMStatusCode
-from llm_datadist.introspection import MemoryKind
+from tests.conformance.paths import Path
+from tests.conformance.refusals import refused_by_engine
 
 S = LLMStatusCode
 ALLOCATED = MemoryKind.ALLOCATED

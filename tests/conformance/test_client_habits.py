@@ -6,8 +6,6 @@ from __future__ import annotations
 import threading
 
 import pytest
-from engines import EngineHere, Engines, Held, tensors_of
-from paths import Path
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -18,6 +16,8 @@ from llm_datadist import (
     RegisterMemStatus,
 )
 from llm_datadist.testing import eventually
+from tests.conformance.engines import EngineHere, Engines, Held, tensors_of
+from tests.conformance.paths import Path
 
 LAST_ID = 2**64 - 1
 

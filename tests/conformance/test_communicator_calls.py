@@ -7,12 +7,20 @@ import resource
 import uuid
 
 import pytest
-from communicators import R, join, joined, ranks_of, state_of, wait_until_failed, wait_until_ok
-from refusals import refused, refused_by_engine
-from stage import SMALL, linked
-from together import NearPeer, NearStage
 
 from llm_datadist import BlocksCacheKey, LLMStatusCode, Placement
+from tests.conformance.communicators import (
+    R,
+    join,
+    joined,
+    ranks_of,
+    state_of,
+    wait_until_failed,
+    wait_until_ok,
+)
+from tests.conformance.refusals import refused, refused_by_engine
+from tests.conformance.stage import SMALL, linked
+from tests.conformance.together import NearPeer, NearStage
 
 S = LLMStatusCode
 PI = S.LLM_PARAM_INVALID

@@ -6,7 +6,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from communicators import (
+
+from llm_datadist import BlocksCacheKey, LLMStatusCode
+from llm_datadist.introspection import LinkState
+from llm_datadist.testing import Geometry, Peer, check, describe_difference, eventually, moved
+from tests.conformance.communicators import (
     NAME,
     R,
     join,
@@ -18,14 +22,10 @@ from communicators import (
     wait_until_failed,
     wait_until_ok,
 )
-from paths import Path
-from refusals import GONE, check_refusal, refused, refused_by_engine
-from stage import SMALL, Stage
-from work import repeat
-
-from llm_datadist import BlocksCacheKey, LLMStatusCode
-from llm_datadist.introspection import LinkState
-from llm_datadist.testing import Geometry, Peer, check, describe_difference, eventually, moved
+from tests.conformance.paths import Path
+from tests.conformance.refusals import GONE, check_refusal, refused, refused_by_engine
+from tests.conformance.stage import SMALL, Stage
+from tests.conformance.work import repeat
 
 S = LLMStatusCode
 

@@ -7,13 +7,13 @@ import random
 import time
 
 import pytest
-from paths import Path
-from stage import OWNER, PULLER, SMALL, Stage, linked
-from work import repeat_whatever_happens
 
 from llm_datadist import BlocksCacheKey, LLMException, LLMStatusCode
 from llm_datadist.testing import Geometry, check, moved
 from llm_datadist.testing.actor import ClusterAddress, EngineSpec
+from tests.conformance.paths import Path
+from tests.conformance.stage import OWNER, PULLER, SMALL, Stage, linked
+from tests.conformance.work import repeat_whatever_happens
 
 pytestmark = pytest.mark.threads
 

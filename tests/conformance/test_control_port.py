@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from relay import relay
-from stage import OWNER, PULLER, SMALL, Stage, linked
 
 from llm_datadist import BlocksCacheKey, LLMStatusCode
 from llm_datadist.testing import Peer, check, eventually, moved
 from llm_datadist.testing.actor import ClusterAddress
 from llm_datadist.testing.resources import resident_bytes
+from tests.conformance.relay import relay
+from tests.conformance.stage import OWNER, PULLER, SMALL, Stage, linked
 
 S = LLMStatusCode
 KEY = BlocksCacheKey(OWNER, 0)

@@ -6,11 +6,6 @@ from __future__ import annotations
 import mmap
 
 import pytest
-from engines import tensors_of
-from orders import check_order
-from refusals import refused, refused_by_engine
-from stage import OWNER
-from together import NearPeer, NearStage
 
 from llm_datadist import (
     Cache,
@@ -21,6 +16,11 @@ from llm_datadist import (
     Placement,
 )
 from llm_datadist.testing import Geometry, PeerCache, check, moved
+from tests.conformance.engines import tensors_of
+from tests.conformance.orders import check_order
+from tests.conformance.refusals import refused, refused_by_engine
+from tests.conformance.stage import OWNER
+from tests.conformance.together import NearPeer, NearStage
 
 S = LLMStatusCode
 PI = S.LLM_PARAM_INVALID

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import pytest
-from paths import Path, helped_path
-from refusals import GONE, check_refusal, refused
-from relay import relay
-from stage import OWNER, PULLER, SMALL, Pair, Stage, linked, notices
-from work import repeat, seconds_of
 
 from llm_datadist import BlocksCacheKey, LLMStatusCode
 from llm_datadist.testing import Geometry, check, eventually, moved
 from llm_datadist.testing.actor import ClusterAddress
+from tests.conformance.paths import Path, helped_path
+from tests.conformance.refusals import GONE, check_refusal, refused
+from tests.conformance.relay import relay
+from tests.conformance.stage import OWNER, PULLER, SMALL, Pair, Stage, linked, notices
+from tests.conformance.work import repeat, seconds_of
 
 S = LLMStatusCode
 KEY = BlocksCacheKey(OWNER, 0)

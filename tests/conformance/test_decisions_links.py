@@ -7,11 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from engines import EngineHere, Engines, Held, blocks_of, by_id, by_request
-from paths import Path
-from refusals import refused
-from stage import OWNER, PULLER, SMALL, linked
-from together import NearStage
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -24,6 +19,11 @@ from llm_datadist import (
 from llm_datadist.introspection import MemoryKind
 from llm_datadist.testing import check, moved
 from llm_datadist.testing.actor import ClusterAddress
+from tests.conformance.engines import EngineHere, Engines, Held, blocks_of, by_id, by_request
+from tests.conformance.paths import Path
+from tests.conformance.refusals import refused
+from tests.conformance.stage import OWNER, PULLER, SMALL, linked
+from tests.conformance.together import NearStage
 
 S = LLMStatusCode
 

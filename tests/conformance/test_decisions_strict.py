@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines import HOST, EngineHere, Engines, Held, blocks_of, by_id
-from refusals import refused
 
 from llm_datadist import CacheDesc, CacheKey, DataType, LLMStatusCode
 from llm_datadist.introspection import MemoryKind
+from tests.conformance.engines import HOST, EngineHere, Engines, Held, blocks_of, by_id
+from tests.conformance.refusals import refused
 
 S = LLMStatusCode
 REGISTERED = MemoryKind.REGISTERED

@@ -10,9 +10,6 @@ import warnings
 from typing import Any, Callable
 
 import pytest
-from engines import HOST, POOL, EngineHere, Engines, blocks_of, pool_config
-from paths import IP
-from refusals import check_refusal, refused
 
 import llm_datadist
 from llm_datadist import (
@@ -31,6 +28,9 @@ from llm_datadist import (
     status,
 )
 from llm_datadist.options import EngineOptions
+from tests.conformance.engines import HOST, POOL, EngineHere, Engines, blocks_of, pool_config
+from tests.conformance.paths import IP
+from tests.conformance.refusals import check_refusal, refused
 
 S = LLMStatusCode
 TOKEN = "a-token-that-nobody-may-see"
@@ -99,10 +99,60 @@ def test_c10_3_star_import_works() -> None:
     ],
 )
 def test_c10_4_what_setters_raise_is_also_a_value_error(member: str, value: Any) -> None:
-    with refused(S.LLM_PARAM_INVALID):
+    with pytest.raises(ValueError, match=member) as caught:
         setattr(LLMConfig(), member, value)
-    with pytest.raises(ValueError, match=member):
-        setattr(LLMConfig(), member, value)
+    assert type(caught.value) is status.LLMConfigValueError
+    check_refusal(caught.value, S.LLM_PARAM_INVALID, member)
+
+
+def refusals_of_arguments() -> dict[str, Callable[[EngineHere], Any]]:
+    """Calls that are refused with LLM_PARAM_INVALID: in Python, by the engine, by a value class."""
+    desc = CacheDesc(1, [4, 64], DataType.DT_INT8)
+    return {
+        "a pull": lambda e: e.manager.pull_blocks(blocks_of(), e.paged().cache, [], []),
+        "a pull from the own cluster": lambda e: e.manager.pull_blocks(
+            BlocksCacheKey(e.datadist.cluster_id), e.paged().cache, [0], [0]
+        ),
+        "a push": lambda e: e.manager.push_blocks(blocks_of(), e.paged().cache, [0], []),
+        "a registration": lambda e: e.manager.register_cache(desc, []),
+        "a copy": lambda e: e.manager.copy_blocks(e.paged().cache, {0: [99]}),
+        "a link": lambda e: e.datadist.link_clusters([], 0),
+        "options": lambda e: LLMDataDist(LLMRole.MIX, 2).init(
+            {
+                "llm.EnableCacheManager": "1",
+                "llm.MemPoolConfig": "{}",
+                "lldd.AllowMultipleInstances": "1",
+            }
+        ),
+        "a key": lambda e: CacheKey(1),
+        "a description": lambda e: CacheDesc(1, [1], DataType.DT_INT8, batch_dim_index=1),
+    }
+
+
+@pytest.mark.rule("C10-51")
+@pytest.mark.parametrize("call", list(refusals_of_arguments()))
+def test_c10_51_other_refusals_are_no_value_errors(engine: EngineHere, call: str) -> None:
+    with pytest.raises(LLMException) as caught:
+        refusals_of_arguments()[call](engine)
+    assert type(caught.value) is status.LLMParamInvalidError
+    assert caught.value.status_code is S.LLM_PARAM_INVALID
+    assert not isinstance(caught.value, (TypeError, ValueError))
+
+
+@pytest.mark.rule("C10-52")
+def test_c10_52_which_builtins_the_other_classes_are() -> None:
+    kinds = {code: type(status.native_error("op", code, "detail")) for code in S}
+    builtins = (LookupError, MemoryError, NotImplementedError, OSError, TypeError, ValueError)
+    found = {code: [b for b in builtins if issubclass(kind, b)] for code, kind in kinds.items()}
+    assert {code: each for code, each in found.items() if each} == {
+        S.LLM_KV_CACHE_NOT_EXIST: [LookupError],
+        S.LLM_PREFIX_NOT_EXIST: [LookupError],
+        S.LLM_OUT_OF_MEMORY: [MemoryError],
+        S.LLM_DEVICE_OUT_OF_MEMORY: [MemoryError],
+        S.LLM_BLOCKS_OUT_OF_MEMORY: [MemoryError],
+        S.LLM_NO_FREE_BLOCK: [MemoryError],
+        S.LLM_FEATURE_NOT_ENABLED: [NotImplementedError],
+    }
 
 
 @pytest.mark.rule("C10-5")

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from typing import Callable
 
 import pytest
-from engines import Engines, by_id, cluster_of
-from refusals import check_refusal, refused, refused_by_engine
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -35,6 +33,8 @@ from llm_datadist import (
 )
 from llm_datadist.introspection import MemoryKind
 from llm_datadist.testing import Resources, eventually, leaked
+from tests.conformance.engines import Engines, by_id, cluster_of
+from tests.conformance.refusals import check_refusal, refused, refused_by_engine
 
 S = LLMStatusCode
 Open = Callable[..., LLMDataDist]

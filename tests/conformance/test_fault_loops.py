@@ -16,13 +16,21 @@ from itertools import count
 
 import numpy as np
 import pytest
-from engines import EngineHere, Engines, Held, blocks_of, by_request, cluster_of, pool_config
-from stage import OWNER
 
 from llm_datadist import LLMConfig, LLMDataDist, LLMException, LLMRole, LLMStatusCode, Placement
 from llm_datadist._native.control import runtime_control
 from llm_datadist.introspection import MemoryKind
 from llm_datadist.testing import Resources, eventually, faults, leaked
+from tests.conformance.engines import (
+    EngineHere,
+    Engines,
+    Held,
+    blocks_of,
+    by_request,
+    cluster_of,
+    pool_config,
+)
+from tests.conformance.stage import OWNER
 
 S = LLMStatusCode
 REGISTERED = MemoryKind.REGISTERED

@@ -6,13 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from engines import Engines, blocks_of
-from refusals import refused
-from stage import OWNER, Stage
 
 import llm_datadist
 from llm_datadist import LLMException, LLMStatusCode
 from llm_datadist.testing import Geometry, Peer, faults
+from tests.conformance.engines import Engines, blocks_of
+from tests.conformance.refusals import refused
+from tests.conformance.stage import OWNER, Stage
 
 S = LLMStatusCode
 FAULTS = "LLM_DATADIST_MOCK_FAULTS"
@@ -178,7 +178,7 @@ def test_a_bad_rule_is_named_with_the_word_and_what_is_allowed(
     rule: str, word: str, why: str
 ) -> None:
     with (
-        pytest.raises(ValueError, match="fault rule 2") as caught,
+        pytest.raises(LLMException, match="fault rule 2") as caught,
         faults.inject(f"write drop; {rule}"),
     ):
         pass
@@ -192,7 +192,7 @@ def test_a_bad_rule_is_named_with_the_word_and_what_is_allowed(
 def test_ids_that_are_no_ids() -> None:
     from llm_datadist._native.control import runtime_control
 
-    with pytest.raises(ValueError, match="seven"):
+    with pytest.raises(LLMException, match="seven"):
         runtime_control("faults.remove", "1 seven")
     runtime_control("faults.remove", "123456789")
 
@@ -249,7 +249,7 @@ def test_a_bad_value_of_the_environment_fails_init(
     stage: Stage, value: str, texts: list[str]
 ) -> None:
     peer = stage.process()
-    with pytest.raises(ValueError, match=FAULTS) as caught:
+    with pytest.raises(LLMException, match=FAULTS) as caught:
         peer.init(OWNER, environment={FAULTS: value})
     for text in texts:
         assert text in str(caught.value)

@@ -8,14 +8,14 @@ from __future__ import annotations
 import time
 
 import pytest
-from paths import Path
-from refusals import GONE, check_refusal
-from stage import OWNER, PULLER, Pair, Stage, linked
-from work import seconds_of
 
 from llm_datadist import BlocksCacheKey, LLMStatusCode
 from llm_datadist.testing import Geometry, check, eventually, moved
 from llm_datadist.testing.peer import Peer
+from tests.conformance.paths import Path
+from tests.conformance.refusals import GONE, check_refusal
+from tests.conformance.stage import OWNER, PULLER, Pair, Stage, linked
+from tests.conformance.work import seconds_of
 
 S = LLMStatusCode
 KEY = BlocksCacheKey(OWNER, 0)

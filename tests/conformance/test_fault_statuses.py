@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import pytest
-from engines import Engines, cluster_of
-from refusals import GONE, check_refusal, refused
-from stage import OWNER, PULLER, Pair, Stage, linked, notices
 
 from llm_datadist import BlocksCacheKey, LLMException, LLMStatusCode
 from llm_datadist.introspection import MemoryKind
@@ -17,6 +14,9 @@ from llm_datadist.status import (
     LLMParamInvalidError,
 )
 from llm_datadist.testing import check, faults, moved
+from tests.conformance.engines import Engines, cluster_of
+from tests.conformance.refusals import GONE, check_refusal, refused
+from tests.conformance.stage import OWNER, PULLER, Pair, Stage, linked, notices
 
 S = LLMStatusCode
 KEY = BlocksCacheKey(OWNER, 0)

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from paths import Path
-from refusals import GONE, check_refusal
-from stage import OWNER, PULLER, SMALL, Pair, Stage, linked
-from work import seconds_of
 
 from llm_datadist import BlocksCacheKey, LLMDataDist, LLMException, LLMRole, LLMStatusCode
 from llm_datadist.testing import Peer, check, eventually, moved
 from llm_datadist.testing.actor import EngineSpec
 from llm_datadist.testing.resources import children_of
+from tests.conformance.paths import Path
+from tests.conformance.refusals import GONE, check_refusal
+from tests.conformance.stage import OWNER, PULLER, SMALL, Pair, Stage, linked
+from tests.conformance.work import seconds_of
 
 S = LLMStatusCode
 KEY = BlocksCacheKey(OWNER, 0)
@@ -225,7 +225,7 @@ def end_at_once(actor) -> None:
 @pytest.mark.sanitize
 @pytest.mark.threads
 def test_forks_during_transfers(pair: Pair) -> None:
-    from work import repeat
+    from tests.conformance.work import repeat
 
     calls = [
         pair.puller.start_call(repeat, operation, "kv", KEY, blocks, operation)

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import pytest
-from paths import Path
-from stage import OWNER, PULLER, Stage, linked
 
 from llm_datadist import BlocksCacheKey, LLMStatusCode, Placement
 from llm_datadist.testing import Geometry, eventually, leaked
 from llm_datadist.testing.resources import RESIDENT_TELLS, resident_bytes
+from tests.conformance.paths import Path
+from tests.conformance.stage import OWNER, PULLER, Stage, linked
 
 KEY = BlocksCacheKey(OWNER, 0)
 GEOMETRY = Geometry(num_tensors=2, num_blocks=16, block_bytes=32 << 10)

@@ -6,10 +6,6 @@ from __future__ import annotations
 import time
 
 import pytest
-from refusals import GONE, check_refusal, refused
-from stage import OWNER, PULLER, SMALL, Stage, linked
-from together import NearStage
-from work import seconds_of
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -21,6 +17,10 @@ from llm_datadist import (
 from llm_datadist.introspection import LinkState
 from llm_datadist.testing import check, eventually, moved
 from llm_datadist.testing.actor import ClusterAddress
+from tests.conformance.refusals import GONE, check_refusal, refused
+from tests.conformance.stage import OWNER, PULLER, SMALL, Stage, linked
+from tests.conformance.together import NearStage
+from tests.conformance.work import seconds_of
 
 S = LLMStatusCode
 KEY = BlocksCacheKey(OWNER, 0)

@@ -7,14 +7,14 @@ import socket
 import time
 
 import pytest
-from paths import IP
-from refusals import GONE, check_refusal, refused
-from stage import OWNER, PULLER, SMALL, Stage, linked
 
 from llm_datadist import BlocksCacheKey, LLMStatusCode
 from llm_datadist.introspection import LinkState
 from llm_datadist.testing import Peer, check, eventually, moved
 from llm_datadist.testing.actor import ClusterAddress
+from tests.conformance.paths import IP
+from tests.conformance.refusals import GONE, check_refusal, refused
+from tests.conformance.stage import OWNER, PULLER, SMALL, Stage, linked
 
 S = LLMStatusCode
 

@@ -9,10 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from layers import WAIT_MS, Ready
-from refusals import check_refusal, refused
-from stage import OWNER, PULLER, SMALL, Stage, linked
-from together import NearStage
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -21,6 +17,10 @@ from llm_datadist import (
     TransferWithCacheKeyConfig,
 )
 from llm_datadist.testing import Peer
+from tests.conformance.layers import WAIT_MS, Ready
+from tests.conformance.refusals import check_refusal, refused
+from tests.conformance.stage import OWNER, PULLER, SMALL, Stage, linked
+from tests.conformance.together import NearStage
 
 S = LLMStatusCode
 TCP = {"LLM_DATADIST_MOCK_TRANSPORT": "tcp"}

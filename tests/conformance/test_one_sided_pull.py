@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines import (
+
+from llm_datadist import BlocksCacheKey, LLMStatusCode, Placement
+from llm_datadist.introspection import MemoryKind
+from tests.conformance.engines import (
     DEVICE,
     HOST,
     OWNER,
@@ -21,11 +24,8 @@ from engines import (
     by_prefix,
     by_request,
 )
-from paths import Path
-from refusals import refused_by_engine
-
-from llm_datadist import BlocksCacheKey, LLMStatusCode, Placement
-from llm_datadist.introspection import MemoryKind
+from tests.conformance.paths import Path
+from tests.conformance.refusals import refused_by_engine
 
 S = LLMStatusCode
 PI, NOT_EXIST = S.LLM_PARAM_INVALID, S.LLM_KV_CACHE_NOT_EXIST

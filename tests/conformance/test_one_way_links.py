@@ -4,10 +4,6 @@
 from __future__ import annotations
 
 import pytest
-from paths import Path
-from refusals import GONE, check_refusal, refused, refused_by_engine
-from stage import OWNER, PULLER, SMALL, Stage, linked
-from together import NearStage
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -18,6 +14,10 @@ from llm_datadist import (
 from llm_datadist.introspection import LinkState
 from llm_datadist.testing import Peer, eventually, moved
 from llm_datadist.testing.actor import ClusterAddress
+from tests.conformance.paths import Path
+from tests.conformance.refusals import GONE, check_refusal, refused, refused_by_engine
+from tests.conformance.stage import OWNER, PULLER, SMALL, Stage, linked
+from tests.conformance.together import NearStage
 
 S = LLMStatusCode
 PI = S.LLM_PARAM_INVALID

@@ -12,7 +12,6 @@ import threading
 
 import numpy as np
 import pytest
-from stage import SMALL, Stage
 
 from llm_datadist import LLMException, LLMStatusCode
 from llm_datadist.testing import (
@@ -26,6 +25,7 @@ from llm_datadist.testing import (
     moved,
 )
 from llm_datadist.testing.pattern import origin
+from tests.conformance.stage import SMALL, Stage
 
 
 def raise_status(actor) -> None:

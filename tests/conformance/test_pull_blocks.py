@@ -7,12 +7,12 @@ import array
 
 import numpy as np
 import pytest
-from paths import Path
-from refusals import refused, refused_by_engine
-from stage import OWNER, PULLER, SMALL, Pair, Stage, linked
 
 from llm_datadist import BlocksCacheKey, LLMStatusCode
 from llm_datadist.testing import Geometry, check, moved
+from tests.conformance.paths import Path
+from tests.conformance.refusals import refused, refused_by_engine
+from tests.conformance.stage import OWNER, PULLER, SMALL, Pair, Stage, linked
 
 S = LLMStatusCode
 KEY = BlocksCacheKey(OWNER, 0)

@@ -13,18 +13,6 @@ from typing import Any, Callable, Union
 
 import numpy as np
 import pytest
-from engines import (
-    OWNER,
-    PULLER,
-    UNSET,
-    EngineHere,
-    Engines,
-    blocks_of,
-    by_id,
-    by_request,
-)
-from refusals import check_refusal, refused, refused_by_engine
-from stage import Stage, linked
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -38,6 +26,18 @@ from llm_datadist import (
 )
 from llm_datadist.introspection import MemoryKind
 from llm_datadist.testing import Geometry, PeerCall, eventually
+from tests.conformance.engines import (
+    OWNER,
+    PULLER,
+    UNSET,
+    EngineHere,
+    Engines,
+    blocks_of,
+    by_id,
+    by_request,
+)
+from tests.conformance.refusals import check_refusal, refused, refused_by_engine
+from tests.conformance.stage import Stage, linked
 
 S = LLMStatusCode
 PI, NOT_EXIST, NOT_LINKED = S.LLM_PARAM_INVALID, S.LLM_KV_CACHE_NOT_EXIST, S.LLM_NOT_YET_LINK

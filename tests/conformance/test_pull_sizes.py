@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines import (
+
+from llm_datadist import LLMStatusCode
+from llm_datadist.introspection import MemoryKind
+from tests.conformance.engines import (
     DEVICE,
     HOST,
     OWNER,
@@ -22,11 +25,8 @@ from engines import (
     by_id,
     by_request,
 )
-from paths import Path
-from refusals import refused_by_engine
-
-from llm_datadist import LLMStatusCode
-from llm_datadist.introspection import MemoryKind
+from tests.conformance.paths import Path
+from tests.conformance.refusals import refused_by_engine
 
 S = LLMStatusCode
 PI = S.LLM_PARAM_INVALID

@@ -4,10 +4,6 @@
 from __future__ import annotations
 
 import pytest
-from paths import Path
-from refusals import refused_by_engine
-from stage import OWNER
-from together import NearPeer, NearStage
 
 from llm_datadist import (
     CacheKey,
@@ -17,6 +13,10 @@ from llm_datadist import (
     Placement,
 )
 from llm_datadist.testing import Geometry, check, moved
+from tests.conformance.paths import Path
+from tests.conformance.refusals import refused_by_engine
+from tests.conformance.stage import OWNER
+from tests.conformance.together import NearPeer, NearStage
 
 S = LLMStatusCode
 # A contiguous cache: four batch entries of 512 bytes, four layers of two tensors.

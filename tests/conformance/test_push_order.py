@@ -7,13 +7,13 @@ The order is checked by breaking each rule together with all that come after it.
 from __future__ import annotations
 
 import pytest
-from orders import check_order
-from refusals import refused, refused_by_engine
-from stage import OWNER, PULLER, SMALL, linked
-from together import NearPeer, NearStage
 
 from llm_datadist import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex, LLMStatusCode
 from llm_datadist.testing import Geometry
+from tests.conformance.orders import check_order
+from tests.conformance.refusals import refused, refused_by_engine
+from tests.conformance.stage import OWNER, PULLER, SMALL, linked
+from tests.conformance.together import NearPeer, NearStage
 
 S = LLMStatusCode
 PI = S.LLM_PARAM_INVALID

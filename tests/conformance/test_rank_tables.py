@@ -7,12 +7,12 @@ import json
 from typing import Any
 
 import pytest
-from communicators import join, ranks_of, wait_until_failed, wait_until_ok
-from paths import Path
-from stage import SMALL, Stage
 
 from llm_datadist import BlocksCacheKey
 from llm_datadist.testing import describe_difference, moved
+from tests.conformance.communicators import join, ranks_of, wait_until_failed, wait_until_ok
+from tests.conformance.paths import Path
+from tests.conformance.stage import SMALL, Stage
 
 
 def device(number: int, rank: int) -> dict[str, str]:

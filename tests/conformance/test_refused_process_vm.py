@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 
 import pytest
-from paths import TRANSPORT, path_to
-from refusals import refused_by_engine
-from stage import OWNER, PULLER, SMALL, Stage, linked
 
 from llm_datadist import BlocksCacheKey, LLMStatusCode
 from llm_datadist.introspection import MemoryKind
 from llm_datadist.testing import Peer, check, moved
+from tests.conformance.paths import TRANSPORT, path_to
+from tests.conformance.refusals import refused_by_engine
+from tests.conformance.stage import OWNER, PULLER, SMALL, Stage, linked
 
 S = LLMStatusCode
 KEY = BlocksCacheKey(OWNER, 0)

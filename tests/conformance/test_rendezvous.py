@@ -8,7 +8,6 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from engines import tensors_of
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -23,6 +22,7 @@ from llm_datadist import (
     RegisterMemStatus,
 )
 from llm_datadist.testing.waiting import eventually
+from tests.conformance.engines import tensors_of
 
 MEMBERS = {1: 0, 2: 1, 3: 2}
 DESC = CacheDesc(2, [4, 1024], DataType.DT_INT8)

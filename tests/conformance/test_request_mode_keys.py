@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines import (
+
+from llm_datadist import CacheDesc, DataType, LLMException, LLMStatusCode
+from llm_datadist.introspection import MemoryKind
+from tests.conformance.engines import (
     OWNER,
     PLACEHOLDER,
     UNSET,
@@ -25,11 +28,8 @@ from engines import (
     by_prefix,
     by_request,
 )
-from paths import Path
-from refusals import refused_by_engine
-
-from llm_datadist import CacheDesc, DataType, LLMException, LLMStatusCode
-from llm_datadist.introspection import MemoryKind
+from tests.conformance.paths import Path
+from tests.conformance.refusals import refused_by_engine
 
 S = LLMStatusCode
 NOT_EXIST = S.LLM_KV_CACHE_NOT_EXIST
@@ -52,7 +52,7 @@ def is_bound(owner: EngineHere, key: CacheKey) -> bool:
     """Whether a key is bound at the owner: then no other cache can have it."""
     try:
         probe = owner.contiguous(1, 8, [key], memory=ALLOCATED)
-    except ValueError as error:
+    except LLMException as error:
         if "bound" not in str(error):
             raise
         return True

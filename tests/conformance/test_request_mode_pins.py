@@ -16,10 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines import HOST, OWNER, EngineHere, Engines, Held, by_id, tensors_of
-from paths import Path
-from refusals import GONE, check_refusal
-from stage import Stage
 
 from llm_datadist import (
     CacheDesc,
@@ -33,6 +29,10 @@ from llm_datadist import (
 from llm_datadist.introspection import MemoryKind
 from llm_datadist.testing import Geometry, Peer, eventually, memory
 from llm_datadist.testing.actor import HeldCache
+from tests.conformance.engines import HOST, OWNER, EngineHere, Engines, Held, by_id, tensors_of
+from tests.conformance.paths import Path
+from tests.conformance.refusals import GONE, check_refusal
+from tests.conformance.stage import Stage
 
 S = LLMStatusCode
 ALLOCATED, REGISTERED = MemoryKind.ALLOCATED, MemoryKind.REGISTERED

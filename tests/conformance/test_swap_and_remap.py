@@ -6,13 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from orders import check_order
-from refusals import refused, refused_by_engine
-from stage import OWNER, PULLER, linked
-from together import NearPeer, NearStage
 
 from llm_datadist import Cache, CacheDesc, DataType, LLMStatusCode, MemInfo, Memtype, Placement
 from llm_datadist.testing import Geometry, PeerCache, check, memory, moved
+from tests.conformance.orders import check_order
+from tests.conformance.refusals import refused, refused_by_engine
+from tests.conformance.stage import OWNER, PULLER, linked
+from tests.conformance.together import NearPeer, NearStage
 
 S = LLMStatusCode
 PI = S.LLM_PARAM_INVALID

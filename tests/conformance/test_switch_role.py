@@ -6,15 +6,15 @@ from __future__ import annotations
 import socket
 
 import pytest
-from communicators import joined
-from paths import IP
-from refusals import refused, refused_by_engine
-from stage import OWNER, PULLER, SMALL, linked
-from together import NearPeer, NearStage
 
 from llm_datadist import BlocksCacheKey, LLMConfig, LLMRole, LLMStatusCode
 from llm_datadist.testing import check, moved
 from llm_datadist.testing.actor import ClusterAddress
+from tests.conformance.communicators import joined
+from tests.conformance.paths import IP
+from tests.conformance.refusals import refused, refused_by_engine
+from tests.conformance.stage import OWNER, PULLER, SMALL, linked
+from tests.conformance.together import NearPeer, NearStage
 
 S = LLMStatusCode
 PI = S.LLM_PARAM_INVALID

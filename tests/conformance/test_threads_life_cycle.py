@@ -7,8 +7,6 @@ import os
 import time
 
 import pytest
-from paths import Path
-from stage import OWNER, PULLER, SMALL, Stage, linked
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -22,6 +20,8 @@ from llm_datadist import (
 from llm_datadist.testing import check, eventually, leaked, moved
 from llm_datadist.testing.actor import ClusterAddress
 from llm_datadist.testing.resources import RESIDENT_TELLS, resident_bytes
+from tests.conformance.paths import Path
+from tests.conformance.stage import OWNER, PULLER, SMALL, Stage, linked
 
 S = LLMStatusCode
 KEY = BlocksCacheKey(OWNER, 0)

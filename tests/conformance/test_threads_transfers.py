@@ -6,11 +6,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from paths import Path
-from stage import OWNER, PULLER, Stage, linked
 
 from llm_datadist import BlocksCacheKey, RegisterMemStatus
 from llm_datadist.testing import Geometry, Peer, check, eventually, moved
+from tests.conformance.paths import Path
+from tests.conformance.stage import OWNER, PULLER, Stage, linked
 
 pytestmark = pytest.mark.threads
 

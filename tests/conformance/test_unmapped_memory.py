@@ -6,12 +6,12 @@ architecture "Unmapped memory".
 from __future__ import annotations
 
 import pytest
-from paths import Path
-from refusals import refused_by_engine
-from stage import OWNER, PULLER, SMALL, Stage, linked
 
 from llm_datadist import BlocksCacheKey, LLMStatusCode
 from llm_datadist.testing import Geometry, Peer, check, moved
+from tests.conformance.paths import Path
+from tests.conformance.refusals import refused_by_engine
+from tests.conformance.stage import OWNER, PULLER, SMALL, Stage, linked
 
 S = LLMStatusCode
 KEY = BlocksCacheKey(OWNER, 0)

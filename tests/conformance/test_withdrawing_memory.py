@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import pytest
-from paths import ON_DEVICE, Path
-from refusals import refused_by_engine
-from stage import OWNER, PULLER, Stage, linked
-from work import repeat_whatever_happens, stamps_in
 
 from llm_datadist import BlocksCacheKey, LLMStatusCode
 from llm_datadist.testing import Geometry, check
+from tests.conformance.paths import ON_DEVICE, Path
+from tests.conformance.refusals import refused_by_engine
+from tests.conformance.stage import OWNER, PULLER, Stage, linked
+from tests.conformance.work import repeat_whatever_happens, stamps_in
 
 S = LLMStatusCode
 KEY = BlocksCacheKey(OWNER, 0)

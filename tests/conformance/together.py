@@ -9,13 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Callable
 
-from paths import Path
-from stage import OWNER, PULLER, Stage, linked
-
 from llm_datadist import Cache, CacheKey, LLMDataDist, Placement
 from llm_datadist.cache_manager import CacheManager
 from llm_datadist.testing import Geometry, Peer, PeerCache, Resources, memory
 from llm_datadist.testing.actor import Actor, HeldCache
+from tests.conformance.paths import Path
+from tests.conformance.stage import OWNER, PULLER, Stage, linked
 
 
 class NearPeer(Peer):

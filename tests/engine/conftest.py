@@ -10,7 +10,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from engine_shim import Shim
+
+from tests.engine.engine_shim import Shim
 
 HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"

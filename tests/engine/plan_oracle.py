@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from engine_shim import Shim
+
+from tests.engine.engine_shim import Shim
 
 HOST, DEVICE = 0, 1
 Move = tuple[int, int, int, int, int]

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_shim import PARAM_INVALID, SUCCESS, Shim
 from hypothesis import given
 from hypothesis import strategies as st
-from plan_oracle import (
+
+from tests.engine.engine_shim import PARAM_INVALID, SUCCESS, Shim
+from tests.engine.plan_oracle import (
     DEVICE,
     HOST,
     Cache,

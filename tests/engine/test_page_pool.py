@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from engine_shim import PARAM_INVALID, SUCCESS, Shim
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.engine.engine_shim import PARAM_INVALID, SUCCESS, Shim
 
 pytestmark = pytest.mark.sanitize
 

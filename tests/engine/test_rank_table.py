@@ -9,9 +9,10 @@ import time
 from typing import Any
 
 import pytest
-from engine_shim import Shim
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.engine.engine_shim import Shim
 
 pytestmark = pytest.mark.sanitize
 
@@ -129,8 +130,9 @@ def test_a_few_differences_are_shown_and_long_values_are_cut(shim: Shim) -> None
 @pytest.mark.parametrize(
     "text",
     [
-        "", "a", "[1]", '"{}"', "{", "{]", "{,}", '{"a"}', '{"a":}', '{"a":1', '{"a" "b"}', 
-        "{'a':1}",        '{"a":"\\x"}', '{"a":"\\u12"}', '{"a":"\\ud800"}', '{"a":"\\udc00x"}', '{"a":NaN}', "{} {}",
+        "", "a", "[1]", '"{}"', "{", "{]", "{,}", '{"a"}', '{"a":}', '{"a":1', '{"a" "b"}',
+        "{'a':1}", '{"a":"\\x"}', '{"a":"\\u12"}', '{"a":"\\ud800"}', '{"a":"\\udc00x"}', '{"a":NaN}',
+        "{} {}",
         '{"a":' + "[" * 40 + "]" * 40 + "}", '{"a":[' + "1," * 40000 + "]}",
     ],
     ids=range(20),

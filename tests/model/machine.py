@@ -20,23 +20,6 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from world import (
-    PAGE,
-    PAGE_SHIFT,
-    UNSET,
-    Engine,
-    Key,
-    Layers,
-    Memory,
-    Name,
-    Pool,
-    Refused,
-    Run,
-    Shape,
-    Unreachable,
-    World,
-    overlap,
-)
 
 from llm_datadist import (
     BlocksCacheKey,
@@ -57,6 +40,23 @@ from llm_datadist import LLMStatusCode as S
 from llm_datadist._native import marshal
 from llm_datadist.introspection import LinkState
 from llm_datadist.testing import eventually
+from tests.model.world import (
+    PAGE,
+    PAGE_SHIFT,
+    UNSET,
+    Engine,
+    Key,
+    Layers,
+    Memory,
+    Name,
+    Pool,
+    Refused,
+    Run,
+    Shape,
+    Unreachable,
+    World,
+    overlap,
+)
 
 TRANSPORT = "LLM_DATADIST_MOCK_TRANSPORT"
 TRANSPORTS = (None, "tcp", "cma,tcp", "mapped,tcp")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model-based test for long: at least so many steps in each mode.
 
-    python tests/model/run_long.py [--steps 10000] [--seed N]
+    python -m tests.model.run_long [--steps 10000] [--seed N]
 
 Prints how often each call ended how; a disagreement is printed as the shortest program that shows
 it.
@@ -17,9 +17,9 @@ os.environ.setdefault("LLM_DATADIST_BACKEND", "mock")
 
 from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
-from machine import Machine, OneSided, Request
 
 from llm_datadist.utils.log import get_logger
+from tests.model.machine import Machine, OneSided, Request
 
 STEPS_PER_PROGRAM = 100
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engines against their model: a few seconds here, long with `python tests/model/run_long.py`."""
+"""Engines against their model: a few seconds here, long with `python -m tests.model.run_long`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ pytest.importorskip("hypothesis")
 
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
-from machine import Machine, OneSided, Request
+
+from tests.model.machine import Machine, OneSided, Request
 
 SHORT = settings(
     max_examples=12,

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Block ids and structs on their way to the library: decision 32 and the header."""
+
+from __future__ import annotations
+
+from array import array
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_datadist import CacheDesc, CacheKey, DataType, LLMClusterInfo
+from llm_datadist._checks import check_signs
+from llm_datadist._layer_words import ALL_LAYERS, ALL_WHOLE_LAYERS
+from llm_datadist._native import _ffi, facade, marshal
+from llm_datadist._native.loader import Capability
+
+IDS = st.lists(st.integers(0, 2**64 - 1), max_size=50)
+BORROW = marshal.borrower(_ffi.ffi)
+SMALL_IDS = st.lists(st.integers(0, 2**63 - 1), max_size=50)
+
+
+def test_the_facade_has_every_function_of_the_header(ffi):
+    header = Path(__file__).parents[2] / "csrc" / "include" / "llm_datadist.h"
+    declared = {name for name in dir(ffi.dlopen(None)) if name.startswith("lldd_")}
+    assert {facade.PREFIX + name for name in facade.FUNCTIONS} == declared
+    assert all(f"{name}(" in header.read_text() for name in declared)
+
+
+def test_constants_are_those_of_the_header(ffi):
+    header = ffi.dlopen(None)
+    assert header.LLDD_ALL_LAYERS == ALL_WHOLE_LAYERS
+    assert header.LLDD_KEY_REQUEST == marshal.KEY_REQUEST
+    assert header.LLDD_KEY_ID == marshal.KEY_ID
+    assert header.LLDD_KEY_BLOCKS == marshal.KEY_BLOCKS
+    assert header.LLDD_LAYOUT_CONTIGUOUS == marshal.LAYOUT_CONTIGUOUS
+    assert header.LLDD_LAYOUT_BLOCKS == marshal.LAYOUT_BLOCKS
+    assert header.LLDD_ID_UNSET == marshal.ID_UNSET
+    assert header.LLDD_UNSET == marshal.UNSET
+    assert header.LLDD_MODE_ONE_SIDED == marshal.MODE_ONE_SIDED
+    assert header.LLDD_LINK_STYLE_ONE_WAY == marshal.LINK_STYLE_ONE_WAY
+    assert header.LLDD_CONFIG_STRICT_HARDWARE == marshal.CONFIG_STRICT_HARDWARE
+    assert header.LLDD_CONFIG_LISTEN == marshal.CONFIG_LISTEN
+    assert header.LLDD_REGISTER_REMOTE_ACCESSIBLE == marshal.REGISTER_REMOTE_ACCESSIBLE
+    assert header.LLDD_CLUSTER_HAS_ID == marshal.CLUSTER_HAS_ID
+
+
+def test_capabilities_are_those_of_the_header(ffi):
+    header = ffi.dlopen(None)
+    names = [name for name in dir(header) if name.startswith("LLDD_CAN_")]
+    assert {name: getattr(header, name) for name in names} == {
+        f"LLDD_CAN_{each.name}": each for each in Capability
+    }
+    # A newer library may have more of them.
+    assert int(Capability(9)) == 9
+    assert Capability.DEVICE_TO_DEVICE in Capability(9)
+
+
+def convert(blocks):
+    return list(marshal.block_ids(BORROW, "blocks", blocks))
+
+
+@given(IDS)
+def test_every_form_of_uint64_ids(ids):
+    assert convert(ids) == ids
+    assert convert(tuple(ids)) == ids
+    assert convert(np.array(ids, dtype=np.uint64)) == ids
+    assert convert(array("Q", ids)) == ids
+    assert convert(memoryview(array("Q", ids))) == ids
+    assert convert(np.array(ids, dtype=np.uint64)[::-1]) == ids[::-1]
+
+
+@given(SMALL_IDS)
+def test_every_form_of_int64_ids(ids):
+    assert convert(np.array(ids, dtype=np.int64)) == ids
+    assert convert(array("q", ids)) == ids
+    assert convert([np.int64(block) for block in ids]) == ids
+    assert convert([np.uint64(block) for block in ids]) == ids
+
+
+def test_smaller_numpy_integers_and_bools_in_lists():
+    assert convert([np.uint8(3), np.int32(4), True]) == [3, 4, 1]
+
+
+def test_anything_with_an_index_in_lists():
+    class Block:
+        def __index__(self):
+            return 9
+
+    assert convert([Block(), 2]) == [9, 2]
+
+
+def test_buffers_are_borrowed_not_copied(ffi):
+    blocks = np.arange(4, dtype=np.uint64)
+    blocks.setflags(write=False)
+    borrowed = marshal.block_ids(BORROW, "blocks", blocks)
+    assert int(ffi.cast("uintptr_t", borrowed)) == blocks.ctypes.data
+
+
+@pytest.mark.parametrize("position", [0, 2, 5])
+@pytest.mark.parametrize("bad", [-1, 2**64, 1.5, "1", None, np.int64(-7), np.float32(1)])
+@pytest.mark.parametrize("container", [list, tuple])
+def test_a_bad_element_is_named_with_index_and_value(container, bad, position):
+    blocks = [1, 2, 3, 4, 5, 6]
+    blocks[position] = bad
+    with pytest.raises(TypeError, match="blocks") as caught:
+        convert(container(blocks))
+    assert f"blocks[{position}]" in str(caught.value)
+    assert repr(bad) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        None,
+        7,
+        "12345678",
+        b"12345678",
+        {1, 2},
+        {1: 2},
+        range(3),
+        iter([1]),
+        np.array([1], dtype=np.int32),
+        np.array([1.0]),
+        np.array([1], dtype=">u8"),
+        np.array([[1, 2]], dtype=np.uint64),
+        np.array(1, dtype=np.uint64),
+        array("I", [1]),
+        array("d", [1.0]),
+    ],
+)
+def test_other_containers_are_type_errors(blocks):
+    with pytest.raises(TypeError, match="blocks only support list or tuple of int, or"):
+        convert(blocks)
+
+
+def test_negative_numbers_of_buffers_are_found_afterwards():
+    check_signs("blocks", np.array([1, 2], dtype=np.int64))
+    check_signs("blocks", [1, 2])
+    check_signs("blocks", None)
+    with pytest.raises(TypeError, match=r"blocks\[1\].*-5"):
+        check_signs("blocks", np.array([1, -5, -6], dtype=np.int64))
+    with pytest.raises(TypeError, match=r"blocks\[0\].*-5"):
+        check_signs("blocks", array("q", [-5]))
+
+
+def test_strict_hardware_mode_takes_lists_of_int_only():
+    assert list(marshal.strict_block_ids(BORROW, "blocks", (1, 2))) == [1, 2]
+    for blocks in (np.array([1]), [np.int64(1)], array("Q", [1])):
+        with pytest.raises(TypeError, match="blocks"):
+            marshal.strict_block_ids(BORROW, "blocks", blocks)
+
+
+def test_structs_know_their_size(ffi):
+    array_of_three = marshal.new_array(ffi, "lldd_cache_key", 3)
+    assert [each.struct_size for each in array_of_three] == [ffi.sizeof("lldd_cache_key")] * 3
+    assert marshal.new_array(ffi, "lldd_cache_key", 0) == ffi.NULL
+    assert marshal.new(ffi, "lldd_config").struct_size == ffi.sizeof("lldd_config")
+
+
+def test_texts_of_the_library_need_not_be_utf8(ffi):
+    assert marshal.text(ffi, ffi.new("char[]", b"a\xff")) == "a\ufffd"
+    assert marshal.text(ffi, ffi.NULL) == ""
+
+
+def test_the_layout_belongs_to_the_call(ffi):
+    desc = CacheDesc(3, (4, 5), DataType.DT_BF16)
+    for is_blocks, layout in ((True, 1), (False, 0)):
+        struct, _keep = marshal.cache_desc(ffi, desc, is_blocks)
+        assert struct.layout == layout
+    assert (struct.num_tensors, struct.placement, struct.data_type) == (3, 1, 27)
+    assert ffi.unpack(struct.dims, struct.num_dims) == [4, 5]
+
+
+def test_keys_by_request(ffi):
+    struct = marshal.key(ffi, CacheKey(1, 2, 3))
+    assert (struct.kind, struct.cluster_id, struct.req_id, struct.model_id) == (1, 1, 2, 3)
+    assert struct.prefix_id == 2**64 - 1
+
+
+@pytest.mark.rule("C1.2-13")
+@pytest.mark.parametrize("ip", [-1, 2**32])
+def test_an_int_that_is_no_address(ffi, ip):
+    info = LLMClusterInfo()
+    info.append_remote_ip_info(ip, 1)
+    with pytest.raises(TypeError, match="ip as an int"):
+        marshal.clusters(ffi, [info])
+
+
+def test_a_frame_is_filled_in_for_each_new_key(ffi):
+    frame = marshal.PullFrame(ffi)
+    for req_id in range(50):
+        # A dead key's identity may come back with the next one.
+        frame.set_key(CacheKey(1, req_id))
+        assert frame.args.key.req_id == req_id
+    frame.set_layers((1, 2, 3, 4))
+    frame.set_layers((1, 2, 3, 4))
+    args = frame.args
+    layers = (
+        args.src_layer_start,
+        args.src_layer_count,
+        args.dst_layer_start,
+        args.dst_layer_count,
+    )
+    assert layers == (1, 2, 3, 4)
+    frame.set_layers(ALL_LAYERS)
+    assert (args.src_layer_count, args.dst_layer_count) == (0, 0)
