@@ -9,16 +9,13 @@ again, after LLMConfig.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
 from . import _addresses, config
-from ._checks import INT32_MAX, UINT32_MAX, UINT64_MAX, check_type, refuse
+from ._checks import INT32_MAX, UINT32_MAX, UINT64_MAX, check_type, is_strict_hardware, refuse
 from .config import LLMRole
 from .status import LLMStatusCode
-
-STRICT_HARDWARE = "LLM_DATADIST_STRICT_HARDWARE"
 
 _ROLE_NAMES = {LLMRole.PROMPT: "Prompt", LLMRole.DECODER: "Decoder", LLMRole.MIX: "Mix"}
 _DEFAULT_PAGE_SHIFT = 16
@@ -124,7 +121,7 @@ def _engine_options(cluster_id: int, role: LLMRole, options: dict[str, str]) -> 
         role=role,
         one_sided=_flag(options, config.ENABLE_REMOTE_ACCESSIBLE),
         one_way_links=one_way_links,
-        strict_hardware=os.environ.get(STRICT_HARDWARE, "0") not in ("", "0"),
+        strict_hardware=is_strict_hardware(),
         device_id=_number(options, config.DEVICE_ID, 0, INT32_MAX, 0),
         sync_timeout_ms=_number(options, config.SYNC_TIMEOUT, 1, INT32_MAX, 1000),
         listen_ip=options.get(config.LISTEN_IP),

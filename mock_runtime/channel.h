@@ -21,7 +21,7 @@
 
 #include "base/event_loop.h"
 #include "base/listener.h"
-#include "engine/runtime.h"
+#include "runtime/runtime.h"
 
 namespace lldd::mock {
 

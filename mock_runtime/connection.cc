@@ -9,6 +9,7 @@
 #include "mock_runtime/device.h"
 #include "mock_runtime/path_cma.h"
 #include "mock_runtime/path_mapped.h"
+#include "runtime/texts.h"
 
 namespace lldd::mock {
 namespace {
@@ -394,20 +395,11 @@ Status MockConnection::Explain(const MoveFailure &failure) const {
     const unsigned long long addr = Number(failure.address);
     switch (failure.kind) {
         case MoveFailure::kNone: return Status::Ok();
-        case MoveFailure::kTimeout: return Failure(LLDD_TIMEOUT, "not done in time");
+        case MoveFailure::kTimeout: return NotDoneInTime();
         case MoveFailure::kPeerGone:
-        case MoveFailure::kClosed:
-            return Failure(LLDD_TIMEOUT, "connection closed (peer exited, finalized or unlinked)");
-        case MoveFailure::kWithdrawn:
-            return Failure(LLDD_FAILED,
-                           "the memory of %s at %#llx was withdrawn by its owner (unregistered)",
-                           peer.c_str(), addr);
-        case MoveFailure::kUnknown:
-            return Failure(
-                LLDD_FAILED,
-                "%#llx of %s is not in memory that the peer had registered when the link was "
-                "made; memory registered after the link was made cannot be reached over it",
-                addr, peer.c_str());
+        case MoveFailure::kClosed: return PeerIsGone();
+        case MoveFailure::kWithdrawn: return WithdrawnByOwner(peer, failure.address);
+        case MoveFailure::kUnknown: return UnknownToLink(peer, failure.address);
         case MoveFailure::kLocalFault:
             return ErrnoFailure(
                 LLDD_FAILED, failure.error,

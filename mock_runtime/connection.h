@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "base/event_loop.h"
-#include "engine/runtime.h"
 #include "mock_runtime/batch.h"
 #include "mock_runtime/channel.h"
 #include "mock_runtime/copy_pool.h"
@@ -20,6 +19,7 @@
 #include "mock_runtime/path_tcp.h"
 #include "mock_runtime/peer_regions.h"
 #include "mock_runtime/tcp_server.h"
+#include "runtime/runtime.h"
 
 namespace lldd::mock {
 

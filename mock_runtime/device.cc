@@ -59,7 +59,7 @@ Status MockDevice::Open(const Settings &settings, int32_t device_id,
     }
     made->loop_ = EventLoop::Acquire();
     made->helpers_ = CopyPool::Acquire();
-    LLDD_RETURN_IF_ERROR(OwnMemory::Create(settings.exclude_from_fork, &made->memory_));
+    LLDD_RETURN_IF_ERROR(OwnMemory::Create(settings.exclude_from_fork, settings.host_root, &made->memory_));
     LLDD_RETURN_IF_ERROR(ChannelListener::Create(made->loop_, &made->channel_));
     OpenDevices &open = OfThisProcess<OpenDevices>();
     {

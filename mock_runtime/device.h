@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "base/event_loop.h"
-#include "engine/runtime.h"
 #include "mock_runtime/channel.h"
 #include "mock_runtime/connection.h"
 #include "mock_runtime/copy_kernels.h"
@@ -17,6 +16,7 @@
 #include "mock_runtime/environment.h"
 #include "mock_runtime/own_memory.h"
 #include "mock_runtime/process_vm.h"
+#include "runtime/runtime.h"
 
 namespace lldd::mock {
 

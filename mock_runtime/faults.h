@@ -11,8 +11,8 @@
 #include <string>
 
 #include "base/deadline.h"
-#include "engine/runtime.h"
 #include "mock_runtime/fault_script.h"
+#include "runtime/runtime.h"
 
 namespace lldd::mock {
 

@@ -12,8 +12,8 @@
 #include <cstdint>
 
 #include "base/deadline.h"
-#include "engine/runtime.h"
 #include "mock_runtime/shared_memory.h"
+#include "runtime/runtime.h"
 
 namespace lldd::mock {
 

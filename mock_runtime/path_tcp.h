@@ -7,10 +7,10 @@
 #include <mutex>
 #include <vector>
 
-#include "engine/runtime.h"
 #include "mock_runtime/batch.h"
 #include "mock_runtime/region_table.h"
 #include "mock_runtime/tcp_protocol.h"
+#include "runtime/runtime.h"
 
 namespace lldd::mock {
 

@@ -1,13 +1,14 @@
 // The mock runtime: devices whose memory is host memory.
 //
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/runtime.h"
+#include "runtime/runtime.h"
 
 #include "mock_runtime/control.h"
 #include "mock_runtime/device.h"
 #include "mock_runtime/environment.h"
 #include "mock_runtime/faults.h"
 #include "mock_runtime/process_vm.h"
+#include "runtime/texts.h"
 
 namespace lldd {
 namespace {
@@ -32,8 +33,7 @@ public:
         Settings settings;
         LLDD_RETURN_IF_ERROR(ReadSettings(&settings));
         if (options.device_id < 0 || static_cast<uint32_t>(options.device_id) >= settings.devices) {
-            return Failure(LLDD_PARAM_INVALID, "no device %d: there are %u, numbered from 0",
-                           options.device_id, settings.devices);
+            return NoSuchDevice(options.device_id, settings.devices);
         }
         Status faults = mock::UseFaultsOfEnvironment(settings.faults);
         if (!faults.ok()) return std::move(faults).WithPrefix("LLM_DATADIST_MOCK_FAULTS: ");

@@ -3,9 +3,8 @@
 //
 //   request  TcpRequest, TcpRun[run_count], and for a write the bytes of all runs
 //   answer   TcpAnswer with `bytes` announced (0 for a write, or a refusal); if bytes > 0 that many
-//   bytes of
-//            the runs, then a second TcpAnswer with bytes 0 which says how it ended. What could not
-//            be read in the middle is zeros, so that the stream stays in step.
+//            bytes of the runs, then a second TcpAnswer with bytes 0 which says how it ended. What
+//            could not be read in the middle is zeros, so that the stream stays in step.
 //
 // All numbers are little-endian. Each field is checked before anything is allocated for it.
 //

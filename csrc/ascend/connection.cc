@@ -5,13 +5,12 @@
 #include <utility>
 
 #include "ascend/device.h"
+#include "base/codec.h"
 #include "base/log.h"
-#include "engine/wire.h"
+#include "runtime/texts.h"
 
 namespace lldd::ascend {
 namespace {
-
-constexpr char kGone[] = "connection closed (peer exited, finalized or unlinked)";
 
 // Between two calls of HIXL a peer's wish to take memory back is heard: a few milliseconds of HCCS.
 constexpr uint64_t kMostBytesACall = 256ull << 20;
@@ -27,7 +26,7 @@ enum class Message : uint8_t {
 };
 
 std::string Encode(Message message, uint64_t number = 0) {
-    wire::Writer writer;
+    Writer writer;
     writer.Number(static_cast<uint8_t>(message));
     writer.Number(number);
     return writer.Take();
@@ -164,7 +163,7 @@ void AscendConnection::AddToPlan(uint64_t local, uint64_t remote, uint64_t lengt
 }
 
 Status AscendConnection::CheckLinkLocked() const {
-    if (peer_gone_.load() || left_by_peer_) return Failure(LLDD_TIMEOUT, "%s", kGone);
+    if (peer_gone_.load() || left_by_peer_) return PeerIsGone();
     return Status::Ok();
 }
 
@@ -173,15 +172,7 @@ Status AscendConnection::UnreachableLocked(uint64_t remote) const {
         std::any_of(withdrawn_.begin(), withdrawn_.end(), [remote](const Region &region) {
             return remote >= region.addr && remote <= region.last();
         });
-    if (withdrawn) {
-        return Failure(LLDD_FAILED,
-                       "the memory of the peer at %#llx was withdrawn by its owner (unregistered)",
-                       Printable(remote));
-    }
-    return Failure(LLDD_FAILED,
-                   "%#llx of the peer is not in memory that the peer had registered when the link "
-                   "was made; memory registered after the link was made cannot be reached over it",
-                   Printable(remote));
+    return withdrawn ? WithdrawnByOwner("the peer", remote) : UnknownToLink("the peer", remote);
 }
 
 // Asked when nothing but HIXL's call is left to do. The peer waits for the connection to be
@@ -205,14 +196,14 @@ Status AscendConnection::Explain(Status failed, const Deadline &deadline) const 
         gone = !there.ok() && there.code() != LLDD_TIMEOUT;
     }
     if (!gone) return failed;
-    return Status(LLDD_TIMEOUT, std::string(kGone) + "; " + failed.text(), failed.raw());
+    return Status(LLDD_TIMEOUT, PeerIsGone().text() + "; " + failed.text(), failed.raw());
 }
 
 // ---- who takes memory back, and who uses it ----
 
 // What is answered when a transfer that is under way is over also holds for all later ones.
 void AscendConnection::OnMessage(std::string_view message, std::function<void()> answer) {
-    wire::Reader reader(message);
+    Reader reader(message);
     const auto kind = static_cast<Message>(reader.Number<uint8_t>());
     const auto number = reader.Number<uint64_t>();
     switch (kind) {

@@ -21,7 +21,7 @@
 
 #include "ascend/regions.h"
 #include "ascend/transport.h"
-#include "engine/runtime.h"
+#include "runtime/runtime.h"
 
 namespace lldd::ascend {
 

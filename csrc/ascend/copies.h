@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "ascend/cann.h"
-#include "engine/runtime.h"
+#include "runtime/runtime.h"
 
 namespace lldd::ascend {
 

@@ -15,7 +15,7 @@
 #include "ascend/copies.h"
 #include "ascend/memory.h"
 #include "ascend/transport.h"
-#include "engine/runtime.h"
+#include "runtime/runtime.h"
 
 namespace lldd::ascend {
 

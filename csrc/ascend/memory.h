@@ -13,7 +13,7 @@
 #include "ascend/cann.h"
 #include "ascend/regions.h"
 #include "ascend/transport.h"
-#include "engine/runtime.h"
+#include "runtime/runtime.h"
 
 namespace lldd::ascend {
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ascend/regions.h"
 
-#include "engine/wire.h"
+#include "base/codec.h"
 
 namespace lldd::ascend {
 namespace {
@@ -51,7 +51,7 @@ const Region *Regions::Find(uint64_t addr) const {
 }
 
 std::string EndpointData::Encode() const {
-    wire::Writer writer;
+    Writer writer;
     writer.Number(kMagic);
     writer.Number(kVersion);
     writer.Bytes(engine);
@@ -69,7 +69,7 @@ Status EndpointData::Decode(const std::string &bytes) {
     const auto malformed = [](const char *what) {
         return Failure(LLDD_FAILED, "the peer's endpoint is malformed: %s", what);
     };
-    wire::Reader reader(bytes);
+    Reader reader(bytes);
     if (reader.Number<uint32_t>() != kMagic) return malformed("another runtime's");
     if (reader.Number<uint32_t>() != kVersion) return malformed("another version's");
     engine = reader.Bytes();

@@ -1,10 +1,11 @@
 // The runtime over CANN: ACL for devices, memory and copies, HIXL for transfers between devices.
 //
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/runtime.h"
+#include "runtime/runtime.h"
 
 #include "ascend/cann.h"
 #include "ascend/device.h"
+#include "runtime/texts.h"
 
 namespace lldd {
 namespace {
@@ -29,8 +30,7 @@ public:
         uint32_t count = 0;
         LLDD_RETURN_IF_ERROR(ascend::FromAcl(aclrtGetDeviceCount(&count), "count the devices"));
         if (options.device_id < 0 || static_cast<uint32_t>(options.device_id) >= count) {
-            return Failure(LLDD_PARAM_INVALID, "no device %d: there are %u, numbered from 0",
-                           options.device_id, count);
+            return NoSuchDevice(options.device_id, count);
         }
         return ascend::AscendDevice::Open(options, device);
     }

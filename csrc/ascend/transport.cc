@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "base/socket.h"
+#include "runtime/texts.h"
 
 namespace lldd::ascend {
 namespace {
@@ -196,7 +197,7 @@ Status Remote::Transfer(hixl::TransferOp operation, const std::vector<hixl::Tran
     LLDD_RETURN_IF_ERROR(ConnectInTurn(newest, deadline));
     LLDD_RETURN_IF_ERROR(may_begin());
     const int32_t ms = Milliseconds(deadline);
-    if (ms == 0) return Failure(LLDD_TIMEOUT, "not done in time");
+    if (ms == 0) return NotDoneInTime();
     const hixl::Status status =
         transport_->hixl_->TransferSync(engine_.c_str(), operation, descs, ms);
     Status result =

@@ -19,8 +19,8 @@
 
 #include "ascend/cann.h"
 #include "ascend/worker.h"
-#include "engine/runtime.h"
 #include "hixl/hixl.h"
+#include "runtime/runtime.h"
 
 namespace lldd::ascend {
 

@@ -16,8 +16,8 @@
 #include "base/status.h"
 #include "engine/abi_structs.h"
 #include "engine/engine.h"
-#include "engine/runtime.h"
 #include "llm_datadist.h"
+#include "runtime/runtime.h"
 
 #include "lldd_layout.inc"
 

@@ -20,8 +20,8 @@
 #include <vector>
 
 #include "base/status.h"
-#include "engine/runtime.h"
 #include "engine/tensor.h"
+#include "runtime/runtime.h"
 
 namespace lldd {
 

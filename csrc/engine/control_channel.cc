@@ -11,8 +11,6 @@
 
 namespace lldd {
 
-const char kConnectionClosed[] = "connection closed (peer exited, finalized or unlinked)";
-
 namespace {
 
 constexpr size_t kReceiveBytes = 64 << 10;

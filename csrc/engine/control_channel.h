@@ -17,11 +17,9 @@
 #include "base/fd.h"
 #include "base/status.h"
 #include "engine/wire.h"
+#include "runtime/texts.h"
 
 namespace lldd {
-
-// What every failure that comes from a closed connection says.
-extern const char kConnectionClosed[];
 
 // Collects the bytes of a connection into frames. Memory grows with what has arrived, not with what
 // a header announces.

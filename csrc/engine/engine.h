@@ -19,8 +19,8 @@
 #include "engine/links.h"
 #include "engine/owner_pins.h"
 #include "engine/page_pool.h"
-#include "engine/runtime.h"
 #include "engine/transfers.h"
+#include "runtime/runtime.h"
 
 namespace lldd {
 

@@ -20,7 +20,7 @@
 #include "base/status.h"
 #include "engine/control_channel.h"
 #include "engine/peer_table.h"
-#include "engine/runtime.h"
+#include "runtime/runtime.h"
 
 namespace lldd {
 

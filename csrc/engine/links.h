@@ -21,7 +21,7 @@
 #include "base/status.h"
 #include "engine/acceptor.h"
 #include "engine/link.h"
-#include "engine/runtime.h"
+#include "runtime/runtime.h"
 
 namespace lldd {
 

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "base/codec.h"
 #include "base/log.h"
 #include "engine/wire.h"
 
@@ -51,7 +52,7 @@ bool SameUser(int fd) {
 }  // namespace
 
 std::string MeetingCard::Encode() const {
-    wire::Writer writer;
+    Writer writer;
     writer.Number(wire::kMagic);
     writer.Number(wire::kVersion);
     writer.Number(cluster_id);
@@ -64,7 +65,7 @@ std::string MeetingCard::Encode() const {
 }
 
 bool MeetingCard::Decode(std::string_view bytes) {
-    wire::Reader reader(bytes);
+    Reader reader(bytes);
     if (reader.Number<uint32_t>() != wire::kMagic || reader.Number<uint16_t>() != wire::kVersion)
         return false;
     cluster_id = reader.Number<uint64_t>();

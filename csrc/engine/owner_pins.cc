@@ -5,6 +5,7 @@
 #include <iterator>
 #include <utility>
 
+#include "base/codec.h"
 #include "engine/peer_table.h"
 
 namespace lldd {
@@ -71,7 +72,7 @@ void OwnerPins::Serve(const PinName &name, const lldd_cache_key &key, Answer ans
     }
     reply.batch_index = entry.batch_index;
     reply.owner_has_device_pool = has_device_pool_;
-    wire::Writer writer;
+    Writer writer;
     EncodeCache(*entry.cache, &writer);
     reply.cache = writer.Take();
     if (entry.consumable.has_value()) taken_.try_emplace(*entry.consumable);

@@ -5,7 +5,7 @@
 
 namespace lldd {
 
-void EncodeCache(const Cache &cache, wire::Writer *writer) {
+void EncodeCache(const Cache &cache, Writer *writer) {
     const CacheShape &shape = cache.shape;
     writer->Number(cache.id);
     writer->Number(shape.num_tensors);
@@ -18,7 +18,7 @@ void EncodeCache(const Cache &cache, wire::Writer *writer) {
     for (const uint64_t addr : cache.addrs) writer->Number(addr);
 }
 
-bool DecodeCache(wire::Reader *reader, PeerCache *cache) {
+bool DecodeCache(Reader *reader, PeerCache *cache) {
     CacheShape &shape = cache->shape;
     cache->id = reader->Number<int64_t>();
     shape.num_tensors = reader->Number<uint32_t>();
@@ -49,7 +49,7 @@ uint64_t PeerTable::EncodedBytes(const CacheTableSize &size) {
 }
 
 std::string PeerTable::Encode(const CacheTable &table) {
-    wire::Writer writer;
+    Writer writer;
     writer.Number(table.version);
     writer.Number(static_cast<uint32_t>(table.caches.size()));
     for (const CacheRef &cache : table.caches) EncodeCache(*cache, &writer);
@@ -64,7 +64,7 @@ std::string PeerTable::Encode(const CacheTable &table) {
 }
 
 bool PeerTable::Decode(std::string_view bytes, PeerTable *table, bool *written) {
-    wire::Reader reader(bytes);
+    Reader reader(bytes);
     PeerTable read;
     *written = reader.Number<uint64_t>() != 0;
     const auto num_caches = reader.Number<uint32_t>();

@@ -9,9 +9,9 @@
 #include <tuple>
 #include <vector>
 
+#include "base/codec.h"
 #include "engine/cache_store.h"
 #include "engine/tensor.h"
-#include "engine/wire.h"
 
 namespace lldd {
 
@@ -23,9 +23,9 @@ struct PeerCache {
 };
 
 // One cache on the wire.
-void EncodeCache(const Cache &cache, wire::Writer *writer);
+void EncodeCache(const Cache &cache, Writer *writer);
 // False if the bytes are no cache.
-bool DecodeCache(wire::Reader *reader, PeerCache *cache);
+bool DecodeCache(Reader *reader, PeerCache *cache);
 
 // How a key is named in texts: "BlocksCacheKey with model_id 3", "cache id 2, batch index 0".
 std::string KeyText(const lldd_cache_key &key);

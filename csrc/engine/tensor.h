@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "base/status.h"
-#include "engine/runtime.h"
+#include "runtime/runtime.h"
 
 namespace lldd {
 
@@ -14,9 +14,8 @@ namespace lldd {
 uint64_t ElementBytes(uint32_t data_type);
 
 // A cache: `num_tensors` tensors of `tensor_bytes` each, divided into `count` equal strides. A
-// stride is a block
-// (`blocks`) or a batch entry. No member is 0, and count divides tensor_bytes: see ShapeOf and
-// CheckShape.
+// stride is a block (`blocks`) or a batch entry. No member is 0, and count divides tensor_bytes: see
+// ShapeOf and CheckShape.
 struct CacheShape {
     uint32_t num_tensors = 0;
     bool blocks = false;

@@ -3,6 +3,8 @@
 
 #include <utility>
 
+#include "base/codec.h"
+
 namespace lldd {
 namespace {
 
@@ -222,7 +224,7 @@ Status Transfers::PullByRequest(const PullCall &call, Link *link, const Deadline
     LLDD_RETURN_IF_ERROR(reply.status.ToStatus());
 
     PeerCache remote;
-    wire::Reader reader(reply.cache);
+    Reader reader(reply.cache);
     std::vector<Run> &runs = ThisThreadsRuns();
     if (!DecodeCache(&reader, &remote)) {
         status = Failure(LLDD_FAILED, "the peer sent a cache that cannot be read");

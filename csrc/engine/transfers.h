@@ -14,7 +14,7 @@
 #include "engine/cache_store.h"
 #include "engine/call_gate.h"
 #include "engine/links.h"
-#include "engine/runtime.h"
+#include "runtime/runtime.h"
 
 namespace lldd {
 

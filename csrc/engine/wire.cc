@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/wire.h"
 
+#include <cstring>
+
+#include "base/codec.h"
 #include "base/hmac.h"
 
 namespace lldd::wire {

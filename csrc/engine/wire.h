@@ -4,12 +4,11 @@
 // is for; the acceptor of a link answers with its own. All numbers are little-endian. What follows
 // depends on the purpose:
 //
-//   kLink      frames, see Frame. The handshake is LinkRequest ->, <- LinkReply, LinkConfirm ->, <-
-//   LinkDone; afterwards
-//              both ends send requests and answer them in any order. Closing the connection ends
-//              the link at the peer.
+//   kLink      frames, see FrameHeader. The handshake is LinkRequest ->, <- LinkReply,
+//              LinkConfirm ->, <- LinkDone; afterwards both ends send requests and answer them in
+//              any order. Closing the connection ends the link at the peer.
 //   kStream*   the connection is a byte stream of the runtime; the nonce of the Hello is that of
-//   its link.
+//              its link.
 //
 // A peer is not trusted: every length is checked against what is there and against a bound before
 // memory is taken for it.
@@ -19,15 +18,12 @@
 
 #include <array>
 #include <cstdint>
-#include <cstring>
 #include <string>
 #include <string_view>
-#include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "base/status.h"
-#include "engine/runtime.h"
+#include "runtime/runtime.h"
 
 namespace lldd::wire {
 
@@ -42,8 +38,8 @@ enum class Purpose : uint8_t {
 
 // How the two ends prove that they know the shared secret.
 //   kHmacSha256  a LinkRequest and its successful LinkReply carry an HMAC, keyed with the secret,
-//   of the sender's end, both
-//                greetings' nonces, and the rest of the message: see Proof.
+//                of the sender's end, both greetings' nonces, and the rest of the message: see
+//                Proof.
 enum class Auth : uint8_t { kNone = 0, kHmacSha256 = 1 };
 
 struct Hello {
@@ -64,13 +60,13 @@ enum Kind : uint16_t {
     kLinkConfirm = 2,  // StatusBody; answered by a StatusBody (LinkDone)
     kUnlink = 3,       // empty; answered by an empty frame, then the connection closes
     kTable = 4,        // empty; answered by the cache table, see peer_table.h; empty: too large
-    kDialStream =
-        5,  // acceptor to initiator, empty; answered by a StatusBody when the stream is on its way
-    kResolve = 6,  // request mode: Resolve; answered by a ResolveReply, which may have to wait for
-                   // another pull
-    kRelease = 7,  // request mode: Release; answered by an empty frame
-    kCard = 9,     // at a rendezvous: a MeetingCard; not answered
-    kLocate = 8,   // request mode: Locate; answered by a LocateReply
+    // Acceptor to initiator, empty; answered by a StatusBody when the stream is on its way.
+    kDialStream = 5,
+    // Request mode: Resolve; answered by a ResolveReply, which may have to wait for another pull.
+    kResolve = 6,
+    kRelease = 7,   // request mode: Release; answered by an empty frame
+    kLocate = 8,    // request mode: Locate; answered by a LocateReply
+    kCard = 9,      // at a rendezvous: a MeetingCard; not answered
     kMessage = 10,  // of the runtime, see StreamProvider::Ask; answered by an empty frame
     kAnswer = 0x8000,
 };
@@ -90,79 +86,6 @@ struct FrameHeader {
 constexpr uint32_t kMaxBody = 64u << 20;
 // The largest from somebody who is not linked yet: an endpoint with a quarter of a million regions.
 constexpr uint32_t kMaxStrangersBody = 8u << 20;
-
-// Appends numbers and texts to a frame body.
-class Writer {
-public:
-    template <typename T>
-    void Number(T value) {
-        static_assert(std::is_integral_v<T>);
-        char bytes[sizeof(T)];
-        for (size_t i = 0; i < sizeof(T); ++i) {
-            bytes[i] = static_cast<char>(static_cast<uint64_t>(value) >> (8 * i));
-        }
-        bytes_.append(bytes, sizeof bytes);
-    }
-    void Bytes(std::string_view bytes) {
-        Number(static_cast<uint32_t>(bytes.size()));
-        bytes_.append(bytes);
-    }
-    void Raw(const void *data, size_t size) {
-        bytes_.append(static_cast<const char *>(data), size);
-    }
-
-    std::string Take() { return std::move(bytes_); }
-
-private:
-    std::string bytes_;
-};
-
-// Reads them back. After any read past the end ok() is false and every value is zero.
-class Reader {
-public:
-    explicit Reader(std::string_view bytes) : rest_(bytes) {}
-
-    template <typename T>
-    T Number() {
-        static_assert(std::is_integral_v<T>);
-        if (!Has(sizeof(T))) return 0;
-        uint64_t value = 0;
-        for (size_t i = 0; i < sizeof(T); ++i) {
-            value |= static_cast<uint64_t>(static_cast<uint8_t>(rest_[i])) << (8 * i);
-        }
-        rest_.remove_prefix(sizeof(T));
-        return static_cast<T>(value);
-    }
-    std::string_view Bytes() {
-        const auto size = Number<uint32_t>();
-        if (!Has(size)) return {};
-        const std::string_view bytes = rest_.substr(0, size);
-        rest_.remove_prefix(size);
-        return bytes;
-    }
-    void Raw(void *data, size_t size) {
-        if (!Has(size)) return;
-        std::memcpy(data, rest_.data(), size);
-        rest_.remove_prefix(size);
-    }
-
-    bool ok() const { return ok_; }
-    // Everything was read, and nothing was missing.
-    bool Done() const { return ok_ && rest_.empty(); }
-    size_t left() const { return rest_.size(); }
-
-private:
-    bool Has(size_t size) {
-        if (rest_.size() < size) {
-            ok_ = false;
-            rest_ = {};
-        }
-        return ok_;
-    }
-
-    std::string_view rest_;
-    bool ok_ = true;
-};
 
 struct LinkRequest {
     uint64_t cluster_id = 0;

@@ -105,14 +105,14 @@ class Target(NamedTuple):
         return found
 
 
-MOCK = Target("mock", ("csrc/base", "csrc/engine", "mock_runtime"))
+MOCK = Target("mock", ("csrc/base", "csrc/runtime", "csrc/engine", "mock_runtime"))
 
 
 def ascend(toolkit: Toolkit) -> Target:
     """Return the library over CANN, as it is built against this toolkit."""
     return Target(
         "ascend",
-        ("csrc/base", "csrc/engine", "csrc/ascend"),
+        ("csrc/base", "csrc/runtime", "csrc/engine", "csrc/ascend"),
         # CANN's C++ interface has strings and maps in it, and CANN is built with the old ABI of
         # those; the whole library is, so that none of ours meets one of the other kind. A system
         # folder: warnings in headers that are not ours are no errors of ours.

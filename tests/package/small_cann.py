@@ -47,6 +47,7 @@ def small_tree(root):
         "csrc/include/llm_datadist.h": HEADER.read_text(),
         "csrc/exports.map": "{ global: lldd_*; local: *; };\n",
         "csrc/base/a.cc": "#include <string>\nstd::string A();\nstd::string A() { return {}; }\n",
+        "csrc/runtime/d.cc": "int D();\nint D() { return 4; }\n",
         "csrc/engine/b.cc": "int B();\nint B() { return 1; }\n",
         "csrc/ascend/c.cc": (
             "#include <stdexcept>\n#include <string>\n"

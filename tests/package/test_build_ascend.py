@@ -48,7 +48,7 @@ def test_it_says_what_it_found_and_made(command, needs_compiler, machine, home):
     assert f"CANN toolkit  {machine} (the usual place, version 8.5.0)" in out
     assert f"library       {library}\n" in out
     assert "built         3 files" in out
-    assert "[3/3] csrc/ascend/c.cc" in err
+    assert "[4/4] csrc/ascend/c.cc" in err
     # This tree is not all of it, and that is said, too.
     assert f"loads         not here: {library}: is not a library of llm_datadist" in out
     assert out.rstrip().endswith("llm-datadist doctor")

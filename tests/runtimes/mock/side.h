@@ -13,7 +13,7 @@
 #include "base/event_loop.h"
 #include "base/fd.h"
 #include "base/socket.h"
-#include "engine/runtime.h"
+#include "runtime/runtime.h"
 
 namespace lldd::test {
 

@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).resolve().parent
-LIBRARY_SOURCES = ("csrc/base", "csrc/engine", "mock_runtime")
+LIBRARY_SOURCES = ("csrc/base", "csrc/runtime", "csrc/engine", "mock_runtime")
 # Those of setup.py, but for -O1: it is for their warnings.
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-pthread"]
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]

@@ -14,9 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).resolve().parent
-SOURCES = sorted(
-    [*HERE.glob("*.cc"), *(ROOT / "mock_runtime").glob("*.cc"), *(ROOT / "csrc/base").glob("*.cc")]
-)
+SOURCE_FOLDERS = (HERE, ROOT / "mock_runtime", ROOT / "csrc" / "base", ROOT / "csrc" / "runtime")
+SOURCES = sorted(source for folder in SOURCE_FOLDERS for source in folder.glob("*.cc"))
 FLAGS = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
 INCLUDES = [f"-I{folder}" for folder in (ROOT / "csrc", ROOT / "csrc/include", ROOT, HERE)]
 # The first word of a case's name says under which transports it runs. Registered memory cannot be

@@ -83,9 +83,10 @@ public:
 
     // Moves all runs, from the peer or to it, by the deadline. Runs may overlap or repeat; their
     // order is free.
-    //   LLDD_TIMEOUT  not done in time, or the peer is gone
-    //   LLDD_FAILED   memory unmapped, withdrawn, or unknown to this connection (registered after
-    //   it was made) LLDD_FEATURE_NOT_ENABLED  no transport that may be used reaches the memory
+    //   LLDD_TIMEOUT              not done in time, or the peer is gone
+    //   LLDD_FAILED               memory unmapped, withdrawn, or unknown to this connection
+    //                             (registered after it was made)
+    //   LLDD_FEATURE_NOT_ENABLED  no transport that may be used reaches the memory
     // Whatever has failed, the next call may succeed unless the peer is gone.
     virtual Status Read(const Run *runs, size_t count, const Deadline &deadline) = 0;
     virtual Status Write(const Run *runs, size_t count, const Deadline &deadline) = 0;

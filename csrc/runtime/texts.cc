@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/texts.h"
+
+namespace lldd {
+
+const char kConnectionClosed[] = "connection closed (peer exited, finalized or unlinked)";
+
+Status PeerIsGone() { return Failure(LLDD_TIMEOUT, "%s", kConnectionClosed); }
+
+Status NotDoneInTime() { return Failure(LLDD_TIMEOUT, "not done in time"); }
+
+Status WithdrawnByOwner(const std::string &peer, uint64_t addr) {
+    return Failure(LLDD_FAILED,
+                   "the memory of %s at %#llx was withdrawn by its owner (unregistered)",
+                   peer.c_str(), Printable(addr));
+}
+
+Status UnknownToLink(const std::string &peer, uint64_t addr) {
+    return Failure(LLDD_FAILED,
+                   "%#llx of %s is not in memory that the peer had registered when the link was "
+                   "made; memory registered after the link was made cannot be reached over it",
+                   Printable(addr), peer.c_str());
+}
+
+Status NoSuchDevice(int32_t device_id, uint32_t device_count) {
+    return Failure(LLDD_PARAM_INVALID, "no device %d: there are %u, numbered from 0", device_id,
+                   device_count);
+}
+
+}  // namespace lldd
