@@ -57,10 +57,11 @@ def push_layers(
     num_tensors = cache.cache_desc.num_tensors
     num_layers = num_tensors // tensors_per_layer
     if src_range is None and dst_range is None:
-        if num_tensors % tensors_per_layer:
-            _warn_of_left_over(name, num_tensors, tensors_per_layer)
-        # Left-over tensors are refused where a client names layers, and left out where it does not.
-        return (0, 0), ALL_WHOLE_LAYERS if num_layers else 0
+        if not num_layers:
+            _warn_of_no_layer(name, num_tensors, tensors_per_layer)
+            return (0, 0), 0
+        # The engine refuses a number of tensors that is not a whole number of layers.
+        return (0, 0), ALL_WHOLE_LAYERS
     if src_range is not None:
         check_layer_range("src_layer_range", src_range)
     if dst_range is not None:
@@ -75,12 +76,10 @@ def push_layers(
     return (src.start, dst.start), len(src)
 
 
-def _warn_of_left_over(name: str, num_tensors: int, tensors_per_layer: int) -> None:
-    done = num_tensors - num_tensors % tensors_per_layer
-    what = f"only tensors 0 to {done - 1} are" if done else "nothing is"
+def _warn_of_no_layer(name: str, num_tensors: int, tensors_per_layer: int) -> None:
     warn(
-        f"{name}: {what} pushed, because {num_tensors} tensors are no whole number of layers of "
-        f"{tensors_per_layer}; set tensor_num_per_layer"
+        f"{name}: nothing is pushed, because a layer has {tensors_per_layer} tensors and the cache "
+        f"{num_tensors}; set tensor_num_per_layer"
     )
 
 

@@ -71,7 +71,6 @@ PushRequest PushFrom(const shim_push_args &args) {
     request.dst_blocks = args.dst_blocks;
     request.num_dst_blocks = args.num_dst_blocks;
     request.dst_block_size = args.dst_block_size;
-    request.layers_given = args.layers_given != 0;
     return request;
 }
 

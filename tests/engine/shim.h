@@ -52,7 +52,6 @@ typedef struct shim_push_args {
     const uint64_t *dst_blocks;
     uint64_t num_dst_blocks;
     uint64_t dst_block_size;
-    uint32_t layers_given;
 } shim_push_args;
 
 typedef struct shim_copy_args {
