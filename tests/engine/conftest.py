@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
 SOURCES = [
     HERE / "shim.cc",
+    CSRC / "base" / "hmac.cc",
     CSRC / "base" / "status.cc",
     CSRC / "engine" / "block_plan.cc",
     CSRC / "engine" / "cache_store.cc",

@@ -10,6 +10,7 @@ extern "C" {
 #include <thread>
 #include <vector>
 
+#include "base/hmac.h"
 #include "engine/block_plan.h"
 #include "engine/cache_store.h"
 #include "engine/page_pool.h"
@@ -264,6 +265,21 @@ void shim_race_lists(uint64_t rounds, uint64_t *accepted, uint64_t *escaped) {
     }
     stop = true;
     changer.join();
+}
+
+void shim_sha256(const char *message, uint64_t size, uint8_t *digest) {
+    const Digest found = Sha256({message, size});
+    std::copy(found.begin(), found.end(), digest);
+}
+
+void shim_hmac_sha256(const char *key, uint64_t key_size, const char *message, uint64_t size,
+                      uint8_t *digest) {
+    const Digest found = HmacSha256({key, key_size}, {message, size});
+    std::copy(found.begin(), found.end(), digest);
+}
+
+uint32_t shim_same_digest(const char *a, uint64_t a_size, const char *b, uint64_t b_size) {
+    return SameDigest({a, a_size}, {b, b_size});
 }
 
 uint32_t shim_check_pool(uint64_t size, uint32_t page_shift) {
