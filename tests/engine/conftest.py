@@ -21,7 +21,9 @@ SOURCES = [
     CSRC / "base" / "status.cc",
     CSRC / "engine" / "block_plan.cc",
     CSRC / "engine" / "cache_store.cc",
+    CSRC / "engine" / "lenient_json.cc",
     CSRC / "engine" / "page_pool.cc",
+    CSRC / "engine" / "rank_table.cc",
     CSRC / "engine" / "tensor.cc",
 ]
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]

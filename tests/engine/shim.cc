@@ -14,6 +14,7 @@ extern "C" {
 #include "engine/block_plan.h"
 #include "engine/cache_store.h"
 #include "engine/page_pool.h"
+#include "engine/rank_table.h"
 #include "engine/tensor.h"
 
 using namespace lldd;
@@ -397,6 +398,13 @@ uint64_t shim_store_table(shim_store *store, int64_t *ids, uint64_t *num_ids, sh
 const char *shim_store_describe(shim_store *store) {
     store->text = store->store.DescribeBlocks();
     return store->text.c_str();
+}
+
+const char *shim_rank_table_difference(const char *own, const char *other) {
+    const RankTable here(own);
+    const RankTable there(other);
+    last_text = here.SaysTheSame(there) ? "" : here.DifferenceTo(there);
+    return last_text.c_str();
 }
 
 }  // extern "C"
