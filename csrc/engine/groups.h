@@ -27,6 +27,7 @@
 #include "engine/link_initiator.h"
 #include "engine/meeting.h"
 #include "engine/notices.h"
+#include "engine/rank_table.h"
 #include "engine/rendezvous.h"
 
 namespace lldd {
@@ -75,6 +76,7 @@ private:
         uint64_t comm_id = 0;
         GroupSpec spec;
         std::string description;
+        RankTable rank_table{""};
         uint32_t state = LLDD_GROUP_PREPARING;
         std::unique_ptr<Meeting> meeting;  // I/O thread only
         EventLoop::Token timer = 0;
