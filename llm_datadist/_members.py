@@ -25,6 +25,7 @@ from ._checks import (
     refuse_setting,
     wrong_type,
 )
+from .status import warn
 
 Shown = TypeVar("Shown")
 Given = TypeVar("Given")
@@ -33,6 +34,7 @@ Devices = Union[int, list[int], tuple[int, ...]]
 Options = Mapping[str, str]
 
 DEFAULT_PAGE_SHIFT = 16
+DEFAULT_SYNC_TIMEOUT_MS = 1000
 
 
 @dataclass(frozen=True)
@@ -313,8 +315,14 @@ class Timeout(Member[Union[int, str, None], Union[int, str, None]]):
         return value
 
     def read(self, options: Options) -> int:
-        """Return the milliseconds that the options have, or the default."""
-        return read_number(options, self.key, 1, INT32_MAX, self._default)
+        """Return the milliseconds that the options have, or the default; 0, of which no rule says
+        what it means, is the default.
+        """
+        timeout_ms = read_number(options, self.key, 0, INT32_MAX, self._default)
+        if timeout_ms == 0:
+            warn(f"{self.key} is 0: the default of {self._default} ms is used")
+            return self._default
+        return timeout_ms
 
 
 class DeviceIds(Member[Optional[Devices], Devices]):

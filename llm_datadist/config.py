@@ -12,6 +12,7 @@ from . import _addresses
 from ._checks import INT32_MAX, UINT32_MAX, check_type, check_uint16, check_uint64
 from ._enums import NamedIntEnum
 from ._members import (
+    DEFAULT_SYNC_TIMEOUT_MS,
     AnyNumber,
     DeviceIds,
     Flag,
@@ -25,6 +26,7 @@ from ._members import (
     Timeout,
     Uint32,
 )
+from ._misspelt import WarnsOfUnknownMembers
 
 __all__ = ["LLMClusterInfo", "LLMConfig", "LLMRole", "LlmConfig"]
 
@@ -55,12 +57,13 @@ class _ClusterInfo(Text):
         return _with_numeric_ips(text) if text else text
 
 
-class LLMConfig:
+class LLMConfig(WarnsOfUnknownMembers):
     """The options of an engine; generate_options() makes the dict for LLMDataDist.init().
 
     A member that was never set, or was set to None, is left to its default. Setters raise TypeError
     for a wrong type, and LLMConfigValueError (LLM_PARAM_INVALID, and a ValueError) or a plain
-    ValueError for a value out of range. Source: 3.1, decision 4.
+    ValueError for a value out of range. Setting a member that there is not is a warning. Source:
+    3.1, decisions 4 and 65.
     """
 
     # First, so that the options of the other members win over them.
@@ -76,7 +79,7 @@ class LLMConfig:
         "llm.SyncKvCacheWaitTime",
         "The deadline of pulls, pushes and each layer of an asynchronous transfer, in "
         "milliseconds.",
-        default=1000,
+        default=DEFAULT_SYNC_TIMEOUT_MS,
     )
     listen_ip_info = Text(
         "llm.listenIpInfo",

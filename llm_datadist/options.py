@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from . import _addresses, config
 from ._checks import UINT16_MAX, check_type, is_strict_hardware, refuse
-from ._members import PoolOptions, is_digits, read_number
+from ._members import DEFAULT_SYNC_TIMEOUT_MS, PoolOptions, is_digits, read_number
 from .config import LLMConfig, LLMRole
 from .status import LLMStatusCode
 
@@ -35,7 +35,7 @@ class EngineOptions:
     one_way_links: bool = False
     strict_hardware: bool = False
     device_id: int = 0
-    sync_timeout_ms: int = 1000
+    sync_timeout_ms: int = DEFAULT_SYNC_TIMEOUT_MS
     listen_ip: str | None = None
     listen_port: int = 0
     device_pool: PoolOptions = field(default_factory=PoolOptions)
