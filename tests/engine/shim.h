@@ -167,6 +167,9 @@ uint64_t shim_store_table(shim_store *store, int64_t *ids, uint64_t *num_ids, sh
                           uint64_t *num_names, uint64_t capacity);
 const char *shim_store_describe(shim_store *store);
 
+/* What two rank tables have differently; "": they say the same. Lives until the next call. */
+const char *shim_rank_table_difference(const char *own, const char *other);
+
 /* [end of declarations] */
 
 #endif /* SHIM_H_ */
