@@ -375,6 +375,7 @@ Status Engine::Allocate(const lldd_cache_desc &desc, const std::vector<lldd_cach
     std::vector<std::string> notices;
     LLDD_RETURN_IF_ERROR(store_.AddAllocated(cache, keys.data(), keys.size(), &notices));
     AddNotices(std::move(notices));
+    WarnOfBatchDim(*cache, desc.batch_dim_index);
     // On the device the entry has been made by the time the table turns out to be too large, and it
     // stays.
     LLDD_RETURN_IF_ERROR(CheckTableSize());
@@ -426,8 +427,17 @@ Status Engine::Register(const lldd_cache_desc &desc, std::vector<uint64_t> addrs
         return status;
     }
     AddNotices(std::move(notices));
+    WarnOfBatchDim(*cache, desc.batch_dim_index);
     *cache_id = cache->id;
     return status;
+}
+
+void Engine::WarnOfBatchDim(const Cache &cache, uint32_t batch_dim_index) {
+    if (batch_dim_index == 0 || cache.shape.blocks) return;
+    AddNotice(Format("cache %lld has batch_dim_index %u, but a transfer takes shape[0], %llu, for "
+                     "the batch",
+                     static_cast<long long>(cache.id), batch_dim_index,
+                     Printable(cache.shape.count)));
 }
 
 // How the device lays the table of one-sided mode out.

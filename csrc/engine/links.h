@@ -124,6 +124,7 @@ private:
 
     // ---- The initiator, on the calling thread or one of its own.
     ClusterResult LinkOne(const ClusterSpec &spec, const Deadline &deadline);
+    void WarnOfId(const ClusterSpec &spec, const SocketAddress &address, uint64_t real_id);
     Status LinkMutually(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline);
     Status LinkOneWay(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline);
     bool one_way() const { return options_.link_style == LLDD_LINK_STYLE_ONE_WAY; }
