@@ -11,13 +11,17 @@ from typing import Any
 
 from ._checks import UINT32_MAX, check_layer_range, check_uint32, length, refuse, require
 from ._layer_words import ALL_WHOLE_LAYERS, TENSORS_PER_LAYER, LayerRanges
+from ._misspelt import warn_of_unknown_keywords
 from .cache import Cache
 from .status import warn
 from .transfer import AnyTransferConfig, TransferConfig
 
+PULL_KEYWORDS = ("src_layer_range", "dst_layer_range", "tensor_num_per_layer")
+
 
 def pull_tensors_per_layer(kwargs: dict[str, Any]) -> int:
-    """Check and return tensor_num_per_layer of a pull."""
+    """Check and return tensor_num_per_layer of a pull; warns of keywords that no pull has."""
+    warn_of_unknown_keywords("pull_cache and pull_blocks", kwargs, PULL_KEYWORDS)
     value = kwargs.get("tensor_num_per_layer", TENSORS_PER_LAYER)
     check_uint32("tensor_num_per_layer", value)
     require(value > 0, "tensor_num_per_layer must be positive")

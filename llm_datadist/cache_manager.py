@@ -308,7 +308,7 @@ class CacheManager:
             dst_blocks: the same, as many; a contiguous source fills them in order.
             kwargs: src_layer_range and dst_layer_range, a range with step 1 each (empty: not
                 given), and tensor_num_per_layer (2), which counts with a layer range only. Other
-                names are ignored.
+                names are ignored, with a warning.
 
         Raises TypeError, ValueError, LLMException: LLM_PARAM_INVALID, LLM_KV_CACHE_NOT_EXIST,
         LLM_NOT_YET_LINK, LLM_FAILED, LLM_TIMEOUT, LLM_FEATURE_NOT_ENABLED. Source: chapter 5,

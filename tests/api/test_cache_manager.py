@@ -288,7 +288,7 @@ class TestPullBlocks:
         assert args["tensors_per_layer"] == 2
         assert (args["src_layer_count"], args["dst_layer_count"]) == (0, 0)
 
-    @pytest.mark.rule("C1.10-22", "C1.10-23")
+    @pytest.mark.rule("C1.10-22")
     def test_layers(self, native, manager):
         manager.pull_blocks(
             KEY,
@@ -298,7 +298,6 @@ class TestPullBlocks:
             src_layer_range=range(3, 5),
             dst_layer_range=range(1, 3),
             tensor_num_per_layer=7,
-            unknown="ignored",
         )
         _, args = native.last("pull")
         layers = [
