@@ -9,23 +9,11 @@
 #include "mock_runtime/device.h"
 #include "mock_runtime/path_cma.h"
 #include "mock_runtime/path_mapped.h"
+#include "runtime/pieces.h"
 #include "runtime/texts.h"
 
 namespace lldd::mock {
 namespace {
-
-constexpr Transport kFastestFirst[] = {Transport::kMapped, Transport::kCma, Transport::kTcp};
-
-unsigned long long Number(uint64_t value) { return value; }
-
-Route RouteOf(Transport transport) {
-    switch (transport) {
-        case Transport::kMapped: return Route::kMapped;
-        case Transport::kCma: return Route::kCma;
-        case Transport::kTcp: return Route::kTcp;
-    }
-    return Route::kNone;
-}
 
 const char *WhatItIs(Transport transport) {
     switch (transport) {
@@ -199,28 +187,24 @@ void MockConnection::DecideRoutes() {
 void MockConnection::DecideRoutesLocked() {
     const auto describe = [this](bool pool, uint32_t memory, PathDescription *description) {
         std::string reason;
-        const Route route = Choose(pool, nullptr, &reason);
-        const char *name = route == Route::kMapped ? "mapped"
-                           : route == Route::kCma  ? "cma"
-                           : route == Route::kTcp  ? "tcp"
-                                                   : "none";
-        *description = {memory, name, reason};
-        return route;
+        const std::optional<Transport> transport = Choose(pool, nullptr, &reason);
+        *description = {memory, transport ? TransportName(*transport) : "none", reason};
+        return transport;
     };
     describe(true, LLDD_MEMORY_ALLOCATED, &path_to_pools_);
-    const Route to_registered = describe(false, LLDD_MEMORY_REGISTERED, &path_to_registered_);
-    for (PeerRegion &peer : regions_.all()) {
+    const auto to_registered = describe(false, LLDD_MEMORY_REGISTERED, &path_to_registered_);
+    regions_.ForEach([&](PeerRegion &peer) {
         // Of registered memory all is reached alike, of pools only those that are mapped.
-        if (!peer.region.is_pool()) {
-            peer.route = to_registered;
-            continue;
+        if (!peer.is_pool()) {
+            peer.transport = to_registered;
+            return;
         }
         std::string reason;
-        peer.route = Choose(true, &peer.region, &reason);
+        peer.transport = Choose(true, &peer, &reason);
         for (const MappedPool &pool : mapped_pools_) {
-            if (pool.number == peer.region.pool) peer.mapped_at = pool.memory.address();
+            if (pool.number == peer.pool) peer.mapped_at = pool.memory.address();
         }
-    }
+    });
 }
 
 // "": the transport may serve that kind of memory (that region, if one is named).
@@ -240,7 +224,8 @@ std::string MockConnection::WhyNot(Transport transport, bool pool, const Region 
     return why_not_mapped_.empty() ? "the peer did not hand over this pool" : why_not_mapped_;
 }
 
-Route MockConnection::Choose(bool pool, const Region *region, std::string *reason) const {
+std::optional<Transport> MockConnection::Choose(bool pool, const Region *region,
+                                                std::string *reason) const {
     const std::vector<Transport> &order = device_->settings().transports;
     const auto chosen = std::find_if(order.begin(), order.end(), [&](Transport transport) {
         return WhyNot(transport, pool, region).empty();
@@ -253,7 +238,8 @@ Route MockConnection::Choose(bool pool, const Region *region, std::string *reaso
         if (!reason->empty()) *reason += "; ";
         *reason += std::string(TransportName(faster)) + ": " + why;
     }
-    return chosen != order.end() ? RouteOf(*chosen) : Route::kNone;
+    if (chosen == order.end()) return std::nullopt;
+    return *chosen;
 }
 
 std::vector<PathDescription> MockConnection::Paths() const {
@@ -290,12 +276,12 @@ Status MockConnection::Transfer(Direction direction, const Run *runs, size_t cou
 }
 
 bool MockConnection::IsLive(const PeerRegion &region) const {
-    return !peer_table_ || peer_table_.IsLive(region.region.name);
+    return !peer_table_ || peer_table_.IsLive(region.name);
 }
 
 MoveFailure MockConnection::FirstWithdrawn() const {
     for (const PeerRegion *region : used_) {
-        if (!IsLive(*region)) return {MoveFailure::kWithdrawn, 0, region->region.addr};
+        if (!IsLive(*region)) return {MoveFailure::kWithdrawn, 0, region->addr};
     }
     return {};
 }
@@ -312,43 +298,34 @@ Status MockConnection::MakePlan(const Run *runs, size_t count, Plan *plan) {
     used_.clear();
     ++transfers_;
     const auto is_live = [this](const PeerRegion &region) { return IsLive(region); };
-    for (size_t i = 0; i < count; ++i) {
-        uint64_t local = runs[i].local;
-        uint64_t remote = runs[i].remote;
-        uint64_t left = runs[i].length;
-        // Runs are merged where they meet, so one may lie in several neighbouring regions.
-        while (left > 0) {
-            PeerRegion *peer = regions_.Find(remote, is_live);
-            if (peer == nullptr) return Explain({MoveFailure::kUnknown, 0, remote});
-            const uint64_t offset = remote - peer->region.addr;
-            const uint64_t length = std::min(left, peer->region.size - offset);
-            if (peer->used_in != transfers_) {
-                peer->used_in = transfers_;
-                used_.push_back(peer);
-            }
-            switch (peer->route) {
-                case Route::kMapped:
-                    (known_.Contains(local, length) ? plan->direct : plan->checked)
-                        .Add(local, peer->mapped_at + offset, length);
-                    break;
-                case Route::kCma: plan->cma.Add(local, remote, length); break;
-                case Route::kTcp: tcp_.Add(local, peer->region.name, remote, length); break;
-                case Route::kNone: {
-                    std::string reason;
-                    Choose(peer->region.is_pool(), &peer->region, &reason);
-                    return Failure(
-                        LLDD_FEATURE_NOT_ENABLED,
-                        "no transport that may be used reaches %s memory of %s at %#llx: %s",
-                        peer->region.is_pool() ? "pool" : "registered", PeerName().c_str(),
-                        Number(remote), reason.c_str());
-                }
-            }
-            local += length;
-            remote += length;
-            left -= length;
+    return ForEachPiece(runs, count, [&](const Run &rest, uint64_t *taken) -> Status {
+        PeerRegion *peer = regions_.Find(rest.remote, is_live);
+        if (peer == nullptr) return Explain({MoveFailure::kUnknown, 0, rest.remote});
+        *taken = peer->Within(rest.remote, rest.length);
+        if (peer->used_in != transfers_) {
+            peer->used_in = transfers_;
+            used_.push_back(peer);
         }
-    }
-    return Status::Ok();
+        if (!peer->transport) return Unreachable(*peer, rest.remote);
+        switch (*peer->transport) {
+            case Transport::kMapped:
+                (known_.Contains(rest.local, *taken) ? plan->direct : plan->checked)
+                    .Add(rest.local, peer->mapped_at + (rest.remote - peer->addr), *taken);
+                break;
+            case Transport::kCma: plan->cma.Add(rest.local, rest.remote, *taken); break;
+            case Transport::kTcp: tcp_.Add(rest.local, peer->name, rest.remote, *taken); break;
+        }
+        return Status::Ok();
+    });
+}
+
+Status MockConnection::Unreachable(const PeerRegion &peer, uint64_t addr) const {
+    std::string reason;
+    Choose(peer.is_pool(), &peer, &reason);
+    return Failure(LLDD_FEATURE_NOT_ENABLED,
+                   "no transport that may be used reaches %s memory of %s at %#llx: %s",
+                   peer.is_pool() ? "pool" : "registered", PeerName().c_str(), Printable(addr),
+                   reason.c_str());
 }
 
 MoveFailure MockConnection::MovePlanned(const Plan &plan, Direction direction,
@@ -392,7 +369,7 @@ std::string MockConnection::PeerName() const {
 
 Status MockConnection::Explain(const MoveFailure &failure) const {
     const std::string peer = PeerName();
-    const unsigned long long addr = Number(failure.address);
+    const unsigned long long addr = Printable(failure.address);
     switch (failure.kind) {
         case MoveFailure::kNone: return Status::Ok();
         case MoveFailure::kTimeout: return NotDoneInTime();

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -72,12 +73,13 @@ private:
     void DecideRoutes();
     void DecideRoutesLocked();
     std::string WhyNot(Transport transport, bool pool, const Region *region) const;
-    Route Choose(bool pool, const Region *region, std::string *reason) const;
+    std::optional<Transport> Choose(bool pool, const Region *region, std::string *reason) const;
 
     Status Transfer(Direction direction, const Run *runs, size_t count, const Deadline &deadline);
     Status MakePlan(const Run *runs, size_t count, Plan *plan);
     MoveFailure MovePlanned(const Plan &plan, Direction direction, const Deadline &deadline);
     MoveFailure MoveSameHost(const Plan &plan, Direction direction, const Deadline &deadline);
+    Status Unreachable(const PeerRegion &peer, uint64_t addr) const;
     bool IsLive(const PeerRegion &region) const;
     MoveFailure FirstWithdrawn() const;
     Status Explain(const MoveFailure &failure) const;

@@ -45,8 +45,6 @@ constexpr Variable kFaults{"LLM_DATADIST_MOCK_FAULTS", "fault script, or @path o
 constexpr const Variable *kVariables[] = {&kDevices, &kTransport, &kThreads,   &kKernel,
                                           &kFork,    &kPtracer,   &kScopeFile, &kFaults};
 
-constexpr Transport kAllTransports[] = {Transport::kMapped, Transport::kCma, Transport::kTcp};
-
 // "" counts as not set.
 const char *ValueOf(const Variable &variable) {
     const char *value = std::getenv(variable.name);
@@ -82,7 +80,7 @@ Status ReadChoice(const Variable &variable, const char *when_false, const char *
 }
 
 Status ReadTransports(std::vector<Transport> *transports) {
-    transports->assign(std::begin(kAllTransports), std::end(kAllTransports));
+    transports->assign(std::begin(kFastestFirst), std::end(kFastestFirst));
     const char *value = ValueOf(kTransport);
     if (value == nullptr) return Status::Ok();
     transports->clear();
@@ -91,9 +89,9 @@ Status ReadTransports(std::vector<Transport> *transports) {
         const size_t comma = std::min(list.find(',', start), list.size());
         const std::string name = list.substr(start, comma - start);
         const auto *known =
-            std::find_if(std::begin(kAllTransports), std::end(kAllTransports),
+            std::find_if(std::begin(kFastestFirst), std::end(kFastestFirst),
                          [&](Transport transport) { return name == TransportName(transport); });
-        if (known == std::end(kAllTransports) ||
+        if (known == std::end(kFastestFirst) ||
             std::find(transports->begin(), transports->end(), *known) != transports->end()) {
             return Refuse(kTransport, value);
         }
@@ -104,15 +102,6 @@ Status ReadTransports(std::vector<Transport> *transports) {
 }
 
 }  // namespace
-
-const char *TransportName(Transport transport) {
-    switch (transport) {
-        case Transport::kMapped: return "mapped";
-        case Transport::kCma: return "cma";
-        case Transport::kTcp: return "tcp";
-    }
-    return "none";
-}
 
 bool Settings::allows(Transport transport) const {
     return (transport_bits() & TransportBit(transport)) != 0;

@@ -8,16 +8,9 @@
 #include <vector>
 
 #include "base/status.h"
+#include "mock_runtime/transport.h"
 
 namespace lldd::mock {
-
-// How memory of a peer is reached.
-enum class Transport : uint32_t { kMapped = 0, kCma = 1, kTcp = 2 };
-
-const char *TransportName(Transport transport);
-constexpr uint32_t TransportBit(Transport transport) {
-    return uint32_t{1} << static_cast<uint32_t>(transport);
-}
 
 struct Settings {
     uint32_t devices = 16;

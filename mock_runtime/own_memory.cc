@@ -120,7 +120,7 @@ Status OwnMemory::Commit(uint64_t addr, uint64_t size) {
     {
         std::lock_guard<std::mutex> lock(mutex_);
         for (const Pool &pool : pools_) {
-            const Region whole{pool.name, pool.memory.address(), pool.memory.size(), pool.number};
+            const AddressRange whole{pool.memory.address(), pool.memory.size()};
             if (!whole.Contains(addr, size)) continue;
             pages = RoundOutward(addr, size);
             fd = pool.memory.fd();
@@ -222,10 +222,10 @@ std::vector<Region> OwnMemory::Snapshot(const LinkNonce &nonce) {
     std::vector<Region> regions;
     regions.reserve(pools_.size() + num_registrations_);
     for (const Pool &pool : pools_) {
-        regions.push_back({pool.name, pool.memory.address(), pool.memory.size(), pool.number});
+        regions.push_back({{pool.memory.address(), pool.memory.size()}, pool.name, pool.number});
     }
     registrations_.ForEach([&](uint64_t addr, uint64_t size, const Registration &registration) {
-        regions.push_back({registration.name, addr, size, Region::kNoPool});
+        regions.push_back({{addr, size}, registration.name, Region::kNoPool});
     });
     return regions;
 }
@@ -242,7 +242,7 @@ OwnMemory::Claim OwnMemory::Check(uint64_t mark, uint64_t addr, uint64_t length,
                                   RegionName *name) const {
     std::lock_guard<std::mutex> lock(mutex_);
     const auto covers = [&](uint64_t start, uint64_t size, uint64_t order) {
-        return order < mark && Region{{}, start, size, 0}.Contains(addr, length);
+        return order < mark && AddressRange{start, size}.Contains(addr, length);
     };
     if (table_.IsLive(*name)) {
         const Slot &slot = slots_[name->slot];

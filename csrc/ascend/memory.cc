@@ -80,7 +80,7 @@ Status Memory::Add(uint64_t addr, uint64_t size, Placement placement, bool pool)
     if (transport_->started())
         LLDD_RETURN_IF_ERROR(RegisterAnew(addr, size, placement, &entry.handle));
     std::lock_guard<std::mutex> lock(mutex_);
-    entry.region = {next_id_++, addr, size, pool};
+    entry.region = {{addr, size}, next_id_++, pool};
     entries_.emplace(Range(addr, size), entry);
     transport_->SetNextRegion(next_id_);
     Publish();
