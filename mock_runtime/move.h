@@ -5,6 +5,9 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+
+#include "base/status.h"
 
 namespace lldd::mock {
 
@@ -34,6 +37,9 @@ struct MoveFailure {
 
     bool failed() const { return kind != kNone; }
 };
+
+// What a caller is told of it. `peer`: how texts name the peer.
+Status Explain(const MoveFailure &failure, const std::string &peer);
 
 // Asked before each chunk: may the transfer go on?
 class Gate {
