@@ -3,17 +3,21 @@
 
 A wrong type is a TypeError that names the argument, None included unless it means "not given". A
 number out of its range is a ValueError. What only this interface forbids is an LLMException with
-LLM_PARAM_INVALID, logged at error level first. bool passes wherever int is asked for.
+LLM_PARAM_INVALID, logged at error level first. A bool passes where an int is asked for, with a
+warning, and is a TypeError in strict-hardware mode (decision 63).
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any, NoReturn, Union
 
-from .status import LLMConfigValueError, LLMStatusCode, error
+from .status import LLMConfigValueError, LLMStatusCode, error, warn_once
 from .utils.log import get_logger
 
 Types = Union[type[Any], tuple[type[Any], ...]]
+
+STRICT_HARDWARE = "LLM_DATADIST_STRICT_HARDWARE"
 
 UINT16_MAX = 2**16 - 1
 UINT32_MAX = 2**32 - 1
@@ -36,16 +40,36 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def is_strict_hardware() -> bool:
+    """Read from the environment whether arguments are checked as strictly as on a device."""
+    return os.environ.get(STRICT_HARDWARE, "0") not in ("", "0")
+
+
+def _look_at_bool(name: str, value: bool, types: Types) -> None:
+    """Warn of a bool that passes for an int, or refuse it in strict-hardware mode (decision 63)."""
+    if bool in (types if isinstance(types, tuple) else (types,)):
+        return
+    if is_strict_hardware():
+        raise wrong_type(name, value, _names(types))
+    warn_once(
+        f"bool for {name.partition('[')[0]}",
+        f"{name} is {value}, where an int is asked for; it is taken, but the newest "
+        "version of CANN refuses it",
+    )
+
+
 def check_type(name: str, value: object, types: Types) -> None:
     """Refuse what is not an instance of types, None included."""
     if not isinstance(value, types):
         raise wrong_type(name, value, _names(types))
+    if isinstance(value, bool):
+        _look_at_bool(name, value, types)
 
 
 def check_optional(name: str, value: object, types: Types) -> None:
     """Refuse what is neither None nor an instance of types."""
-    if value is not None and not isinstance(value, types):
-        raise wrong_type(name, value, _names(types))
+    if value is not None:
+        check_type(name, value, types)
 
 
 def check_elements(name: str, value: Any, types: Types, container: Types = (list, tuple)) -> None:
@@ -54,11 +78,13 @@ def check_elements(name: str, value: Any, types: Types, container: Types = (list
     for index, element in enumerate(value):
         if not isinstance(element, types):
             raise wrong_type(f"{name}[{index}]", element, _names(types))
+        if isinstance(element, bool):
+            _look_at_bool(f"{name}[{index}]", element, types)
 
 
 def _check_int(name: str, value: Any, low: int, high: int) -> None:
-    if not isinstance(value, int):
-        raise wrong_type(name, value, "int")
+    if type(value) is not int:
+        check_type(name, value, int)
     if not low <= value <= high:
         raise ValueError(f"{name} must be in [{low}, {high}], got {value}")
 

@@ -11,13 +11,17 @@ from typing import Any
 
 from ._checks import UINT32_MAX, check_layer_range, check_uint32, length, refuse, require
 from ._layer_words import ALL_WHOLE_LAYERS, TENSORS_PER_LAYER, LayerRanges
+from ._misspelt import warn_of_unknown_keywords
 from .cache import Cache
 from .status import warn
 from .transfer import AnyTransferConfig, TransferConfig
 
+PULL_KEYWORDS = ("src_layer_range", "dst_layer_range", "tensor_num_per_layer")
+
 
 def pull_tensors_per_layer(kwargs: dict[str, Any]) -> int:
-    """Check and return tensor_num_per_layer of a pull."""
+    """Check and return tensor_num_per_layer of a pull; warns of keywords that no pull has."""
+    warn_of_unknown_keywords("pull_cache and pull_blocks", kwargs, PULL_KEYWORDS)
     value = kwargs.get("tensor_num_per_layer", TENSORS_PER_LAYER)
     check_uint32("tensor_num_per_layer", value)
     require(value > 0, "tensor_num_per_layer must be positive")
@@ -57,10 +61,11 @@ def push_layers(
     num_tensors = cache.cache_desc.num_tensors
     num_layers = num_tensors // tensors_per_layer
     if src_range is None and dst_range is None:
-        if num_tensors % tensors_per_layer:
-            _warn_of_left_over(name, num_tensors, tensors_per_layer)
-        # Left-over tensors are refused where a client names layers, and left out where it does not.
-        return (0, 0), ALL_WHOLE_LAYERS if num_layers else 0
+        if not num_layers:
+            _warn_of_no_layer(name, num_tensors, tensors_per_layer)
+            return (0, 0), 0
+        # The engine refuses a number of tensors that is not a whole number of layers.
+        return (0, 0), ALL_WHOLE_LAYERS
     if src_range is not None:
         check_layer_range("src_layer_range", src_range)
     if dst_range is not None:
@@ -75,12 +80,10 @@ def push_layers(
     return (src.start, dst.start), len(src)
 
 
-def _warn_of_left_over(name: str, num_tensors: int, tensors_per_layer: int) -> None:
-    done = num_tensors - num_tensors % tensors_per_layer
-    what = f"only tensors 0 to {done - 1} are" if done else "nothing is"
+def _warn_of_no_layer(name: str, num_tensors: int, tensors_per_layer: int) -> None:
     warn(
-        f"{name}: {what} pushed, because {num_tensors} tensors are no whole number of layers of "
-        f"{tensors_per_layer}; set tensor_num_per_layer"
+        f"{name}: nothing is pushed, because a layer has {tensors_per_layer} tensors and the cache "
+        f"{num_tensors}; set tensor_num_per_layer"
     )
 
 

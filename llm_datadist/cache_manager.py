@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["CacheManager"]
 
 PullKey = Union[CacheKey, CacheKeyByIdAndIndex, BlocksCacheKey]
-PushKey = Union[BlocksCacheKey, CacheKeyByIdAndIndex]
 _PULL_KEYS = (BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex)
 
 
@@ -309,7 +308,7 @@ class CacheManager:
             dst_blocks: the same, as many; a contiguous source fills them in order.
             kwargs: src_layer_range and dst_layer_range, a range with step 1 each (empty: not
                 given), and tensor_num_per_layer (2), which counts with a layer range only. Other
-                names are ignored.
+                names are ignored, with a warning.
 
         Raises TypeError, ValueError, LLMException: LLM_PARAM_INVALID, LLM_KV_CACHE_NOT_EXIST,
         LLM_NOT_YET_LINK, LLM_FAILED, LLM_TIMEOUT, LLM_FEATURE_NOT_ENABLED. Source: chapter 5,
@@ -385,11 +384,11 @@ class CacheManager:
             src_cache: that is sent.
             src_batch_index: uint32, of the own cache.
             src_layer_range: a range with step 1; None: all layers, of which there are num_tensors
-                // tensor_num_per_layer.
+                // tensor_num_per_layer; none, with a warning, where that is 0.
             dst_layer_range: as many layers of the peer's cache; None: as many from layer 0 as the
                 own cache has.
             size: -1, the own stride.
-            tensor_num_per_layer: uint32, > 0.
+            tensor_num_per_layer: uint32, > 0; must divide the number of tensors.
 
         One-sided mode only. The first layer that fails ends the call; earlier ones stay written.
         Raises TypeError, ValueError, LLMException as pull_cache. Source: 6.1.
@@ -405,7 +404,7 @@ class CacheManager:
         check_int64("size", size)
         if size != -1:
             refuse(f"size must be -1, got {size}")
-        _check_push_key("push_cache", dst_cache_key)
+        _check_push_id(dst_cache_key)
         if num_layers:
             self._engine.push_cache(
                 dst_cache_key,
@@ -418,7 +417,7 @@ class CacheManager:
 
     def push_blocks(
         self,
-        dst_cache_key: PushKey,
+        dst_cache_key: BlocksCacheKey,
         src_cache: Cache,
         src_blocks: Any = (),
         dst_blocks: Any = (),
@@ -439,7 +438,7 @@ class CacheManager:
         """
         engine = self._engine
         self._require_one_sided("push_blocks")
-        check_type("dst_cache_key", dst_cache_key, (BlocksCacheKey, CacheKeyByIdAndIndex))
+        check_type("dst_cache_key", dst_cache_key, BlocksCacheKey)
         check_type("src_cache", src_cache, Cache)
         src = engine.block_ids("src_blocks", () if src_blocks is None else src_blocks)
         dst = engine.block_ids("dst_blocks", () if dst_blocks is None else dst_blocks)
@@ -450,7 +449,6 @@ class CacheManager:
         starts, num_layers = push_layers(
             "push_blocks", src_cache, src_layer_range, dst_layer_range, tensor_num_per_layer
         )
-        _check_push_key("push_blocks", dst_cache_key)
         if num_layers:
             status = engine.push_blocks(
                 dst_cache_key,
@@ -656,9 +654,9 @@ def _check_below(name: str, blocks: Any, limit: int) -> None:
             refuse(f"{name} block {block} is not in [0, {limit})")
 
 
-def _check_push_key(name: str, key: PushKey) -> None:
+def _check_push_id(key: CacheKeyByIdAndIndex) -> None:
     """Refuse a negative id, which no native signature takes, and warn of id 0 (decision 15)."""
-    if isinstance(key, CacheKeyByIdAndIndex) and key.cache_id <= 0:
-        if key.cache_id < 0:
-            raise TypeError(f"the cache_id of {name} only support positive ids, got {key.cache_id}")
-        warn(f"{name}: cache_id 0 names the cache with the key (req_id 0, model_id 0)")
+    if key.cache_id < 0:
+        raise TypeError(f"the cache_id of push_cache only support positive ids, got {key.cache_id}")
+    if key.cache_id == 0:
+        warn("push_cache: cache_id 0 names the cache with the key (req_id 0, model_id 0)")

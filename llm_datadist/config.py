@@ -22,6 +22,7 @@ from ._checks import (
     wrong_type,
 )
 from ._enums import NamedIntEnum
+from ._misspelt import WarnsOfUnknownMembers
 
 __all__ = ["LLMClusterInfo", "LLMConfig", "LLMRole", "LlmConfig"]
 
@@ -79,12 +80,13 @@ def masked(options: dict[str, str]) -> dict[str, str]:
     return {key: "***" if key == AUTH_TOKEN else value for key, value in options.items()}
 
 
-class LLMConfig:
+class LLMConfig(WarnsOfUnknownMembers):
     """The options of an engine; generate_options() makes the dict for LLMDataDist.init().
 
     A member that was never set, or was set to None, is left to its default. Setters raise TypeError
     for a wrong type, and LLMConfigValueError (LLM_PARAM_INVALID, and a ValueError) or a plain
-    ValueError for a value out of range. Source: 3.1, decision 4.
+    ValueError for a value out of range. Setting a member that there is not is a warning. Source:
+    3.1, decisions 4 and 65.
     """
 
     def __init__(self) -> None:

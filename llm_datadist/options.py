@@ -9,19 +9,17 @@ again, after LLMConfig.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
 from . import _addresses, config
-from ._checks import INT32_MAX, UINT32_MAX, UINT64_MAX, check_type, refuse
+from ._checks import INT32_MAX, UINT32_MAX, UINT64_MAX, check_type, is_strict_hardware, refuse
 from .config import LLMRole
-from .status import LLMStatusCode
-
-STRICT_HARDWARE = "LLM_DATADIST_STRICT_HARDWARE"
+from .status import LLMStatusCode, warn
 
 _ROLE_NAMES = {LLMRole.PROMPT: "Prompt", LLMRole.DECODER: "Decoder", LLMRole.MIX: "Mix"}
 _DEFAULT_PAGE_SHIFT = 16
+_DEFAULT_SYNC_TIMEOUT_MS = 1000
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class EngineOptions:
     one_way_links: bool = False
     strict_hardware: bool = False
     device_id: int = 0
-    sync_timeout_ms: int = 1000
+    sync_timeout_ms: int = _DEFAULT_SYNC_TIMEOUT_MS
     listen_ip: str | None = None
     listen_port: int = 0
     device_pool: PoolOptions = field(default_factory=PoolOptions)
@@ -124,9 +122,9 @@ def _engine_options(cluster_id: int, role: LLMRole, options: dict[str, str]) -> 
         role=role,
         one_sided=_flag(options, config.ENABLE_REMOTE_ACCESSIBLE),
         one_way_links=one_way_links,
-        strict_hardware=os.environ.get(STRICT_HARDWARE, "0") not in ("", "0"),
+        strict_hardware=is_strict_hardware(),
         device_id=_number(options, config.DEVICE_ID, 0, INT32_MAX, 0),
-        sync_timeout_ms=_number(options, config.SYNC_TIMEOUT, 1, INT32_MAX, 1000),
+        sync_timeout_ms=_sync_timeout_ms(options),
         listen_ip=options.get(config.LISTEN_IP),
         listen_port=_number(options, config.LISTEN_PORT, 0, 65535, 0),
         device_pool=_pool(options, config.MEM_POOL),
@@ -165,6 +163,15 @@ def _number(options: dict[str, str], key: str, low: int, high: int, default: int
     if not _is_digits(text) or len(text) > 20 or not low <= int(text) <= high:
         refuse(f"{key} must be an integer in [{low}, {high}], got {text[:40]!r}")
     return int(text)
+
+
+def _sync_timeout_ms(options: dict[str, str]) -> int:
+    """Read the deadline of transfers; 0, of which no rule says what it means, is the default."""
+    timeout_ms = _number(options, config.SYNC_TIMEOUT, 0, INT32_MAX, _DEFAULT_SYNC_TIMEOUT_MS)
+    if timeout_ms == 0:
+        warn(f"{config.SYNC_TIMEOUT} is 0: the default of {_DEFAULT_SYNC_TIMEOUT_MS} ms is used")
+        return _DEFAULT_SYNC_TIMEOUT_MS
+    return timeout_ms
 
 
 def _optional_number(options: dict[str, str], key: str) -> int | None:

@@ -76,6 +76,19 @@ def warn(text: str) -> None:
     warnings.warn(text, LLMDataDistWarning, stacklevel=_level_of_client())
 
 
+_warned: set[str] = set()
+
+
+def warn_once(subject: str, text: str) -> None:
+    """Warn of a trap once per process for each subject, where every call would meet it again.
+
+    A warning that is made an error is raised each time.
+    """
+    if subject not in _warned:
+        warn(text)
+        _warned.add(subject)
+
+
 def _level_of_client() -> int:
     """Count the frames from warn() to the first one outside this package, or else the last."""
     frame, level = sys._getframe(1), 1

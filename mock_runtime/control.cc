@@ -7,11 +7,13 @@
 #include <sstream>
 #include <vector>
 
+#include "base/control_groups.h"
 #include "mock_runtime/copy_kernels.h"
 #include "mock_runtime/copy_pool.h"
 #include "mock_runtime/device.h"
 #include "mock_runtime/environment.h"
 #include "mock_runtime/faults.h"
+#include "mock_runtime/host_cpus.h"
 
 namespace lldd::mock {
 namespace {
@@ -29,6 +31,20 @@ Status Threads(const std::string &, std::string *answer) {
     LLDD_RETURN_IF_ERROR(ReadSettings(&settings));
     *answer =
         Format("helpers: %zu\nallowed: %u\n", CopyPool::Acquire()->helpers(), settings.threads);
+    return Status::Ok();
+}
+
+Status Memory(const std::string &, std::string *answer) {
+    const AvailableMemory available = FindAvailableMemory(HostRoot());
+    *answer = Format("available: %llu\nwhere: %s\n",
+                     static_cast<unsigned long long>(available.bytes), available.where.c_str());
+    return Status::Ok();
+}
+
+Status Cpus(const std::string &, std::string *answer) {
+    const UsableCpus usable = FindUsableCpus(HostRoot());
+    *answer = Format("affinity: %u\n", usable.affinity);
+    if (usable.quota != 0) *answer += Format("quota: %u\n", usable.quota);
     return Status::Ok();
 }
 
@@ -85,6 +101,8 @@ constexpr Command kCommands[] = {
      }},
     {"kernel", "copy kernels that this CPU can run, and the chosen one", Kernel},
     {"threads", "copying threads that run, and how many may", Threads},
+    {"memory", "bytes that new memory may take, and whose limit that is", Memory},
+    {"cpus", "CPUs that copies may use, by affinity and by control groups", Cpus},
     {"fds", "open descriptors of this process", Descriptors},
     {"faults.set", "the rules of a script instead of all that there are",
      [](const std::string &script, std::string *) { return SetFaults(script); }},

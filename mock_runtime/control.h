@@ -7,6 +7,10 @@
 //                            registrations, links
 //   kernel                   "usable: NAMES\nchosen: NAME\n", the copy kernels of this CPU
 //   threads                  "helpers: N\nallowed: N\n", the copying threads
+//   memory                   "available: BYTES\nwhere: WORDS\n", what new memory may take, and whose
+//                            limit that is: "on this machine", "in the control group FOLDER"
+//   cpus                     "affinity: N\nquota: N\n", whole CPUs that copies may use; without a
+//                            quota of a control group there is no such line
 //   fds                      how many descriptors this process has open
 //   faults.set SCRIPT        the rules of the script instead of all that there are; an empty one
 //                            takes all away

@@ -61,7 +61,8 @@ Status MockDevice::Open(const Settings &settings, int32_t device_id,
     }
     parts.loop = EventLoop::Acquire();
     parts.helpers = CopyPool::Acquire();
-    LLDD_RETURN_IF_ERROR(OwnMemory::Create(settings.exclude_from_fork, &parts.memory));
+    LLDD_RETURN_IF_ERROR(
+        OwnMemory::Create(settings.exclude_from_fork, settings.host_root, &parts.memory));
     LLDD_RETURN_IF_ERROR(ChannelListener::Create(parts.loop, &parts.channel));
     OpenDevices &open = OfThisProcess<OpenDevices>();
     {

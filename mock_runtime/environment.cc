@@ -39,11 +39,15 @@ constexpr Variable kScopeFile{"LLM_DATADIST_MOCK_PTRACE_SCOPE_FILE", "path",
                               "/proc/sys/kernel/yama/ptrace_scope",
                               "where Yama's scope is read; a missing file means 0"};
 
+constexpr Variable kHostRoot{
+    "LLM_DATADIST_MOCK_HOST_ROOT", "path", "/",
+    "below it, proc and sys are read for the memory and CPUs of this host; "
+    "tests make one up"};
 constexpr Variable kFaults{"LLM_DATADIST_MOCK_FAULTS", "fault script, or @path of a file with one",
                            "no faults", "what goes wrong or is slowed down; see docs/faults.md"};
 
-constexpr const Variable *kVariables[] = {&kDevices, &kTransport, &kThreads,   &kKernel,
-                                          &kFork,    &kPtracer,   &kScopeFile, &kFaults};
+constexpr const Variable *kVariables[] = {&kDevices, &kTransport, &kThreads,  &kKernel, &kFork,
+                                          &kPtracer, &kScopeFile, &kHostRoot, &kFaults};
 
 // "" counts as not set.
 const char *ValueOf(const Variable &variable) {
@@ -113,11 +117,17 @@ uint32_t Settings::transport_bits() const {
     return bits;
 }
 
+std::string HostRoot() {
+    const char *root = ValueOf(kHostRoot);
+    return root != nullptr ? root : "";
+}
+
 Status ReadSettings(Settings *settings) {
     Settings read;
     LLDD_RETURN_IF_ERROR(ReadNumber(kDevices, 1024, &read.devices));
     LLDD_RETURN_IF_ERROR(ReadTransports(&read.transports));
-    read.threads = std::min(4U, UsableCpus());
+    read.host_root = HostRoot();
+    read.threads = std::min(4U, FindUsableCpus(read.host_root).count());
     LLDD_RETURN_IF_ERROR(ReadNumber(kThreads, 64, &read.threads));
     LLDD_RETURN_IF_ERROR(ReadChoice(kFork, "share", "exclude", &read.exclude_from_fork));
     LLDD_RETURN_IF_ERROR(ReadChoice(kPtracer, "none", "any", &read.let_others_trace));

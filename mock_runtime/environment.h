@@ -20,11 +20,15 @@ struct Settings {
     bool exclude_from_fork = false;     // registered memory, too, is kept from forked children
     bool let_others_trace = true;       // PR_SET_PTRACER_ANY where Yama would refuse peers
     std::string ptrace_scope_file;
+    std::string host_root;  // "", or a folder instead of / for the files of memory and CPUs
     std::string faults;  // see UseFaultsOfEnvironment
 
     bool allows(Transport transport) const;
     uint32_t transport_bits() const;
 };
+
+// Settings::host_root alone, which is legal whatever it is.
+std::string HostRoot();
 
 // Reads the environment. LLDD_PARAM_INVALID names the variable, its value and what is legal.
 Status ReadSettings(Settings *settings);

@@ -8,12 +8,15 @@
 
 namespace lldd::mock {
 
-// The least of what its affinity and the CPU quotas of its control groups allow, rounded down; at
-// least one.
-uint32_t UsableCpus();
+struct UsableCpus {
+    uint32_t affinity = 1;  // that this thread may run on
+    uint32_t quota = 0;     // whole CPUs that the control groups pay for; 0: there is no quota
 
-// Whole CPUs that the quotas allow a process with these groups (the text of /proc/self/cgroup),
-// with the hierarchies below `root`: versions 1 and 2. UINT32_MAX: there is no quota.
-uint32_t CpusOfQuotas(const std::string &groups, const std::string &root);
+    // The least of the two; at least one.
+    uint32_t count() const { return quota == 0 || affinity < quota ? affinity : quota; }
+};
+
+// Args: root is where /proc and /sys are read, see base/control_groups.h.
+UsableCpus FindUsableCpus(const std::string &root);
 
 }  // namespace lldd::mock

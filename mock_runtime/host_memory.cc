@@ -8,10 +8,7 @@
 #include <cerrno>
 #include <cinttypes>
 #include <cstdio>
-#include <cstring>
-#include <limits>
 #include <memory>
-#include <string>
 #include <vector>
 
 // Of Linux 5.14; older C libraries do not name it.
@@ -26,42 +23,6 @@ struct CloseFile {
     void operator()(std::FILE *file) const { std::fclose(file); }
 };
 using File = std::unique_ptr<std::FILE, CloseFile>;
-
-constexpr uint64_t kUnlimited = std::numeric_limits<uint64_t>::max();
-
-uint64_t MemAvailable() {
-    const File file(std::fopen("/proc/meminfo", "re"));
-    char line[256];
-    while (file != nullptr && std::fgets(line, sizeof line, file.get()) != nullptr) {
-        uint64_t kib = 0;
-        if (std::sscanf(line, "MemAvailable: %" SCNu64, &kib) == 1) return kib * 1024;
-    }
-    // Without /proc: what the C library knows is too low rather than too high.
-    return static_cast<uint64_t>(std::max(sysconf(_SC_AVPHYS_PAGES), 0L)) * PageSize();
-}
-
-// A number in a file; "max" and missing files are no limit.
-uint64_t ReadLimit(const std::string &path) {
-    const File file(std::fopen(path.c_str(), "re"));
-    uint64_t value = 0;
-    if (file == nullptr || std::fscanf(file.get(), "%" SCNu64, &value) != 1) return kUnlimited;
-    return value;
-}
-
-uint64_t ControlGroupAvailable() {
-    const File file(std::fopen("/proc/self/cgroup", "re"));
-    char line[4096];
-    while (file != nullptr && std::fgets(line, sizeof line, file.get()) != nullptr) {
-        if (std::strncmp(line, "0::", 3) != 0) continue;
-        line[std::strcspn(line, "\n")] = '\0';
-        const std::string folder = std::string("/sys/fs/cgroup") + (line + 3);
-        const uint64_t limit = ReadLimit(folder + "/memory.max");
-        const uint64_t used = ReadLimit(folder + "/memory.current");
-        if (limit == kUnlimited || used == kUnlimited) return kUnlimited;
-        return limit > used ? limit - used : 0;
-    }
-    return kUnlimited;
-}
 
 }  // namespace
 
@@ -84,8 +45,6 @@ PageRange RoundInward(uint64_t addr, uint64_t size) {
     if (start < addr || end <= start) return {};
     return {start, end - start};
 }
-
-uint64_t AvailableMemory() { return std::min(MemAvailable(), ControlGroupAvailable()); }
 
 bool IsMapped(uint64_t addr, uint64_t size, bool writable) {
     const File file(std::fopen("/proc/self/maps", "re"));

@@ -18,9 +18,6 @@ struct PageRange {
 PageRange RoundOutward(uint64_t addr, uint64_t size);
 PageRange RoundInward(uint64_t addr, uint64_t size);
 
-// Bytes that can be had without swapping: MemAvailable, or less where a control group limits it.
-uint64_t AvailableMemory();
-
 // Whether every byte is mapped readable and (if asked) writable, according to /proc/self/maps.
 bool IsMapped(uint64_t addr, uint64_t size, bool writable);
 

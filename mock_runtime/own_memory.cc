@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/control_groups.h"
 #include "base/log.h"
 #include "mock_runtime/host_memory.h"
 
@@ -24,12 +25,12 @@ unsigned long long Hex(uint64_t addr) { return addr; }
 std::atomic<uint64_t> g_populated{0};
 
 // Registration populates at most a quarter of what was free before the first of them.
-bool MayPopulate(PageRange range) {
+bool MayPopulate(PageRange range, const std::string &host_root) {
     uint64_t absent = 0;
     if (!CountAbsent(range, 0, &absent)) return false;
     // The usual case, and most of the time of a registration: how much is free need not be asked.
     if (absent == 0) return true;
-    const uint64_t available = AvailableMemory();
+    const uint64_t available = FindAvailableMemory(host_root).bytes;
     if (!CountAbsent(range, available, &absent)) return false;
     const uint64_t before = g_populated.fetch_add(absent);
     if (before + absent <= (available + before) / 4) return true;
@@ -39,9 +40,9 @@ bool MayPopulate(PageRange range) {
 
 // Whether the range can be read and written; populates it where that is in bounds. Whole pages are
 // looked at, because only so the ends are known to be writable; populating changes no byte of them.
-bool ProbeMapped(uint64_t addr, uint64_t size) {
+bool ProbeMapped(uint64_t addr, uint64_t size, const std::string &host_root) {
     const PageRange pages = RoundOutward(addr, size);
-    if (pages.addr + pages.size != 0 && MayPopulate(pages)) {
+    if (pages.addr + pages.size != 0 && MayPopulate(pages, host_root)) {
         const Populated populated = PopulateForWriting(pages);
         if (populated != Populated::kUnknown) return populated == Populated::kYes;
     }
@@ -61,8 +62,9 @@ void Advise(uint64_t addr, uint64_t size, int advice) {
 
 }  // namespace
 
-Status OwnMemory::Create(bool exclude_from_fork, std::unique_ptr<OwnMemory> *memory) {
-    std::unique_ptr<OwnMemory> made(new OwnMemory(exclude_from_fork));
+Status OwnMemory::Create(bool exclude_from_fork, const std::string &host_root,
+                         std::unique_ptr<OwnMemory> *memory) {
+    std::unique_ptr<OwnMemory> made(new OwnMemory(exclude_from_fork, host_root));
     LLDD_RETURN_IF_ERROR(RegionTable::Create(&made->table_));
     *memory = std::move(made);
     return Status::Ok();
@@ -132,13 +134,13 @@ Status OwnMemory::Commit(uint64_t addr, uint64_t size) {
                        Hex(size));
     }
     uint64_t absent = 0;
-    const uint64_t available = AvailableMemory();
-    if (!CountAbsent(pages, available, &absent)) absent = pages.size;
+    const AvailableMemory available = FindAvailableMemory(host_root_);
+    if (!CountAbsent(pages, available.bytes, &absent)) absent = pages.size;
     if (absent == 0) return Status::Ok();
-    if (absent + kLeftFree > available) {
+    if (absent + kLeftFree > available.bytes) {
         return Failure(LLDD_OUT_OF_MEMORY,
-                       "%llu bytes of the pool are needed, %llu are available on this machine",
-                       Hex(pages.size), Hex(available));
+                       "%llu bytes of the pool are needed, %llu are available %s", Hex(pages.size),
+                       Hex(available.bytes), available.where.c_str());
     }
     const Populated populated = PopulateForWriting(pages);
     if (populated == Populated::kUnknown &&
@@ -166,7 +168,7 @@ Status OwnMemory::Register(uint64_t addr, uint64_t size, Placement) {
         }
     }
     // Outside the lock: it may populate gigabytes.
-    const bool mapped = ProbeMapped(addr, size);
+    const bool mapped = ProbeMapped(addr, size, host_root_);
     std::lock_guard<std::mutex> lock(mutex_);
     Registration &registration = registrations_.Get(addr, size);
     if (registration.count == 0) {

@@ -7,6 +7,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -30,7 +31,9 @@ struct Pool {
 class OwnMemory {
 public:
     // exclude_from_fork: children do not get the whole pages of registered memory.
-    static Status Create(bool exclude_from_fork, std::unique_ptr<OwnMemory> *memory);
+    // host_root: where the kernel's files are read, see base/control_groups.h.
+    static Status Create(bool exclude_from_fork, const std::string &host_root,
+                         std::unique_ptr<OwnMemory> *memory);
     ~OwnMemory();
 
     Status AllocatePool(Placement placement, uint64_t size, uint64_t *addr);
@@ -87,11 +90,13 @@ private:
         uint64_t order = 0;
     };
 
-    explicit OwnMemory(bool exclude_from_fork) : exclude_from_fork_(exclude_from_fork) {}
+    OwnMemory(bool exclude_from_fork, std::string host_root)
+        : exclude_from_fork_(exclude_from_fork), host_root_(std::move(host_root)) {}
     void UseSlot(uint32_t slot, const Slot &use);
     void RestoreForkOf(uint64_t addr, uint64_t size);
 
     const bool exclude_from_fork_;
+    const std::string host_root_;
     mutable std::mutex mutex_;
     RegionTable table_;
     std::vector<Pool> pools_;

@@ -17,7 +17,8 @@ from llm_datadist._bench.reference import NoReferences
 from llm_datadist._bench.results import PACKAGE, PATHS
 from llm_datadist._bench.work import FULL, TINY, Work
 from llm_datadist._cli._arguments import names, positive
-from llm_datadist._cli._geometry import PROCESS_OVERHEAD, available_memory, in_words
+from llm_datadist._cli._geometry import PROCESS_OVERHEAD, in_words
+from llm_datadist._cli._host import available_memory
 from llm_datadist._cli._outcome import Refusal, finish
 from llm_datadist._cli._processes import PeerFailure
 from llm_datadist._cli._progress import Progress
@@ -107,10 +108,10 @@ def _refuse_what_does_not_fit(works: Sequence[Work]) -> None:
     # Two pairs of processes with a cache each.
     needed = 4 * (max(work.cache_bytes for work in works) + PROCESS_OVERHEAD)
     available = available_memory()
-    if needed > available:
+    if needed > available.bytes:
         raise Refusal(
-            f"two pairs of processes need {in_words(needed)} of memory, {in_words(available)} is "
-            "available; --only W2,W3 needs less"
+            f"two pairs of processes need {in_words(needed)} of memory, "
+            f"{in_words(available.bytes)} is available {available.where}; --only W2,W3 needs less"
         )
 
 

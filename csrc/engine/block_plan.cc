@@ -140,7 +140,7 @@ Status CheckDivides(uint32_t tensors_per_layer, const PlanCache &local) {
     if (local.shape.num_tensors % tensors_per_layer == 0) return Status::Ok();
     return Failure(LLDD_PARAM_INVALID,
                    "tensors_per_layer is %" PRIu32 ", which does not divide the %" PRIu32
-                   " tensors of the local cache %" PRId64 "; with a layer range it must",
+                   " tensors of the local cache %" PRId64 ": layers must be whole",
                    tensors_per_layer, local.shape.num_tensors, local.id);
 }
 
@@ -461,7 +461,7 @@ Status CheckPush(const PushRequest &request, BlockPairs *pairs) {
     pairs->clear();
     const PlanCache &local = request.local;
     LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(request.tensors_per_layer));
-    if (request.layers_given) LLDD_RETURN_IF_ERROR(CheckDivides(request.tensors_per_layer, local));
+    LLDD_RETURN_IF_ERROR(CheckDivides(request.tensors_per_layer, local));
     if (request.num_src_blocks != 0) {
         LLDD_RETURN_IF_ERROR(CheckPushOfBlocks(request));
     } else {

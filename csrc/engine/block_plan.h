@@ -93,9 +93,6 @@ struct PushRequest {
     const uint64_t *dst_blocks = nullptr;
     uint64_t num_dst_blocks = 0;
     uint64_t dst_block_size = 0;  // bytes; 0: not given. A contiguous source into blocks needs it
-    // A caller that names layers must have a whole number of them; without, left-over tensors are
-    // not sent.
-    bool layers_given = false;
 };
 
 // What is checked before the cache is looked up.

@@ -37,15 +37,6 @@ std::string Describe(const GroupSpec &spec) {
     return text;
 }
 
-// The first place where two texts differ, with what is around it.
-std::string Difference(const std::string &own, const std::string &other) {
-    const auto places = std::mismatch(own.begin(), own.end(), other.begin(), other.end());
-    const auto place = static_cast<size_t>(places.first - own.begin());
-    const size_t from = place < 20 ? 0 : place - 20;
-    return Format("from byte %zu on here \"%s\", there \"%s\"", place, own.substr(from, 60).c_str(),
-                  other.substr(std::min(from, other.size()), 60).c_str());
-}
-
 }  // namespace
 
 Groups::~Groups() { Close(); }
@@ -89,6 +80,7 @@ Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
     const auto group = std::make_shared<Group>();
     group->spec = spec;
     group->description = Describe(spec);
+    group->rank_table = RankTable(spec.rank_table);
     const uint64_t total_s = options_.total_time_s == 0 ? kDefaultTotalS : options_.total_time_s;
     {
         std::lock_guard<std::mutex> lock(mutex_);
@@ -243,9 +235,10 @@ void Groups::OnCard(const GroupPtr &group, const MeetingCard &card) {
                     Printable(card.cluster_id), group->description.c_str(), card.group.c_str()));
         return;
     }
-    if (card.rank_table != group->spec.rank_table) {
+    const RankTable table(card.rank_table);
+    if (!group->rank_table.SaysTheSame(table)) {
         Fail(group, Format("cluster %llu has another rank table: %s", Printable(card.cluster_id),
-                           Difference(group->spec.rank_table, card.rank_table).c_str()));
+                           group->rank_table.DifferenceTo(table).c_str()));
         return;
     }
     if (options_.cluster_id > card.cluster_id) return;

@@ -24,6 +24,7 @@
 #include "base/status.h"
 #include "engine/links.h"
 #include "engine/meeting.h"
+#include "engine/rank_table.h"
 #include "engine/rendezvous.h"
 
 namespace lldd {
@@ -66,6 +67,7 @@ private:
         uint64_t comm_id = 0;
         GroupSpec spec;
         std::string description;
+        RankTable rank_table{""};
         uint32_t state = LLDD_GROUP_PREPARING;
         std::unique_ptr<Meeting> meeting;  // I/O thread only
         EventLoop::Token timer = 0;

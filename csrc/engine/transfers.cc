@@ -334,8 +334,7 @@ Status Transfers::Push(const lldd_push_args &args, const lldd_cache_key &key,
         source.request.num_src_blocks = args.num_src_blocks;
         source.request.dst_blocks = args.dst_blocks;
         source.request.num_dst_blocks = args.num_dst_blocks;
-        source.request.layers_given = args.num_layers != LLDD_ALL_LAYERS;
-        const uint32_t num_layers = source.request.layers_given
+        const uint32_t num_layers = args.num_layers != LLDD_ALL_LAYERS
                                         ? args.num_layers
                                         : source.cache->shape.num_tensors / args.tensors_per_layer;
         for (uint32_t layer = 0; layer < num_layers; ++layer) {
@@ -373,7 +372,6 @@ Status Transfers::TransferLayer(const lldd_transfer_args &args, const lldd_cache
         source.request.dst_blocks = args.dst_blocks;
         source.request.num_dst_blocks = args.num_dst_blocks;
         source.request.dst_block_size = args.dst_block_size;
-        source.request.layers_given = true;
         if (to_addresses) return SendToAddresses(args, &source);
         return PushLayer(&source, key, args.src_layer, args.dst_layer);
     }());

@@ -324,7 +324,7 @@ typedef struct lldd_pull_args {
 /* A push: which bytes of an own cache go where in a peer's cache. */
 typedef struct lldd_push_args {
     uint32_t struct_size;
-    uint32_t tensors_per_layer;   /* > 0 */
+    uint32_t tensors_per_layer;   /* > 0; must divide the number of tensors of the own cache */
     const lldd_cache_key *key;    /* the destination: LLDD_KEY_ID or LLDD_KEY_BLOCKS */
     int64_t cache_id;             /* the own cache that is sent */
     const uint64_t *src_blocks;   /* block k of the source goes to block k of the destination */
@@ -334,13 +334,14 @@ typedef struct lldd_push_args {
     uint32_t src_batch_index;     /* contiguous source: which batch entry */
     uint32_t src_layer_start;
     uint32_t dst_layer_start;
-    uint32_t num_layers;          /* from both starts on; LLDD_ALL_LAYERS: as many whole layers as the own cache has */
+    uint32_t num_layers;          /* from both starts on; LLDD_ALL_LAYERS: as many as the own cache has, which is none,
+                                     and success, where it has fewer tensors than a layer */
 } lldd_push_args;
 
 /* One layer of an asynchronous transfer. */
 typedef struct lldd_transfer_args {
     uint32_t struct_size;
-    uint32_t tensors_per_layer;    /* > 0 */
+    uint32_t tensors_per_layer;    /* > 0; must divide the number of tensors of the own cache */
     const lldd_cache_key *key;     /* one-sided mode: the destination; request mode: null */
     uint64_t dst_cluster_id;       /* request mode: the peer */
     const uint64_t *dst_addrs;     /* request mode: tensors_per_layer addresses inside a cache of the peer */

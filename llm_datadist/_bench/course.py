@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llm_datadist._cli._geometry import PROCESS_OVERHEAD, available_memory, in_words
+from llm_datadist._cli._geometry import PROCESS_OVERHEAD, in_words
+from llm_datadist._cli._host import available_memory
 from llm_datadist._cli._outcome import Refusal
 from llm_datadist._cli._progress import Progress
 
@@ -76,12 +77,12 @@ def refuse_what_does_not_fit(setup: Setup) -> None:
         return setup.arenas * cache_bytes + 2 * PROCESS_OVERHEAD
 
     available = available_memory()
-    if needed(setup.works) > available:
-        fitting = [work.name for work in setup.works if needed([work]) <= available]
+    if needed(setup.works) > available.bytes:
+        fitting = [work.name for work in setup.works if needed([work]) <= available.bytes]
         advice = f"{', '.join(fitting)} would fit" if fitting else "none of the works fits"
         raise Refusal(
             f"the path {setup.path.name} needs {in_words(needed(setup.works))} of memory, "
-            f"{in_words(available)} is available; {advice}"
+            f"{in_words(available.bytes)} is available {available.where}; {advice}"
         )
 
 

@@ -9,18 +9,19 @@ import mmap
 import os
 import resource
 import socket
-from collections.abc import Iterator
 
 from ._findings import Finding, Machine, ok, warn
-from ._geometry import available_memory, control_groups, entry, in_words
+from ._geometry import in_words
+from ._probe import Tried
 
 SCOPE_VARIABLE = "LLM_DATADIST_MOCK_PTRACE_SCOPE_FILE"
 _SCOPE_FILE = "proc/sys/kernel/yama/ptrace_scope"
 _CAP_SYS_PTRACE = 19
 _LITTLE_MEMORY = 1 << 30
 _FEW_FILES = 256
-_MOST_DEFAULT_THREADS = 4
+_THREADS_VARIABLE = "LLM_DATADIST_MOCK_THREADS"
 _PAGE = 4096
+_NOT_ASKED = "unknown: the mock library, which would tell, does not load"
 
 
 # ---- reaching the memory of another process ----
@@ -194,17 +195,18 @@ def ephemeral_ports(machine: Machine) -> Finding:
 # ---- memory ----
 
 
-def memory(machine: Machine) -> Finding:
+def memory(mock: Tried) -> Finding:
     """How much memory caches may take, by the machine and its control groups."""
-    available = available_memory(machine.root)
-    names = ("MemTotal:", "MemAvailable:")
-    total, free = ((entry(machine.path("proc/meminfo"), name) or 0) << 10 for name in names)
-    limited = ", bounded by a control group" if available < free else ""
-    text = f"{in_words(available)} available{limited}; the machine has {in_words(total)}"
+    if mock.memory is None:
+        return ok("memory", _NOT_ASKED)
+    available, where = mock.memory.bytes, mock.memory.where
+    text = f"{in_words(available)} available {where}"
     if available < _LITTLE_MEMORY:
-        advice = "give the container more memory" if limited else "end what uses the memory"
-        return warn("memory", text, f"{advice}, or choose small pools", available=available)
-    return ok("memory", text, available=available, total=total)
+        in_group = "control group" in where
+        advice = "give the container more memory" if in_group else "end what uses the memory"
+        advice += ", or choose small pools"
+        return warn("memory", text, advice, available=available, where=where)
+    return ok("memory", text, available=available, where=where)
 
 
 def locked_memory(machine: Machine) -> Finding:
@@ -256,35 +258,22 @@ def _chosen(text: str | None) -> str:
 # ---- CPUs ----
 
 
-def cpus(machine: Machine) -> Finding:
+def cpus(machine: Machine, mock: Tried) -> Finding:
     """How many CPUs copies may use, by affinity and by control group."""
-    allowed = len(machine.cpus())
-    quota = min(_quotas(machine), default=None)
-    threads = min(_MOST_DEFAULT_THREADS, allowed)
+    if mock.cpus is None:
+        return ok("CPUs", _NOT_ASKED)
+    allowed, quota = mock.cpus.affinity, mock.cpus.quota
     data = {"allowed": allowed, "quota": quota}
     text = f"{allowed} may be used"
     if quota is None:
         return ok("CPUs", text, **data)
-    text += f", for {quota:g} CPUs' worth of time by the control group"
-    if quota < threads and "LLM_DATADIST_MOCK_THREADS" not in machine.environ:
+    text += f", for {quota} CPUs' worth of time by the control group"
+    asked = machine.environ.get(_THREADS_VARIABLE, "")
+    if asked.isdigit() and int(asked) > quota:
         return warn(
             "CPUs",
-            f"{text}; large copies use {threads} threads, which are stopped when it is used up",
-            f"set LLM_DATADIST_MOCK_THREADS={max(1, int(quota))}",
+            f"{text}; large copies use {asked} threads, which are stopped when it is used up",
+            f"set {_THREADS_VARIABLE}={quota}, or unset it",
             **data,
         )
     return ok("CPUs", text, **data)
-
-
-def _quotas(machine: Machine) -> Iterator[float]:
-    if machine.read("proc/self/cgroup") is None:
-        return
-    for version, group in control_groups(machine.root, "cpu"):
-        if version == 2:
-            words = (machine.read(os.path.join(group, "cpu.max")) or "").split()
-        else:
-            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-            words = [machine.read(os.path.join(group, name)) or "" for name in names]
-        # "max", or -1: no limit.
-        if len(words) == 2 and all(word.isdigit() for word in words):
-            yield int(words[0]) / int(words[1])

@@ -78,13 +78,11 @@ class Machine:
         root: where /proc, /sys and /dev are found.
         environ: the environment variables.
         limits: resource.getrlimit.
-        cpus: the numbers of the CPUs that this process may use.
     """
 
     root: str = "/"
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     limits: Callable[[int], tuple[int, int]] = resource.getrlimit
-    cpus: Callable[[], set[int]] = lambda: os.sched_getaffinity(0)
 
     def path(self, name: str) -> str:
         """Return where a file of the kernel is, such as ``proc/self/status``."""

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How large the KV cache of a model is, and whether this machine has room for it."""
+"""How large the KV cache of a model is."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 # Bytes of an element, and the name of the DataType.
@@ -90,90 +88,3 @@ def in_words(size: int) -> str:
         if size >= 1 << shift:
             return f"{size / (1 << shift):.4g} {unit}"
     return f"{size} bytes"
-
-
-def available_memory(root: str = "/") -> int:
-    """Return the bytes that new processes may use, by the machine and by our control groups.
-
-    Args:
-        root: where /proc and /sys are found.
-    """
-    return min([_machine_available(root), *_groups_available(root)])
-
-
-def _machine_available(root: str) -> int:
-    available = entry(os.path.join(root, "proc/meminfo"), "MemAvailable:")
-    if available is None:
-        raise RuntimeError("/proc/meminfo has no MemAvailable: the kernel is older than 3.14")
-    return available << 10  # from kB
-
-
-@dataclass(frozen=True)
-class _GroupFiles:
-    """What a version of control groups calls its files."""
-
-    limit: str
-    used: str
-    reclaimable: str  # in memory.stat: counts as used, but goes when memory is wanted
-
-
-_VERSION_1 = _GroupFiles("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-_VERSION_2 = _GroupFiles("memory.max", "memory.current", "inactive_file")
-
-
-def _groups_available(root: str) -> Iterator[int]:
-    for version, group in control_groups(root, "memory"):
-        files = _VERSION_2 if version == 2 else _VERSION_1
-        limit = _number(os.path.join(group, files.limit))
-        used = _number(os.path.join(group, files.used))
-        if limit is not None and used is not None:
-            cached = entry(os.path.join(group, "memory.stat"), files.reclaimable) or 0
-            yield max(0, limit - used + cached)
-
-
-def control_groups(root: str, controller: str) -> Iterator[tuple[int, str]]:
-    """Yield the groups that hold this process back, from the root of each hierarchy down.
-
-    Args:
-        root: where /proc and /sys are found.
-        controller: "memory", "cpu".
-
-    Yields the version of control groups, 1 or 2, and the group's folder, which need not exist.
-    """
-    with open(os.path.join(root, "proc/self/cgroup")) as lines:
-        groups = [line.rstrip("\n").split(":", 2) for line in lines]
-    for number, controllers, path in groups:
-        if number == "0":
-            version, mount = 2, "sys/fs/cgroup"
-        elif controller in controllers.split(","):
-            version, mount = 1, f"sys/fs/cgroup/{controller}"
-        else:
-            continue
-        # Each ancestor has a limit of its own. In a container the path may be the host's, which is
-        # not visible here: then only the root is, and it is the container's.
-        parts = [part for part in path.split("/") if part]
-        for depth in range(len(parts) + 1):
-            yield version, os.path.join(root, mount, *parts[:depth])
-
-
-def _number(path: str) -> int | None:
-    """Return the number in a file; None: no such file (the root has no limit), or "max"."""
-    try:
-        with open(path) as file:
-            text = file.read().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
-
-
-def entry(path: str, name: str) -> int | None:
-    """Return the number behind a name in a file of lines; None: no such file, or no such line."""
-    try:
-        with open(path) as lines:
-            for line in lines:
-                words = line.split()
-                if words and words[0] == name:
-                    return int(words[1])
-    except OSError:
-        return None
-    return None

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ._host import AvailableMemory, UsableCpus, cpus_of, memory_of
 from ._processes import PeerFailure, Peers, serve
 
 if TYPE_CHECKING:
+    from llm_datadist._native.facade import Facade
     from llm_datadist._native.loader import NativeLibrary
 
 # A device library may have to wake its device up.
@@ -29,7 +31,8 @@ class Tried:
 
     ``error`` is "" if all went well, ``kind`` is the name of the exception. A library that loads is
     described even if no engine opens on it: ``path`` is "" if none loaded. ``variables`` are the
-    lines of the runtime about its environment.
+    lines of the runtime about its environment; ``memory`` and ``cpus`` are None for a runtime that
+    does not tell them.
     """
 
     error: str = ""
@@ -40,6 +43,8 @@ class Tried:
     path: str = ""
     device_count: int = 0
     variables: tuple[str, ...] = ()
+    memory: AvailableMemory | None = None
+    cpus: UsableCpus | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -103,20 +108,34 @@ def _failed(error: Exception) -> Tried:
     return Tried(error=str(error), kind=type(error).__name__)
 
 
+def _commands(native: Facade) -> set[str]:
+    from llm_datadist._native.control import control
+    from llm_datadist.status import LLMException
+
+    try:
+        return {line.split()[0] for line in control(native, "help").splitlines() if line.strip()}
+    except LLMException:
+        return set()  # a library of somebody else's, which has no commands
+
+
 def _describe(library: NativeLibrary) -> Tried:
+    from llm_datadist._native.control import control
+    from llm_datadist._native.facade import Facade
+
     info = library.info
-    return Tried(
+    tried = Tried(
         name=info.name,
         version=info.version,
         description=info.description,
         path=library.path,
         device_count=info.device_count,
-        variables=tuple(_control(library, "environment").splitlines()),
     )
-
-
-def _control(library: NativeLibrary, command: str) -> str:
-    """Return what the runtime answers; "" if it has no such command."""
-    room, null = library.ffi.new("char[]", 1 << 16), library.ffi.NULL
-    status = library.lib.lldd_runtime_control(command.encode(), null, room, len(room), null)
-    return "" if status else str(library.ffi.string(room).decode(errors="replace"))
+    native = Facade(library.ffi, library.lib)
+    commands = _commands(native)
+    if "environment" in commands:
+        tried = replace(tried, variables=tuple(control(native, "environment").splitlines()))
+    if "memory" in commands:
+        tried = replace(tried, memory=memory_of(native))
+    if "cpus" in commands:
+        tried = replace(tried, cpus=cpus_of(native))
+    return tried

@@ -22,9 +22,9 @@ from ._geometry import (
     MODELS,
     PROCESS_OVERHEAD,
     Geometry,
-    available_memory,
     in_words,
 )
+from ._host import available_memory
 from ._outcome import Refusal, finish
 from ._table import lay_out
 
@@ -155,14 +155,14 @@ def _geometry(args: argparse.Namespace) -> Geometry:
 def _refuse_what_does_not_fit(geometry: Geometry) -> None:
     needed = 2 * (geometry.pool_bytes + PROCESS_OVERHEAD)
     available = available_memory()
-    if needed > available:
+    if needed > available.bytes:
         block = geometry.tensors * geometry.block_bytes
-        fitting = (available // 2 - PROCESS_OVERHEAD) // block
+        fitting = (available.bytes // 2 - PROCESS_OVERHEAD) // block
         advice = f"--blocks {fitting} would fit" if fitting > 0 else "not even one block fits"
         raise Refusal(
             f"two caches of {in_words(geometry.cache_bytes)} ({geometry.blocks} blocks of "
             f"{in_words(block)}: {geometry}) need {in_words(needed)} of memory, "
-            f"{in_words(available)} is available; {advice}"
+            f"{in_words(available.bytes)} is available {available.where}; {advice}"
         )
 
 

@@ -108,14 +108,11 @@ def examine(machine: Machine, progress: Progress) -> Iterator[Section]:
     yield (
         "Memory and CPUs",
         [
-            check(machine)
-            for check in (
-                host.memory,
-                host.huge_pages,
-                host.locked_memory,
-                host.open_files,
-                host.cpus,
-            )
+            host.memory(mock),
+            host.huge_pages(machine),
+            host.locked_memory(machine),
+            host.open_files(machine),
+            host.cpus(machine, mock),
         ],
     )
     yield "Environment", package.environment(machine, mock.variables)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from ..status import error
 from . import facade, marshal
+from .facade import Facade
 
 _ANSWER_BYTES = 64 << 10
 
@@ -15,7 +16,11 @@ def runtime_control(command: str, argument: str = "") -> str:
     Fixes the library for this process, as opening an engine does. Raises what backends.library()
     raises, and LLMException as the runtime answers.
     """
-    native = facade.current()
+    return control(facade.current(), command, argument)
+
+
+def control(native: Facade, command: str, argument: str = "") -> str:
+    """As runtime_control, with the runtime of any loaded library; fixes nothing."""
     ffi = native.ffi
     needed = ffi.new("uint64_t *", _ANSWER_BYTES)
     while True:

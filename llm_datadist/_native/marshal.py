@@ -252,11 +252,11 @@ def block_ids(borrow: Borrow, name: str, blocks: Any) -> Any:
 
 
 def strict_block_ids(borrow: Borrow, name: str, blocks: Any) -> Any:
-    """As block_ids, but only lists and tuples of int pass, as on hardware (decision 32)."""
+    """As block_ids, but only lists and tuples of int pass, as on hardware (decisions 32 and 63)."""
     if not isinstance(blocks, (list, tuple)):
         raise wrong_type(name, blocks, "list or tuple")
     for position, block in enumerate(blocks):
-        if not isinstance(block, int):
+        if not isinstance(block, int) or isinstance(block, bool):
             raise wrong_type(f"{name}[{position}]", block, "int")
     return uint64s(borrow, name, blocks)
 

@@ -83,10 +83,6 @@ class TestBlocksCacheKey:
             BlocksCacheKey(-1)
         assert not isinstance(caught.value, LLMException)
 
-    @pytest.mark.rule("C1.2-3")
-    def test_bool_passes_as_int(self):
-        assert BlocksCacheKey(True).cluster_id == 1
-
     def test_identity_semantics(self):
         first, second = BlocksCacheKey(1), BlocksCacheKey(1)
         assert first != second

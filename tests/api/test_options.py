@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from llm_datadist import LLMException, LLMRole, LLMStatusCode
+from llm_datadist import LLMDataDistWarning, LLMException, LLMRole, LLMStatusCode
 from llm_datadist.options import PoolOptions, read_options
 
 CM = {"llm.EnableCacheManager": "1"}
@@ -65,6 +65,13 @@ def test_everything_given():
     assert (options.rdma_traffic_class, options.rdma_service_level) == (100, 0)
     assert options.auth_token == "secret"
     assert "secret" not in repr(options)
+
+
+@pytest.mark.rule("C3.2-37")
+def test_a_wait_time_of_0_is_the_default_with_a_warning():
+    with pytest.warns(LLMDataDistWarning, match=r"llm\.SyncKvCacheWaitTime is 0: the default"):
+        options = read_options(1, LLMRole.MIX, {**CM, "llm.SyncKvCacheWaitTime": "0"})
+    assert options.sync_timeout_ms == 1000
 
 
 @pytest.mark.rule("C1.4.1-18")
@@ -149,7 +156,7 @@ def test_transfer_backend_needs():
     ("key", "values"),
     [
         ("ge.exec.deviceId", ["0;1", "", "-1", "True", "2147483648", "1" * 5000]),
-        ("llm.SyncKvCacheWaitTime", ["", "1s", "-5", "0", "2147483648", "\u0661"]),
+        ("llm.SyncKvCacheWaitTime", ["", "1s", "-5", "00s", "2147483648", "\u0661"]),
         ("llm.EnableRemoteCacheAccessible", ["2", "", "true"]),
         ("llm.LinkTotalTime", ["-1", "2147483648"]),
         ("llm.LinkRetryCount", ["0", "101", "x"]),

@@ -111,7 +111,7 @@ def test_c10_28_it_is_off_unless_asked_for(
     puller.manager.pull_blocks(blocks_of(), target.cache, index, list(index))
 
 
-@pytest.mark.rule("C10-32")
+@pytest.mark.rule("C10-32", "C10-68")
 @pytest.mark.usefixtures("_strict")
 @pytest.mark.parametrize(
     "blocks",
@@ -122,8 +122,9 @@ def test_c10_28_it_is_off_unless_asked_for(
         list(np.arange(2)),
         (0, np.int64(1)),
         [0, 1.0],
+        (3, True),
     ],
-    ids=["int64", "uint64", "memoryview", "list of numpy", "numpy inside", "float inside"],
+    ids=["int64", "uint64", "memoryview", "list of numpy", "numpy inside", "float inside", "bool"],
 )
 def test_c10_32_only_lists_and_tuples_of_int(engines: Engines, blocks: Any) -> None:
     owner, puller = engines.two()
@@ -133,7 +134,7 @@ def test_c10_32_only_lists_and_tuples_of_int(engines: Engines, blocks: Any) -> N
         for call in (puller.manager.pull_blocks, puller.manager.push_blocks):
             with pytest.raises(TypeError, match=name):
                 call(blocks_of(), target.cache, src, dst)
-    puller.manager.pull_blocks(blocks_of(), target.cache, (3, True), [0, 1])
+    puller.manager.pull_blocks(blocks_of(), target.cache, (3, 1), [0, 1])
     assert np.array_equal(target.now[:, :2], source.first[:, [3, 1]])
 
 

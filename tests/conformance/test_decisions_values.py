@@ -129,9 +129,9 @@ def refusals_of_arguments() -> dict[str, Callable[[EngineHere], Any]]:
     }
 
 
-@pytest.mark.rule("C10-51")
+@pytest.mark.rule("C10-61")
 @pytest.mark.parametrize("call", list(refusals_of_arguments()))
-def test_c10_51_other_refusals_are_no_value_errors(engine: EngineHere, call: str) -> None:
+def test_c10_61_other_refusals_are_no_value_errors(engine: EngineHere, call: str) -> None:
     with pytest.raises(LLMException) as caught:
         refusals_of_arguments()[call](engine)
     assert type(caught.value) is status.LLMParamInvalidError
@@ -139,8 +139,8 @@ def test_c10_51_other_refusals_are_no_value_errors(engine: EngineHere, call: str
     assert not isinstance(caught.value, (TypeError, ValueError))
 
 
-@pytest.mark.rule("C10-52")
-def test_c10_52_which_builtins_the_other_classes_are() -> None:
+@pytest.mark.rule("C10-62")
+def test_c10_62_which_builtins_the_other_classes_are() -> None:
     kinds = {code: type(status.native_error("op", code, "detail")) for code in S}
     builtins = (LookupError, MemoryError, NotImplementedError, OSError, TypeError, ValueError)
     found = {code: [b for b in builtins if issubclass(kind, b)] for code, kind in kinds.items()}
@@ -289,7 +289,7 @@ def test_c10_31_the_numbers_of_a_blocks_cache_key(name: str) -> None:
         with pytest.raises(ValueError, match=name) as caught:
             make(outside)
         assert not isinstance(caught.value, LLMException)
-    for passes in (0, 2**64 - 1, True):
+    for passes in (0, 2**64 - 1):
         assert passes in (make(passes).cluster_id, make(passes).model_id)
 
 

@@ -63,7 +63,15 @@ def init() -> Iterator[Open]:
         datadist.finalize()
 
 
-# ---- device, flags, listener ----
+# ---- device, flags, deadline, listener ----
+
+
+@pytest.mark.rule("C3.2-37")
+def test_c3_2_37_a_wait_time_of_0_passes_with_a_warning(init: Open) -> None:
+    with pytest.warns(LLMDataDistWarning, match=r"SyncKvCacheWaitTime is 0.* 1000 ms") as caught:
+        datadist = init(SyncKvCacheWaitTime="0")
+    assert caught[0].filename == __file__
+    assert datadist.links() == []
 
 
 @pytest.mark.rule("C3.2-2", "C3.2-3")
@@ -230,7 +238,7 @@ def test_c1_9_8_a_cpu_cache_is_no_cache_of_the_engine(engines: Engines) -> None:
     with refused(S.LLM_KV_CACHE_NOT_EXIST):
         manager.copy_blocks(cpu, {0: [1]})
     with refused(S.LLM_KV_CACHE_NOT_EXIST):
-        manager.push_blocks(by_id(source), cpu, [0], [0])
+        manager.push_blocks(BlocksCacheKey(owner.datadist.cluster_id), cpu, [0], [0])
     paged = puller.paged(4, 256)
     manager.swap_blocks(cpu, paged.cache, {1: 2})
     assert [bytes(tensor[2]) for tensor in paged.tensors] == [bytes(t[1]) for t in own.tensors]

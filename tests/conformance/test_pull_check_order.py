@@ -19,10 +19,12 @@ from llm_datadist import (
     Cache,
     CacheKey,
     CacheKeyByIdAndIndex,
+    LLMDataDistWarning,
     LLMException,
     LLMStatusCode,
     Placement,
     RegisterMemStatus,
+    status,
 )
 from llm_datadist.introspection import MemoryKind
 from llm_datadist.testing import Geometry, PeerCall, eventually
@@ -190,7 +192,7 @@ def test_c5_1_13_order_of_pull_blocks_by_another_key(mode: str, key: Any, reques
 
 @pytest.mark.rule("C5.1-16", "C5.1-17")
 def test_c5_1_16_list_values_are_the_engines_and_size_and_batch_index_are_ignored(
-    engines: Engines,
+    engines: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner, puller = engines.two()
     source, target = owner.paged(8, 64, model_id=0), puller.paged(8, 64)
@@ -199,9 +201,11 @@ def test_c5_1_16_list_values_are_the_engines_and_size_and_batch_index_are_ignore
         with refused_by_engine("pull_blocks", PI, "src_blocks" if dst == [0] else "dst_blocks"):
             puller.manager.pull_blocks(blocks_of(), target.cache, src, dst)
     # Other names are no arguments of a pull of blocks: whole blocks arrive.
-    puller.manager.pull_blocks(
-        blocks_of(), target.cache, [3], [5], size=8, batch_index=9, unknown=None
-    )
+    monkeypatch.setattr(status, "_warned", set())
+    with pytest.warns(LLMDataDistWarning, match="ignore the keyword"):
+        puller.manager.pull_blocks(
+            blocks_of(), target.cache, [3], [5], size=8, batch_index=9, unknown=None
+        )
     assert np.array_equal(target.now[:, 5], source.first[:, 3])
 
 

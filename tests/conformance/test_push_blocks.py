@@ -90,10 +90,25 @@ def test_ranges_that_are_missing_are_all_layers(stage: Stage, path: Path) -> Non
 
 
 @pytest.mark.rule("C6.1-14", "C10-14")
-def test_an_odd_last_tensor_stays_behind_with_a_warning(stage: Stage, path: Path) -> None:
+def test_fewer_tensors_than_a_layer_has_move_nothing_with_a_warning(
+    stage: Stage, path: Path
+) -> None:
     pair = stage.pair(path, Geometry(num_tensors=1))
     assert pair.puller.call(warnings_of_push, [3], [4]) == ["LLMDataDistWarning"]
     check(pair.source, pair.source.filled())
+
+
+@pytest.mark.rule("C6.1-33", "C10-14")
+def test_c6_1_33_tensors_that_are_no_whole_number_of_layers_move_nothing(
+    stage: Stage, path: Path
+) -> None:
+    pair = stage.pair(path, Geometry(num_tensors=3))
+    with refused_by_engine("push_blocks", S.LLM_PARAM_INVALID, 2, 3, "whole"):
+        pair.puller.push("kv", KEY, [3], [4])
+    check(pair.source, pair.source.filled())
+    assert pair.puller.call("counters").pushes == 0
+    pair.puller.push("kv", KEY, [3], [4], tensor_num_per_layer=3)
+    check(pair.source, moved(pair.source.filled(), pair.target.filled(), [3], [4]))
 
 
 def warnings_of_push(actor, src, dst) -> list[str]:
@@ -105,11 +120,12 @@ def warnings_of_push(actor, src, dst) -> list[str]:
     return [warning.category.__name__ for warning in caught]
 
 
-@pytest.mark.rule("C6.1-19")
-def test_by_cache_id(pair: Pair) -> None:
+@pytest.mark.rule("C6.1-34")
+def test_c6_1_34_a_key_by_id_is_a_type_error(pair: Pair) -> None:
     key = CacheKeyByIdAndIndex(OWNER, pair.source.cache_id)
-    pair.puller.push("kv", key, [3, 1], [4, 9])
-    check(pair.source, moved(pair.source.filled(), pair.target.filled(), [3, 1], [4, 9]))
+    with pytest.raises(TypeError, match="dst_cache_key only support BlocksCacheKey"):
+        pair.puller.push("kv", key, [3, 1], [4, 9])
+    check(pair.source, pair.source.filled())
 
 
 @pytest.mark.rule("C6.1-1")

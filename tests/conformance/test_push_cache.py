@@ -140,15 +140,16 @@ def test_c6_1_14_fewer_tensors_than_a_layer_has_move_nothing_with_a_warning(
     check(destination, destination.filled())
 
 
-@pytest.mark.rule("C10-14")
-def test_c10_14_an_odd_count_leaves_the_last_tensors_out_with_a_warning(
-    together: NearStage, path: Path
+@pytest.mark.rule("C6.1-33", "C10-14")
+@pytest.mark.parametrize("ranges", [{}, {"src_layer_range": range(2), "dst_layer_range": range(2)}])
+def test_c6_1_33_tensors_that_are_no_whole_number_of_layers_move_nothing(
+    together: NearStage, path: Path, ranges: dict[str, range]
 ) -> None:
-    pusher, source, destination = both(together, path)
-    with pytest.warns(LLMDataDistWarning, match="only tensors 0 to 5 are pushed"):
-        push(pusher, destination.cache_id, 1, tensor_num_per_layer=3)
-    tensors = list(range(6))
-    check(destination, moved(destination.filled(), source.filled(), [0], [1], tensors, tensors))
+    pusher, _, destination = both(together, path)
+    with refused_by_engine("push_cache", S.LLM_PARAM_INVALID, 3, 8, "whole"):
+        push(pusher, destination.cache_id, 1, tensor_num_per_layer=3, **ranges)
+    assert pusher.call("counters").pushes == 0
+    check(destination, destination.filled())
 
 
 @pytest.mark.rule("C6.1-19", "C10-15")

@@ -60,6 +60,7 @@ def test_c6_1_4_order_of_push_cache(pusher: NearPeer) -> None:
 
 
 @pytest.mark.rule("C6.1-3", "C10-30", "C6.1-5", "C6.1-6", "C6.1-7", "C6.1-9", "C6.1-16", "C6.1-17")
+@pytest.mark.rule("C6.1-34")
 def test_c6_1_5_order_of_push_blocks(pusher: NearPeer) -> None:
     good = {
         "dst_cache_key": BlocksCacheKey(OWNER, 0),
@@ -72,6 +73,7 @@ def test_c6_1_5_order_of_push_blocks(pusher: NearPeer) -> None:
     steps = [
         ({"dst_cache_key": None}, TypeError, "dst_cache_key"),
         ({"dst_cache_key": CacheKey(OWNER, 1)}, TypeError, "dst_cache_key"),
+        ({"dst_cache_key": CacheKeyByIdAndIndex(OWNER, 1)}, TypeError, "dst_cache_key"),
         ({"src_cache": None}, TypeError, "src_cache"),
         ({"src_blocks": ["0"]}, TypeError, "src_blocks"),
         ({"dst_blocks": 0}, TypeError, "dst_blocks"),
@@ -153,14 +155,14 @@ def both(together: NearStage) -> tuple[NearPeer, NearPeer]:
 
 @pytest.mark.rule("C6.1-19", "C6.1-20")
 def test_c6_1_20_the_lookup_comes_before_what_was_found_is_looked_at(both) -> None:
-    pusher, owner = both
+    pusher, _ = both
     bad = {"src": [99], "dst": [99], "src_layer_range": range(7, 8), "dst_layer_range": range(7, 8)}
     with refused_by_engine("push_blocks", S.LLM_KV_CACHE_NOT_EXIST, "model_id", 5):
         push_blocks(pusher, "kv", BlocksCacheKey(OWNER, 5), **bad)
     with refused_by_engine("push_blocks", PI, "the peer", "not remote accessible"):
         push_blocks(pusher, "kv", BlocksCacheKey(OWNER, 1), **bad)
-    by_id = CacheKeyByIdAndIndex(OWNER, owner.cache("kv").cache_id)
-    push_blocks(pusher, "kv", by_id, src_layer_range=range(1), dst_layer_range=range(1))
+    one = {"src_layer_range": range(1), "dst_layer_range": range(1)}
+    push_blocks(pusher, "kv", BlocksCacheKey(OWNER, 0), **one)
 
 
 @pytest.mark.rule("C6.1-20", "C6.1-22")

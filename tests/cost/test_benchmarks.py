@@ -16,6 +16,7 @@ import pytest
 from llm_datadist._bench import course, package, work
 from llm_datadist._bench.results import PATHS
 from llm_datadist._cli import bench
+from llm_datadist._cli._host import AvailableMemory
 from llm_datadist._cli._outcome import Refusal
 from llm_datadist.testing import eventually
 from tests.cost.bench_processes import children_of, state_of
@@ -169,11 +170,12 @@ def test_the_help_names_what_there_is():
 
 
 def test_what_does_not_fit_is_refused_with_what_would(mocker):
-    mocker.patch.object(course, "available_memory", return_value=1 << 30)
+    little, enough = AvailableMemory(1 << 30, "here"), AvailableMemory(5 << 30, "here")
+    mocker.patch.object(course, "available_memory", return_value=little)
     setup = package.Setup(PATHS["allocated"], list(work.FULL.values()), "references.so")
-    with pytest.raises(Refusal, match=r"needs 4\.188 GiB .* 1 GiB is available; W2, W3 would fit"):
+    with pytest.raises(Refusal, match=r"needs 4\.188 GiB .* 1 GiB is available here; W2, W3 "):
         course.refuse_what_does_not_fit(setup)
-    mocker.patch.object(course, "available_memory", return_value=5 << 30)
+    mocker.patch.object(course, "available_memory", return_value=enough)
     course.refuse_what_does_not_fit(setup)
 
 

@@ -17,10 +17,13 @@ HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
 SOURCES = [
     HERE / "shim.cc",
+    CSRC / "base" / "hmac.cc",
     CSRC / "base" / "status.cc",
     CSRC / "engine" / "block_plan.cc",
     CSRC / "engine" / "cache_store.cc",
+    CSRC / "engine" / "lenient_json.cc",
     CSRC / "engine" / "page_pool.cc",
+    CSRC / "engine" / "rank_table.cc",
     CSRC / "engine" / "tensor.cc",
 ]
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]

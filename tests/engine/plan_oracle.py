@@ -187,7 +187,6 @@ class Push:
     block_size: int = 0
     src_layer: int = 0
     dst_layer: int = 0
-    layers_given: bool = True
 
     def pieces(self) -> list[tuple[int, int, int]]:
         local, remote = self.local, self.remote
@@ -220,7 +219,7 @@ class Push:
     def runs_by_tensor(self) -> list[list[Run]]:
         need(self.per_layer > 0, "tensors_per_layer")
         pieces = self.pieces()
-        need(not self.layers_given or self.local.tensors % self.per_layer == 0, "N divides")
+        need(self.local.tensors % self.per_layer == 0, "N divides")
         src = selected(self.local.tensors, self.per_layer, (self.src_layer, 1), "src")
         dst = selected(self.remote.tensors, self.per_layer, (self.dst_layer, 1), "dst")
         return by_tensor(self.local, src, self.remote, dst, pieces)
@@ -237,7 +236,6 @@ class Push:
             "dst_blocks": keep[1],
             "num_dst_blocks": len(self.dst),
             "dst_block_size": self.block_size,
-            "layers_given": self.layers_given,
         }
         args = shim.ffi.new("shim_push_args *", fields)
         remote = shim.ffi.new("shim_cache *", self.remote.struct(shim, keep))

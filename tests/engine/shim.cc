@@ -10,9 +10,11 @@ extern "C" {
 #include <thread>
 #include <vector>
 
+#include "base/hmac.h"
 #include "engine/block_plan.h"
 #include "engine/cache_store.h"
 #include "engine/page_pool.h"
+#include "engine/rank_table.h"
 #include "engine/tensor.h"
 
 using namespace lldd;
@@ -70,7 +72,6 @@ PushRequest PushFrom(const shim_push_args &args) {
     request.dst_blocks = args.dst_blocks;
     request.num_dst_blocks = args.num_dst_blocks;
     request.dst_block_size = args.dst_block_size;
-    request.layers_given = args.layers_given != 0;
     return request;
 }
 
@@ -266,6 +267,21 @@ void shim_race_lists(uint64_t rounds, uint64_t *accepted, uint64_t *escaped) {
     changer.join();
 }
 
+void shim_sha256(const char *message, uint64_t size, uint8_t *digest) {
+    const Digest found = Sha256({message, size});
+    std::copy(found.begin(), found.end(), digest);
+}
+
+void shim_hmac_sha256(const char *key, uint64_t key_size, const char *message, uint64_t size,
+                      uint8_t *digest) {
+    const Digest found = HmacSha256({key, key_size}, {message, size});
+    std::copy(found.begin(), found.end(), digest);
+}
+
+uint32_t shim_same_digest(const char *a, uint64_t a_size, const char *b, uint64_t b_size) {
+    return SameDigest({a, a_size}, {b, b_size});
+}
+
 uint32_t shim_check_pool(uint64_t size, uint32_t page_shift) {
     return Answer(CheckPoolConfig("device", size, page_shift));
 }
@@ -382,6 +398,13 @@ uint64_t shim_store_table(shim_store *store, int64_t *ids, uint64_t *num_ids, sh
 const char *shim_store_describe(shim_store *store) {
     store->text = store->store.DescribeBlocks();
     return store->text.c_str();
+}
+
+const char *shim_rank_table_difference(const char *own, const char *other) {
+    const RankTable here(own);
+    const RankTable there(other);
+    last_text = here.SaysTheSame(there) ? "" : here.DifferenceTo(there);
+    return last_text.c_str();
 }
 
 }  // extern "C"

@@ -52,7 +52,6 @@ typedef struct shim_push_args {
     const uint64_t *dst_blocks;
     uint64_t num_dst_blocks;
     uint64_t dst_block_size;
-    uint32_t layers_given;
 } shim_push_args;
 
 typedef struct shim_copy_args {
@@ -126,6 +125,12 @@ uint32_t shim_plan_swap(const shim_swap_args *args, shim_run *runs, uint64_t cap
  * outside the caches. */
 void shim_race_lists(uint64_t rounds, uint64_t *accepted, uint64_t *escaped);
 
+/* base/hmac.h: each writes the 32 bytes of the digest. */
+void shim_sha256(const char *message, uint64_t size, uint8_t *digest);
+void shim_hmac_sha256(const char *key, uint64_t key_size, const char *message, uint64_t size,
+                      uint8_t *digest);
+uint32_t shim_same_digest(const char *a, uint64_t a_size, const char *b, uint64_t b_size);
+
 uint32_t shim_check_pool(uint64_t size, uint32_t page_shift);
 shim_pool *shim_pool_new(uint64_t base, uint64_t size, uint32_t page_shift);
 void shim_pool_delete(shim_pool *pool);
@@ -161,6 +166,9 @@ uint64_t shim_store_released(shim_store *store, int64_t *ids, uint64_t capacity)
 uint64_t shim_store_table(shim_store *store, int64_t *ids, uint64_t *num_ids, shim_name *names,
                           uint64_t *num_names, uint64_t capacity);
 const char *shim_store_describe(shim_store *store);
+
+/* What two rank tables have differently; "": they say the same. Lives until the next call. */
+const char *shim_rank_table_difference(const char *own, const char *other);
 
 /* [end of declarations] */
 

@@ -123,14 +123,12 @@ def good_pulls(draw: st.DrawFn) -> Pull:
 def good_pushes(draw: st.DrawFn) -> Push:
     per_layer = draw(st.integers(1, 3))
     local_layers, remote_layers = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    left_over = draw(st.integers(0, per_layer - 1))
     common: dict[str, Any] = {
         "per_layer": per_layer,
         "src_layer": draw(st.integers(0, local_layers - 1)),
         "dst_layer": draw(st.integers(0, remote_layers - 1)),
-        "layers_given": left_over == 0 and draw(st.booleans()),
     }
-    local_tensors = local_layers * per_layer + left_over
+    local_tensors = local_layers * per_layer
     remote_tensors = remote_layers * per_layer + draw(st.integers(0, per_layer - 1))
     kind = draw(st.sampled_from(["C2C", "C2B", "B2B"]))
     stride, count = draw(st.integers(1, 9)), draw(st.integers(1, 6))
@@ -189,8 +187,6 @@ def spoil(draw: st.DrawFn, request: Any, names: list[str]) -> Any:
             value = dataclasses.replace(getattr(request, name), **{member: new})
         elif name == "size":
             value = draw(st.one_of(st.integers(-2, 14), st.sampled_from([2**62, -(2**63)])))
-        elif name == "layers_given":
-            value = draw(st.booleans())
         else:
             value = draw(EDGES)
         request = dataclasses.replace(request, **{name: value})
@@ -208,7 +204,7 @@ def any_pulls(draw: st.DrawFn) -> Pull:
 @st.composite
 def any_pushes(draw: st.DrawFn) -> Push:
     names = ["local", "remote", "per_layer", "src_batch", "dst_batch", "src", "dst"]
-    names += ["block_size", "src_layer", "dst_layer", "layers_given"]
+    names += ["block_size", "src_layer", "dst_layer"]
     push: Push = spoil(draw, draw(good_pushes()), names)
     return push
 

@@ -730,7 +730,7 @@ class Machine(RuleBasedStateMachine):
             return
         player = self.player(who)
         owner = self.other(player, whom)
-        key = self._key(owner, ["blocks", "id"], what, 0, True)
+        key = self._key(owner, ["blocks"], what, 0, True)
         target = self._shape_under(owner, key)
         held = self.handle(player, which, True, target)
         if held is None:

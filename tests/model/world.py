@@ -502,19 +502,18 @@ class Engine:
         layers: Layers,
         batch: int = 0,
     ) -> bool:
-        """Returns whether there must be a warning of tensors that are left over."""
+        """Returns whether there must be a warning that a layer has more tensors than the cache."""
         require(self.world.one_sided)
         whole = range(shape.num_tensors // layers.per_layer)
         src = whole if layers.src is None else layers.src
         dst = whole if layers.dst is None else layers.dst
         require(len(src) == len(dst))
         given = layers.src is not None or layers.dst is not None
-        left_over = not given and shape.num_tensors % layers.per_layer != 0
         for src_layer, dst_layer in zip(src, dst):
             self._push_layer(
-                key, cache_id, src_blocks, dst_blocks, layers, batch, src_layer, dst_layer, given
+                key, cache_id, src_blocks, dst_blocks, layers, batch, src_layer, dst_layer
             )
-        return left_over
+        return not (given or whole)
 
     def _push_layer(
         self,
@@ -526,7 +525,6 @@ class Engine:
         batch: int,
         src_layer: int,
         dst_layer: int,
-        given: bool,
     ) -> None:
         require(cache_id in self.caches, S.LLM_KV_CACHE_NOT_EXIST)
         local = self.caches[cache_id]
@@ -536,7 +534,7 @@ class Engine:
         remote = entry.cache
         require(remote.accessible)
         per_layer = layers.per_layer
-        require(not given or local.shape.num_tensors % per_layer == 0)
+        require(local.shape.num_tensors % per_layer == 0)
         require(len(src_blocks) == len(dst_blocks))
         require(dst_layer < remote.shape.num_tensors // per_layer)
         require(src_layer < local.shape.num_tensors // per_layer)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llm_datadist._cli import _geometry
-from llm_datadist._cli._geometry import Geometry, available_memory, in_words
+from llm_datadist._cli._geometry import Geometry, in_words
 from llm_datadist._cli._pattern import Moved, Pattern, WrongByte
 from llm_datadist._cli._progress import Progress
 
@@ -43,58 +43,6 @@ def test_a_pool_has_whole_pages_for_each_tensor():
 )
 def test_sizes_for_people(size, text):
     assert in_words(size) == text
-
-
-# ---- memory ----
-
-
-@pytest.fixture
-def machine(tmp_path):
-    """A /proc and /sys of a machine with 8 GiB available, and whatever a test adds."""
-
-    def make(files):
-        for name, text in {"proc/meminfo": "MemAvailable:    8388608 kB\n", **files}.items():
-            path = tmp_path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        return available_memory(str(tmp_path))
-
-    return make
-
-
-def test_a_machine_without_limits(machine):
-    assert machine({"proc/self/cgroup": "0::/\n"}) == 8 << 30
-
-
-def test_the_limit_of_an_ancestor_counts(machine):
-    group = "sys/fs/cgroup/outer"
-    assert machine(
-        {
-            "proc/self/cgroup": "0::/outer/inner\n",
-            f"{group}/memory.max": f"{3 << 30}\n",
-            f"{group}/memory.current": f"{2 << 30}\n",
-            f"{group}/memory.stat": f"anon 5\ninactive_file {1 << 29}\n",
-            f"{group}/inner/memory.max": "max\n",
-            f"{group}/inner/memory.current": "4096\n",
-        }
-    ) == (1 << 30) + (1 << 29)
-
-
-def test_a_container_that_sees_only_its_own_group(machine):
-    assert (
-        machine(
-            {
-                "proc/self/cgroup": "12:cpu,cpuacct:/x\n4:memory:/docker/1234\n",
-                "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{2 << 30}\n",
-                "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{1 << 30}\n",
-            }
-        )
-        == 1 << 30
-    )
-
-
-def test_this_machine_has_some():
-    assert available_memory() > 0
 
 
 # ---- bytes ----

@@ -9,6 +9,7 @@ import re
 import resource
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from llm_datadist._cli import _doctor_host as host
 from llm_datadist._cli import _doctor_library as library
 from llm_datadist._cli import _doctor_package as package
 from llm_datadist._cli._findings import Level, Machine, fail, ok, warn
+from llm_datadist._cli._host import AvailableMemory, UsableCpus
 from llm_datadist._cli._probe import Tried
 from llm_datadist._cli.doctor import first_to_fix, works
 from llm_datadist._native import building, cann, libraries, loader
@@ -33,7 +35,7 @@ def machine(tmp_path, mocker):
     """Make a machine with these files and variables; it has nothing of CANN."""
     mocker.patch.object(cann, "USUAL_ROOTS", ())
 
-    def make(files=(), cpus=4, limit=4096, **environ):
+    def make(files=(), limit=4096, **environ):
         for name, text in dict(files).items():
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +44,6 @@ def machine(tmp_path, mocker):
             root=str(tmp_path),
             environ=environ,
             limits=lambda _: (limit, limit),
-            cpus=lambda: set(range(cpus)),
         )
 
     return make
@@ -147,28 +148,26 @@ def test_ephemeral_ports(machine):
     assert "does not tell" in host.ephemeral_ports(machine({file: "x"})).text
 
 
-MEMINFO = "MemTotal:  8388608 kB\nMemAvailable:  4194304 kB\n"
-
-
 @pytest.mark.parametrize(
-    ("limit", "used", "level", "words"),
+    ("available", "where", "level", "words", "advice"),
     [
-        ("max", "0", Level.OK, "4 GiB available; the machine has 8 GiB"),
-        ("3221225472", "1073741824", Level.OK, "2 GiB available, bounded by a control group;"),
-        ("1073741824", "536870912", Level.WARN, "512 MiB available, bounded by a control group;"),
+        (4 << 30, "on this machine", Level.OK, "4 GiB available on this machine", ""),
+        (2 << 30, "in the control group /a", Level.OK, "2 GiB available in the control group", ""),
+        (1 << 29, "in the control group /a", Level.WARN, "512 MiB", "give the container more"),
+        (1 << 29, "on this machine", Level.WARN, "512 MiB", "end what uses the memory"),
     ],
 )
-def test_memory(machine, limit, used, level, words):
-    files = {
-        "proc/meminfo": MEMINFO,
-        "proc/self/cgroup": "0::/\n",
-        "sys/fs/cgroup/memory.max": limit,
-        "sys/fs/cgroup/memory.current": used,
-    }
-    finding = host.memory(machine(files))
+def test_memory(available, where, level, words, advice):
+    finding = host.memory(replace(GOOD, memory=AvailableMemory(available, where)))
     assert finding.level is level
     assert words in finding.text
-    assert ("give the container more" in finding.advice) is (level is Level.WARN)
+    assert finding.advice.startswith(advice)
+    assert finding.data == {"available": available, "where": where}
+
+
+def test_a_library_that_does_not_tell_of_the_host(machine):
+    assert "does not load" in host.memory(ABSENT).text
+    assert "does not load" in host.cpus(machine(), ABSENT).text
 
 
 def test_limits(machine):
@@ -192,43 +191,21 @@ def test_huge_pages(machine):
     assert f"/{folder}/enabled" in host.huge_pages(machine(files)).advice
 
 
-class TestCpus:
-    @pytest.mark.parametrize(
-        ("files", "quota"),
-        [
-            ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
-            ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "150000 100000\n"}, 1.5),
-            (
-                {
-                    "proc/self/cgroup": "0::/a\n",
-                    "sys/fs/cgroup/cpu.max": "100000 100000\n",
-                    "sys/fs/cgroup/a/cpu.max": "300000 100000\n",
-                },
-                1,
-            ),
-            (
-                {
-                    "proc/self/cgroup": "3:cpu,cpuacct:/b\n1:memory:/\n",
-                    "sys/fs/cgroup/cpu/b/cpu.cfs_quota_us": "200000\n",
-                    "sys/fs/cgroup/cpu/b/cpu.cfs_period_us": "100000\n",
-                },
-                2,
-            ),
-            ({"proc/self/cgroup": "1:cpu:/\n", "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1"}, None),
-            ({}, None),
-        ],
-    )
-    def test_quota(self, machine, files, quota):
-        finding = host.cpus(machine(files))
-        assert finding.data == {"allowed": 4, "quota": quota}
-        assert finding.level is (Level.OK if quota is None else Level.WARN)
-
-    def test_threads_beyond_the_quota(self, machine):
-        files = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "250000 100000"}
-        assert host.cpus(machine(files)).advice == "set LLM_DATADIST_MOCK_THREADS=2"
-        assert host.cpus(machine(files, cpus=2)).level is Level.OK
-        chosen = machine(files, LLM_DATADIST_MOCK_THREADS="4")
-        assert host.cpus(chosen).level is Level.OK
+@pytest.mark.parametrize(
+    ("quota", "threads", "advice"),
+    [
+        (None, "8", ""),
+        (2, "", ""),  # the runtime starts no more than that
+        (2, "2", ""),
+        (2, "3", "set LLM_DATADIST_MOCK_THREADS=2, or unset it"),
+    ],
+)
+def test_cpus(machine, quota, threads, advice):
+    told = replace(GOOD, cpus=UsableCpus(4, quota))
+    finding = host.cpus(machine(LLM_DATADIST_MOCK_THREADS=threads), told)
+    assert finding.data == {"allowed": 4, "quota": quota}
+    assert finding.advice == advice
+    assert finding.level is (Level.WARN if advice else Level.OK)
 
 
 # ---- the package ----

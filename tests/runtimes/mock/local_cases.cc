@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/control_groups.h"
 #include "base/range_map.h"
 #include "mock_runtime/copy_kernels.h"
 #include "mock_runtime/host_cpus.h"
@@ -44,7 +45,7 @@ uint64_t Resident(uint64_t addr, uint64_t size) {
 // A pool far larger than the machine opens at once; only what is committed takes memory.
 void LargePool() {
     Side side;
-    const uint64_t size = (4 * mock::AvailableMemory() / kMiB) * kMiB;
+    const uint64_t size = (4 * FindAvailableMemory("").bytes / kMiB) * kMiB;
     uint64_t addr = 0;
     CHECK_OK(side.device().AllocatePool(Placement::kDevice, size, &addr));
     CHECK(Resident(addr, 64 * kMiB) == 0);
@@ -87,7 +88,7 @@ void Registration() {
 // Registration populates a quarter of what is free at most; the rest is found mapped all the same.
 void RegistrationInBounds() {
     Side side;
-    const uint64_t available = mock::AvailableMemory();
+    const uint64_t available = FindAvailableMemory("").bytes;
     const uint64_t size = (available / 2) & ~(kMiB - 1);
     void *memory = mmap(nullptr, size, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -262,37 +263,8 @@ void Kernels() {
     CHECK(mock::FindCopyKernel("nonsense") == nullptr);
 }
 
-// What a file of a control group may say, and what follows.
-void CpuQuotas() {
-    namespace fs = std::filesystem;
-    std::string folder = (fs::temp_directory_path() / "lldd-quota-XXXXXX").string();
-    CHECK(mkdtemp(folder.data()) != nullptr);
-    const auto write = [&](const std::string &name, const std::string &text) {
-        fs::create_directories(fs::path(folder + name).parent_path());
-        std::ofstream(folder + name) << text;
-    };
-    const auto cpus = [&](const std::string &groups) { return mock::CpusOfQuotas(groups, folder); };
-    constexpr uint32_t kNone = UINT32_MAX;
-    CHECK(cpus("") == kNone);
-    CHECK(cpus("0::/\n") == kNone);
-    CHECK(cpus("nonsense\n:\n") == kNone);
-    write("/a/cpu.max", "350000 100000\n");
-    write("/a/b/cpu.max", "max 100000\n");
-    CHECK(cpus("0::/a/b\n") == 3);  // of the group above, rounded down
-    write("/a/b/cpu.max", "50000 100000\n");
-    CHECK(cpus("0::/a/b\n") == 1);
-    CHECK(cpus("0::/a\n") == 3);
-    CHECK(cpus("0::/of/the/host\n") == kNone);
-    write("/cpu.max", "200000 100000\n");
-    CHECK(cpus("0::/of/the/host\n") == 2);  // a container sees its own group as the root
-    CHECK(cpus("0::/a\n") == 2);
-    write("/cpu,cpuacct/docker/cpu.cfs_quota_us", "400000\n");
-    write("/cpu,cpuacct/docker/cpu.cfs_period_us", "100000\n");
-    CHECK(cpus("5:cpuset:/docker\n4:cpu,cpuacct:/docker\n") == 4);
-    write("/cpu,cpuacct/docker/cpu.cfs_quota_us", "-1\n");
-    CHECK(cpus("4:cpu,cpuacct:/docker\n") == kNone);
-    fs::remove_all(folder);
-
+// The mock runtime counts the CPUs of the affinity as well.
+void CpusOfTheAffinity() {
     cpu_set_t before;
     CHECK(sched_getaffinity(0, sizeof before, &before) == 0);
     cpu_set_t one;
@@ -301,7 +273,7 @@ void CpuQuotas() {
         if (CPU_ISSET(cpu, &before)) CPU_SET(cpu, &one);
     }
     CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
-    CHECK(mock::UsableCpus() == 1);
+    CHECK(mock::FindUsableCpus("").count() == 1);
     CHECK(Control("threads").find("allowed: 1\n") != std::string::npos);
     CHECK(sched_setaffinity(0, sizeof before, &before) == 0);
 }
@@ -483,7 +455,7 @@ const std::vector<NamedCase> kLocalCases = {
     {"local.ranges_agree_with_a_list", RangesAgreeWithAList},
     {"local.copies", Copies},
     {"local.kernels", Kernels},
-    {"local.cpu_quotas", CpuQuotas},
+    {"local.cpus_of_the_affinity", CpusOfTheAffinity},
     {"local.strangers_cookie", StrangersCookie},
     {"local.environment", Environment},
     {"local.control", ControlCommands},
