@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cerrno>
 
+#include "base/address.h"
 #include "base/fork.h"
 #include "mock_runtime/connection.h"
 #include "mock_runtime/faults.h"
@@ -169,7 +170,7 @@ Status MockDevice::Endpoint(const LinkNonce &nonce, std::string *endpoint) {
     data.channel = parts_.channel->name();
     data.process.pid = static_cast<uint32_t>(parts_.self);
     data.process.uid = getuid();
-    data.process.cookie_addr = reinterpret_cast<uint64_t>(cookie_->data());
+    data.process.cookie_addr = Address(cookie_->data());
     data.process.cookie = *cookie_;
     data.process.traceable_by_all = traceable_by_all_;
     data.regions = parts_.memory->Snapshot(nonce);

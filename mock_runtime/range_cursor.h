@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/address.h"
+
 namespace lldd::mock {
 
 // `Range`: anything with addr and length.
@@ -29,7 +31,7 @@ public:
         for (const Range *range = next_; range != end_ && count < most && bytes > 0; ++range) {
             const uint64_t left = range->length - offset;
             const uint64_t now = left < bytes ? left : bytes;
-            vectors[count++] = {reinterpret_cast<void *>(range->addr + offset), now};
+            vectors[count++] = {Pointer(range->addr + offset), now};
             bytes -= now;
             offset = 0;
         }

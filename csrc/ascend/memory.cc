@@ -5,6 +5,7 @@
 #include <chrono>
 #include <thread>
 
+#include "base/address.h"
 #include "base/log.h"
 
 namespace lldd::ascend {
@@ -18,7 +19,7 @@ Memory::~Memory() {
     const Context::Scope in_context(*context_);
     for (const auto &[range, entry] : entries_) {
         if (!entry.region.pool) continue;
-        void *memory = reinterpret_cast<void *>(range.first);
+        void *memory = Pointer(range.first);
         const aclError error =
             entry.placement == Placement::kDevice ? aclrtFree(memory) : aclrtFreeHost(memory);
         const Status freed = FromAcl(error, "free a pool");
@@ -50,7 +51,7 @@ Status Memory::AllocatePool(Placement placement, uint64_t size, uint64_t *addr) 
         const lldd_status code = failed.code() == LLDD_FAILED ? LLDD_OUT_OF_MEMORY : failed.code();
         return Status(code, failed.text(), failed.raw());
     }
-    *addr = reinterpret_cast<uint64_t>(memory);
+    *addr = Address(memory);
     Status added = Add(*addr, size, placement, true);
     if (!added.ok()) (void)(on_device ? aclrtFree(memory) : aclrtFreeHost(memory));
     return added;
