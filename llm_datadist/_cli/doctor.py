@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ._progress import Progress
+from llm_datadist._tools.progress import Progress
 
 if TYPE_CHECKING:
     from ._findings import Finding, Machine
@@ -28,16 +28,16 @@ SECTIONS = 10
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    parser.add_argument("--probe-channel", type=int, metavar="FD", help=argparse.SUPPRESS)
+    parser.add_argument("--probe", metavar="WHAT", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Examine the machine, or be a process that tries a library; returns the exit status."""
     # Nothing of this is imported to print a help text.
-    if args.probe_channel is not None:
+    if args.probe is not None:
         from . import _probe
 
-        return _probe.answer(args.probe_channel)
+        return _probe.answer(args.probe)
     from ._findings import Machine
 
     progress = Progress(sys.stderr, SECTIONS)
