@@ -104,12 +104,18 @@ lldd_status OnEngine(lldd_engine *handle, lldd_status when_closed, const Body &b
     });
 }
 
+// A thread makes one call at a time.
+lldd::TransferScratch &ThisThreadsScratch() {
+    static thread_local lldd::TransferScratch scratch;
+    return scratch;
+}
+
 constexpr lldd_status kClosedFailed = LLDD_FAILED;
 constexpr lldd_status kClosedInvalid = LLDD_PARAM_INVALID;
 
 Status ReadKey(const lldd_cache_key *from, lldd_cache_key *to) {
     LLDD_RETURN_IF_ERROR(ReadStruct("key", from, to));
-    if (to->kind >= LLDD_KEY_REQUEST && to->kind <= LLDD_KEY_BLOCKS) return Status::Ok();
+    if (lldd::IsKeyKind(to->kind)) return Status::Ok();
     return Failure(LLDD_PARAM_INVALID,
                    "key.kind is %u, allowed is %d (request), %d (id), %d (blocks)", to->kind,
                    LLDD_KEY_REQUEST, LLDD_KEY_ID, LLDD_KEY_BLOCKS);
@@ -333,7 +339,7 @@ lldd_status lldd_engine_next_notice(lldd_engine *handle, char *text, uint64_t si
             return Failure(LLDD_PARAM_INVALID, "text and length must not be null, size not 0");
         }
         std::string notice;
-        if (!engine.NextNotice(&notice)) notice.clear();
+        if (!engine.notices().Next(&notice)) notice.clear();
         CopyText(notice, text, size);
         *length = std::min<uint64_t>(notice.size(), size - 1);
         return Status::Ok();
@@ -414,8 +420,8 @@ lldd_status lldd_link_clusters(lldd_engine *handle, const lldd_cluster *clusters
         std::vector<lldd::ClusterSpec> specs;
         LLDD_RETURN_IF_ERROR(ReadClusters(clusters, num_clusters, timeout_ms, &specs));
         LLDD_RETURN_IF_ERROR(CheckOut("results", results));
-        return WriteResults(engine.links().LinkClusters(specs, lldd::Deadline::InMs(timeout_ms)),
-                            results);
+        return WriteResults(
+            engine.initiator().LinkClusters(specs, lldd::Deadline::InMs(timeout_ms)), results);
     });
 }
 
@@ -427,7 +433,7 @@ lldd_status lldd_unlink_clusters(lldd_engine *handle, const lldd_cluster *cluste
         LLDD_RETURN_IF_ERROR(ReadClusters(clusters, num_clusters, timeout_ms, &specs));
         LLDD_RETURN_IF_ERROR(CheckOut("results", results));
         return WriteResults(
-            engine.links().UnlinkClusters(specs, lldd::Deadline::InMs(timeout_ms), force != 0),
+            engine.initiator().UnlinkClusters(specs, lldd::Deadline::InMs(timeout_ms), force != 0),
             results);
     });
 }
@@ -502,7 +508,7 @@ lldd_status lldd_pull(lldd_engine *handle, const lldd_pull_args *args) {
         LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
         LLDD_RETURN_IF_ERROR(ReadKey(read.key, &key));
         LLDD_RETURN_IF_ERROR(CheckBlockLists(read));
-        return engine.transfers().Pull(read, key);
+        return engine.transfers().Pull(read, key, &ThisThreadsScratch());
     });
 }
 
@@ -514,7 +520,7 @@ lldd_status lldd_push(lldd_engine *handle, const lldd_push_args *args, uint32_t 
         LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
         LLDD_RETURN_IF_ERROR(ReadKey(read.key, &key));
         LLDD_RETURN_IF_ERROR(CheckBlockLists(read));
-        return engine.transfers().Push(read, key, &done);
+        return engine.transfers().Push(read, key, &ThisThreadsScratch(), &done);
     });
     if (layers_done != nullptr) *layers_done = done;
     return status;
@@ -528,7 +534,7 @@ lldd_status lldd_transfer_layer(lldd_engine *handle, const lldd_transfer_args *a
         if (read.key != nullptr) LLDD_RETURN_IF_ERROR(ReadKey(read.key, &key));
         LLDD_RETURN_IF_ERROR(CheckBlockLists(read));
         LLDD_RETURN_IF_ERROR(CheckList("dst_addrs", read.dst_addrs, read.num_dst_addrs));
-        return engine.transfers().TransferLayer(read, key);
+        return engine.transfers().TransferLayer(read, key, &ThisThreadsScratch());
     });
 }
 
@@ -538,7 +544,7 @@ lldd_status lldd_cache_copy(lldd_engine *handle, const lldd_copy_args *args) {
     return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
         lldd_copy_args read;
         LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
-        return engine.transfers().Copy(read);
+        return engine.copies().Copy(read, &ThisThreadsScratch());
     });
 }
 
@@ -547,7 +553,8 @@ lldd_status lldd_blocks_copy(lldd_engine *handle, int64_t cache_id, const uint64
     return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
         LLDD_RETURN_IF_ERROR(CheckList("src_blocks", src_blocks, num_pairs));
         LLDD_RETURN_IF_ERROR(CheckList("dst_blocks", dst_blocks, num_pairs));
-        return engine.transfers().CopyBlocks(cache_id, src_blocks, dst_blocks, num_pairs);
+        return engine.copies().CopyBlocks(cache_id, src_blocks, dst_blocks, num_pairs,
+                                          &ThisThreadsScratch());
     });
 }
 
@@ -559,7 +566,7 @@ lldd_status lldd_blocks_swap(lldd_engine *handle, const lldd_swap_args *args) {
         LLDD_RETURN_IF_ERROR(CheckList("dst_addrs", read.dst_addrs, read.num_tensors));
         LLDD_RETURN_IF_ERROR(CheckList("src_blocks", read.src_blocks, read.num_blocks));
         LLDD_RETURN_IF_ERROR(CheckList("dst_blocks", read.dst_blocks, read.num_blocks));
-        return engine.transfers().SwapBlocks(read);
+        return engine.copies().SwapBlocks(read, &ThisThreadsScratch());
     });
 }
 

@@ -13,18 +13,6 @@ using Lock = std::lock_guard<std::mutex>;
 
 }  // namespace
 
-CacheName CacheName::Of(const lldd_cache_key &key) {
-    if (key.kind == LLDD_KEY_BLOCKS) return OfBlocks(key.model_id);
-    if (key.prefix_id != LLDD_ID_UNSET) return {true, key.prefix_id, key.model_id};
-    return {false, key.req_id, key.model_id};
-}
-
-std::string CacheName::ToString() const {
-    if (names_blocks()) return Format("BlocksCacheKey with model_id %" PRIu64, model_id);
-    return Format("%s %" PRIu64 ", model_id %" PRIu64, prefix ? "prefix_id" : "req_id", id,
-                  model_id);
-}
-
 int64_t CacheStore::NextId() {
     const Lock lock(mutex_);
     return ++last_id_;
@@ -157,6 +145,12 @@ CacheRef CacheStore::Find(int64_t id) const {
     const Lock lock(mutex_);
     const auto found = caches_.find(id);
     return found == caches_.end() ? nullptr : found->second.cache;
+}
+
+Status CacheStore::FindOwn(int64_t id, CacheRef *cache) const {
+    *cache = Find(id);
+    if (*cache != nullptr) return Status::Ok();
+    return Failure(LLDD_KV_CACHE_NOT_EXIST, "this engine has no cache with id %" PRId64, id);
 }
 
 std::optional<NamedEntry> CacheStore::Find(const CacheName &name) const {

@@ -10,11 +10,11 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "base/range_map.h"
 #include "base/status.h"
+#include "engine/cache_key.h"
 #include "engine/tensor.h"
 
 namespace lldd {
@@ -40,30 +40,6 @@ struct Cache {
 };
 
 using CacheRef = std::shared_ptr<const Cache>;
-
-// The name of a cache, or of one of its batch entries, without the cluster. Request ids and prefix
-// ids are different names; a blocks cache of model m has the request id LLDD_ID_UNSET.
-struct CacheName {
-    bool prefix = false;
-    uint64_t id = 0;
-    uint64_t model_id = 0;
-
-    // `key` is LLDD_KEY_REQUEST or LLDD_KEY_BLOCKS.
-    static CacheName Of(const lldd_cache_key &key);
-    static CacheName OfBlocks(uint64_t model_id) { return {false, LLDD_ID_UNSET, model_id}; }
-
-    // Only blocks caches are bound under it; in a list of request keys it is a placeholder.
-    bool names_blocks() const { return !prefix && id == LLDD_ID_UNSET; }
-    // "BlocksCacheKey with model_id 3", "req_id 7, model_id 0", "prefix_id 7, model_id 0".
-    std::string ToString() const;
-
-    friend bool operator<(const CacheName &a, const CacheName &b) {
-        return std::tie(a.prefix, a.id, a.model_id) < std::tie(b.prefix, b.id, b.model_id);
-    }
-    friend bool operator==(const CacheName &a, const CacheName &b) {
-        return std::tie(a.prefix, a.id, a.model_id) == std::tie(b.prefix, b.id, b.model_id);
-    }
-};
 
 // What a name leads to.
 struct NamedEntry {
@@ -118,6 +94,8 @@ public:
 
     // Null: no such cache.
     CacheRef Find(int64_t id) const;
+    // LLDD_KV_CACHE_NOT_EXIST: no such cache.
+    Status FindOwn(int64_t id, CacheRef *cache) const;
     std::optional<NamedEntry> Find(const CacheName &name) const;
     // A peer's request for a batch entry by cache id. If a request key names the entry, it is as if
     // the peer had used that key; where a prefix key names it, nothing is found. Without a key the
@@ -151,8 +129,7 @@ private:
     struct Entry {
         CacheRef cache;
         bool client_holds = true;
-        // The names bound to this cache, by batch index. Once pulls consume keys, what is left to
-        // pull belongs here, beside each name.
+        // The names bound to this cache, by batch index.
         std::map<uint64_t, CacheName> names;
     };
     struct Binding {

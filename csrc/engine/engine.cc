@@ -12,7 +12,6 @@ namespace lldd {
 namespace {
 
 constexpr uint32_t kDefaultSyncTimeoutMs = 1000;
-constexpr size_t kMaxNotices = 64;
 constexpr uint64_t kMaxTableBytes = 1 << 20;
 
 template <typename T>
@@ -98,29 +97,34 @@ Status Engine::Start(const lldd_config &config) {
                            &host_pool_);
     if (host.code() == LLDD_OUT_OF_MEMORY) return Status(LLDD_FAILED, host.text(), host.raw());
     LLDD_RETURN_IF_ERROR(std::move(host));
-    pins_ = std::make_unique<OwnerPins>(&store_, device_pool_.pages != nullptr);
-    Links::Options link_options;
+    owner_ = std::make_unique<OwnerService>(&store_, device_pool_.pages != nullptr);
+    LinkOptions link_options;
     link_options.cluster_id = cluster_id_;
     link_options.mode = mode_;
     link_options.link_style = link_style_;
     if (config.auth_token != nullptr) link_options.secret = config.auth_token;
-    links_ = std::make_unique<Links>(loop_.get(), device_.get(), this, link_options);
+    directory_ = std::make_unique<LinkDirectory>(cluster_id_, link_options.one_way());
+    acceptor_ = std::make_unique<LinkAcceptor>(loop_.get(), device_.get(), directory_.get(),
+                                               owner_.get(), &notices_, link_options);
+    initiator_ = std::make_unique<LinkInitiator>(loop_.get(), device_.get(), directory_.get(),
+                                                 acceptor_.get(), owner_.get(), link_options);
     Groups::Options group_options;
     group_options.cluster_id = cluster_id_;
     group_options.total_time_s = config.link_total_time_s;
     group_options.sync_timeout_ms = sync_timeout_ms_;
-    groups_ = std::make_unique<Groups>(loop_.get(), links_.get(), this, group_options);
-    links_->SetGroupHost(groups_.get());
+    groups_ = std::make_unique<Groups>(loop_.get(), directory_.get(), acceptor_.get(),
+                                       initiator_.get(), &notices_, group_options);
+    acceptor_->SetGroupHost(groups_.get());
     Transfers::Options transfer_options;
     transfer_options.cluster_id = cluster_id_;
     transfer_options.mode = mode_;
     transfer_options.sync_timeout_ms = sync_timeout_ms_;
     transfer_options.strict_hardware = strict_hardware_;
     transfer_options.has_device_pool = device_pool_.pages != nullptr;
-    transfers_ = std::make_unique<Transfers>(&store_, &in_use_, links_.get(), device_.get(),
-                                             transfer_options);
+    transfers_ = std::make_unique<Transfers>(&store_, &in_use_, directory_.get(), transfer_options);
+    copies_ = std::make_unique<LocalCopies>(&store_, &in_use_, device_.get());
     if (listen) {
-        LLDD_RETURN_IF_ERROR(links_->StartListening(listen_address));
+        LLDD_RETURN_IF_ERROR(acceptor_->StartListening(listen_address));
         listen_port_asked_ = config.listen_port;
     }
     LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu opened on device %d", Printable(cluster_id_),
@@ -143,13 +147,19 @@ void Engine::Close() {
     std::lock_guard<std::mutex> one_at_a_time(close_mutex_);
     if (!gate_.Close()) return;
     if (groups_ != nullptr) groups_->Close();
-    if (links_ != nullptr) links_->CloseAll(SyncDeadline());
+    if (initiator_ != nullptr) {
+        acceptor_->Close();
+        initiator_->EndAll(SyncDeadline());
+    }
     // The memory of the caches goes with the pools; registrations of the client's memory with the
     // device.
+    copies_.reset();
     transfers_.reset();
     groups_.reset();
-    links_.reset();
-    pins_.reset();
+    initiator_.reset();
+    acceptor_.reset();
+    directory_.reset();
+    owner_.reset();
     store_.Clear();
     if (device_ != nullptr) {
         if (device_pool_.pages != nullptr) device_->FreePool(device_pool_.base);
@@ -164,19 +174,19 @@ Deadline Engine::SyncDeadline() const { return Deadline::InMs(sync_timeout_ms_);
 
 Status Engine::SwitchListener(const char *ip, uint32_t port) {
     if (link_style_ == LLDD_LINK_STYLE_ONE_WAY) return CheckSameListener(ip, port);
-    if (links_->count() != 0) {
+    if (directory_->count() != 0) {
         return Failure(LLDD_EXIST_LINK, "there are %llu links; unlink before the role is switched",
-                       Printable(links_->count()));
+                       Printable(directory_->count()));
     }
     SocketAddress address;
     if (ip != nullptr) LLDD_RETURN_IF_ERROR(SocketAddress::Parse(ip, port, &address));
     std::lock_guard<std::mutex> lock(listener_mutex_);
-    if (ip != nullptr && links_->acceptor().listening() && port == listen_port_asked_)
+    if (ip != nullptr && acceptor_->listener().listening() && port == listen_port_asked_)
         return Status::Ok();
     if (ip != nullptr) LLDD_RETURN_IF_ERROR(device_->UseAddress(address.ip(), true));
-    links_->StopListening();
+    acceptor_->StopListening();
     if (ip == nullptr) return Status::Ok();
-    LLDD_RETURN_IF_ERROR(links_->StartListening(address));
+    LLDD_RETURN_IF_ERROR(acceptor_->StartListening(address));
     listen_port_asked_ = port;
     return Status::Ok();
 }
@@ -187,7 +197,7 @@ Status Engine::CheckSameListener(const char *ip, uint32_t port) const {
     SocketAddress address;
     LLDD_RETURN_IF_ERROR(SocketAddress::Parse(ip, port, &address));
     std::lock_guard<std::mutex> lock(listener_mutex_);
-    const SocketAddress &now = links_->acceptor().address();
+    const SocketAddress &now = acceptor_->listener().address();
     if (address.ip() == now.ip() && (port == listen_port_asked_ || port == now.port()))
         return Status::Ok();
     return Failure(LLDD_FEATURE_NOT_ENABLED,
@@ -202,7 +212,7 @@ void Engine::Describe(lldd_engine_info *info) {
     info->cluster_id = cluster_id_;
     info->mode = mode_;
     info->device_id = device_id_;
-    info->num_links = static_cast<uint32_t>(links_->count());
+    info->num_links = static_cast<uint32_t>(directory_->count());
     info->num_caches = store_.size();
     const auto describe_pool = [](const Pool &pool, uint64_t *size, uint64_t *free) {
         *size = pool.size;
@@ -211,10 +221,10 @@ void Engine::Describe(lldd_engine_info *info) {
     describe_pool(device_pool_, &info->device_pool_size, &info->device_pool_free);
     describe_pool(host_pool_, &info->host_pool_size, &info->host_pool_free);
     std::lock_guard<std::mutex> lock(listener_mutex_);
-    const Acceptor &acceptor = links_->acceptor();
-    if (!acceptor.listening()) return;
-    info->listen_port = acceptor.address().port();
-    std::snprintf(info->listen_ip, sizeof info->listen_ip, "%s", acceptor.address().ip().c_str());
+    const HelloListener &listener = acceptor_->listener();
+    if (!listener.listening()) return;
+    info->listen_port = listener.address().port();
+    std::snprintf(info->listen_ip, sizeof info->listen_ip, "%s", listener.address().ip().c_str());
 }
 
 void Engine::ReadCounters(lldd_counters *counters) const {
@@ -224,34 +234,20 @@ void Engine::ReadCounters(lldd_counters *counters) const {
     };
     counters->pulls = read(counted.pulls);
     counters->pushes = read(counted.pushes);
-    counters->copies = read(counted.copies);
+    counters->copies = copies_->count();
     counters->failures = read(counted.failures);
     counters->timeouts = read(counted.timeouts);
     counters->bytes_in = read(counted.bytes_in);
     counters->bytes_out = read(counted.bytes_out);
-    counters->links_made = links_->links_made();
-    counters->links_lost = links_->links_lost();
+    counters->links_made = directory_->links_made();
+    counters->links_lost = directory_->links_lost();
     counters->table_reads = read(counted.table_reads);
 }
 
-void Engine::AddNotice(std::string text) {
-    LLDD_LOG(LLDD_LOG_WARNING, "%s", text.c_str());
-    std::lock_guard<std::mutex> lock(notices_mutex_);
-    if (notices_.size() == kMaxNotices) notices_.pop_front();
-    notices_.push_back(std::move(text));
-}
-
 void Engine::AddNotices(std::vector<std::string> notices) {
-    for (std::string &notice : notices) AddNotice(std::move(notice));
+    for (std::string &notice : notices) notices_.Add(std::move(notice));
 }
 
-bool Engine::NextNotice(std::string *text) {
-    std::lock_guard<std::mutex> lock(notices_mutex_);
-    if (notices_.empty()) return false;
-    *text = std::move(notices_.front());
-    notices_.pop_front();
-    return true;
-}
 
 // ---- communicators ----
 
@@ -273,68 +269,6 @@ Status Engine::LeaveGroup(uint64_t comm_id) {
 Status Engine::GroupState(uint64_t comm_id, uint32_t *state) {
     LLDD_RETURN_IF_ERROR(CheckHasGroups());
     return groups_->State(comm_id, state);
-}
-
-// ---- requests of peers ----
-
-bool Engine::OnPeerRequest(const std::shared_ptr<Link> &link, uint16_t kind, uint32_t request_id,
-                           std::string_view body) {
-    switch (kind) {
-        case wire::kTable: {
-            const bool fits = PeerTable::EncodedBytes(store_.TableSize()) <= wire::kMaxBody;
-            link->channel().Answer(kind, request_id,
-                                   fits ? PeerTable::Encode(store_.Table()) : std::string());
-            return true;
-        }
-        case wire::kResolve: {
-            wire::Resolve resolve;
-            if (!resolve.Decode(body)) return false;
-            OnResolve(link, request_id, resolve);
-            return true;
-        }
-        case wire::kRelease: {
-            wire::Release release;
-            if (!release.Decode(body)) return false;
-            pins_->Release(link.get(), release);
-            link->channel().Answer(kind, request_id, {});
-            return true;
-        }
-        case wire::kLocate: {
-            wire::Locate locate;
-            if (!locate.Decode(body)) return false;
-            link->channel().Answer(kind, request_id, Locate(locate).Encode());
-            return true;
-        }
-        default: return false;
-    }
-}
-
-void Engine::OnLinkDown(const Link &link) { pins_->Drop(&link); }
-
-void Engine::OnResolve(const std::shared_ptr<Link> &link, uint32_t request_id,
-                       const wire::Resolve &resolve) {
-    pins_->Resolve(link.get(), resolve,
-                   [weak = std::weak_ptr<Link>(link), request_id](const auto &reply) {
-                       const std::shared_ptr<Link> asking = weak.lock();
-                       if (asking != nullptr)
-                           asking->channel().Answer(wire::kResolve, request_id, reply.Encode());
-                   });
-}
-
-wire::LocateReply Engine::Locate(const wire::Locate &locate) const {
-    wire::LocateReply reply;
-    for (const uint64_t addr : locate.addrs) {
-        const uint64_t end = store_.EndOf(addr);
-        if (end == 0) {
-            reply.ends.clear();
-            reply.status = wire::StatusBody::Of(
-                Failure(LLDD_PARAM_INVALID, "address 0x%llx lies in no cache of the peer",
-                        Printable(addr)));
-            return reply;
-        }
-        reply.ends.push_back(end);
-    }
-    return reply;
 }
 
 // ---- caches ----
@@ -494,7 +428,7 @@ Status Engine::Remap(const std::vector<lldd_memory> &memory) {
                            Printable(memory[i].size));
         }
     }
-    for (const auto &link : links_->All()) {
+    for (const auto &link : directory_->All()) {
         // Mapped anew, host memory is what it was: there is nothing to tell a peer.
         if (!link->peer_gone()) return Status::Ok();
     }

@@ -3,11 +3,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <deque>
 #include <memory>
 #include <mutex>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/event_loop.h"
@@ -16,8 +14,12 @@
 #include "engine/cache_store.h"
 #include "engine/call_gate.h"
 #include "engine/groups.h"
-#include "engine/links.h"
-#include "engine/owner_pins.h"
+#include "engine/link_acceptor.h"
+#include "engine/link_directory.h"
+#include "engine/link_initiator.h"
+#include "engine/local_copies.h"
+#include "engine/notices.h"
+#include "engine/owner_service.h"
 #include "engine/page_pool.h"
 #include "engine/transfers.h"
 #include "runtime/runtime.h"
@@ -26,10 +28,10 @@ namespace lldd {
 
 // Every public function but Open and Close is for callers that hold a pass of gate(). Structs have
 // their full size.
-class Engine final : public LinkHost {
+class Engine {
 public:
     static Status Open(const lldd_config &config, std::unique_ptr<Engine> *engine);
-    ~Engine() override;
+    ~Engine();
     Engine(const Engine &) = delete;
     Engine &operator=(const Engine &) = delete;
 
@@ -41,8 +43,6 @@ public:
 
     void Describe(lldd_engine_info *info);
     void ReadCounters(lldd_counters *counters) const;
-    // False if there is none.
-    bool NextNotice(std::string *text);
     Status SwitchListener(const char *ip, uint32_t port);
 
     Status Allocate(const lldd_cache_desc &desc, const std::vector<lldd_cache_key> &keys,
@@ -58,8 +58,11 @@ public:
     Status LeaveGroup(uint64_t comm_id);
     Status GroupState(uint64_t comm_id, uint32_t *state);
 
-    Links &links() { return *links_; }
+    Notices &notices() { return notices_; }
+    const LinkDirectory &links() const { return *directory_; }
+    LinkInitiator &initiator() { return *initiator_; }
     Transfers &transfers() { return *transfers_; }
+    LocalCopies &copies() { return *copies_; }
 
 private:
     // A pool and what it was made with.
@@ -82,13 +85,6 @@ private:
     Status CheckHasGroups() const;
     Status CheckSameListener(const char *ip, uint32_t port) const;
 
-    bool OnPeerRequest(const std::shared_ptr<Link> &link, uint16_t kind, uint32_t request_id,
-                       std::string_view body) override;
-    void OnLinkDown(const Link &link) override;
-    void OnResolve(const std::shared_ptr<Link> &link, uint32_t request_id,
-                   const wire::Resolve &resolve);
-    wire::LocateReply Locate(const wire::Locate &locate) const;
-    void AddNotice(std::string text) override;
     void AddNotices(std::vector<std::string> notices);
 
     const uint32_t role_;
@@ -102,8 +98,7 @@ private:
     ForkGuard fork_guard_;
     CallGate gate_;
     std::mutex close_mutex_;
-    std::mutex notices_mutex_;
-    std::deque<std::string> notices_;
+    Notices notices_;
     mutable std::mutex listener_mutex_;
     uint32_t listen_port_asked_ = 0;
 
@@ -114,10 +109,13 @@ private:
     Pool host_pool_;
     CacheStore store_;
     CachesInUse in_use_;
-    std::unique_ptr<OwnerPins> pins_;  // I/O thread only
-    std::unique_ptr<Links> links_;
+    std::unique_ptr<OwnerService> owner_;
+    std::unique_ptr<LinkDirectory> directory_;
+    std::unique_ptr<LinkAcceptor> acceptor_;
+    std::unique_ptr<LinkInitiator> initiator_;
     std::unique_ptr<Groups> groups_;
     std::unique_ptr<Transfers> transfers_;
+    std::unique_ptr<LocalCopies> copies_;
 };
 
 }  // namespace lldd

@@ -114,10 +114,10 @@ Status Groups::UseOwnAddress() {
     bool several_hosts = false;
     SocketAddress rendezvous;
     LLDD_RETURN_IF_ERROR(Rendezvous::FromEnvironment(&several_hosts, &rendezvous));
-    if (!several_hosts) return links_->UseAddress("127.0.0.1");
+    if (!several_hosts) return initiator_->UseAddress("127.0.0.1");
     SocketAddress own;
     LLDD_RETURN_IF_ERROR(AddressTowards(rendezvous, &own));
-    return links_->UseAddress(own.ip());
+    return initiator_->UseAddress(own.ip());
 }
 
 // Begins to meet the other members. On the I/O thread.
@@ -126,7 +126,7 @@ Status Groups::Attend(const GroupPtr &group) {
     SocketAddress address;
     LLDD_RETURN_IF_ERROR(Rendezvous::FromEnvironment(&several_hosts, &address));
     SocketAddress accepting;
-    LLDD_RETURN_IF_ERROR(links_->StartAcceptingForGroups(several_hosts, address, &accepting));
+    LLDD_RETURN_IF_ERROR(acceptor_->StartAcceptingForGroups(several_hosts, address, &accepting));
     MeetingCard card;
     card.cluster_id = options_.cluster_id;
     card.name = group->spec.name;
@@ -177,7 +177,7 @@ Status Groups::Leave(uint64_t comm_id) {
     Status status;
     for (const auto &entry : links) {
         const Status ended =
-            links_->EndGroupLink(entry.second, Deadline::InMs(options_.sync_timeout_ms));
+            initiator_->EndGroupLink(entry.second, Deadline::InMs(options_.sync_timeout_ms));
         if (!ended.ok()) status = Failure(LLDD_UNLINK_FAILED, "%s", ended.text().c_str());
     }
     return status;
@@ -259,14 +259,14 @@ void Groups::Dial(const GroupPtr &group, uint64_t peer, const SocketAddress &add
     }
     Post([this, group, peer, address] {
         std::shared_ptr<Link> link;
-        Status status = links_->LinkForGroup(address, peer, group->spec.name, group->comm_id,
-                                             Deadline::InMs(kDialMs), &link);
+        Status status = initiator_->LinkForGroup(address, peer, group->spec.name, group->comm_id,
+                                                 Deadline::InMs(kDialMs), &link);
         if (status.ok() && AddLink(group, link)) return;
         if (!status.ok()) {
             Fail(group, status.text());
             return;
         }
-        status = links_->EndGroupLink(link, Deadline::Passed());
+        status = initiator_->EndGroupLink(link, Deadline::Passed());
         if (!status.ok())
             LLDD_LOG(LLDD_LOG_WARNING, "link of a left communicator: %s", status.text().c_str());
     });
@@ -301,7 +301,7 @@ bool Groups::AddLink(const GroupPtr &group, const std::shared_ptr<Link> &link) {
             return false;
         if (group->links.size() + 1 < group->spec.members.size()) return true;
         for (const auto &entry : group->links) complete.push_back(entry.second);
-        links_->PublishGroupLinks(complete);
+        directory_->Publish(complete);
         group->state = LLDD_GROUP_OK;
     }
     loop_->Post([this, group] { EndMeeting(group); });
@@ -313,8 +313,8 @@ void Groups::Fail(const GroupPtr &group, const std::string &why) {
         std::lock_guard<std::mutex> lock(mutex_);
         if (group->state != LLDD_GROUP_PREPARING) return;
         // Before the state: whoever sees that finds the reason there.
-        host_->AddNotice(Format("communicator %llu (\"%s\") failed: %s",
-                                Printable(group->comm_id), group->spec.name.c_str(), why.c_str()));
+        notices_->Add(Format("communicator %llu (\"%s\") failed: %s", Printable(group->comm_id),
+                             group->spec.name.c_str(), why.c_str()));
         group->state = LLDD_GROUP_FAILED;
     }
     // Not at once: this may be the meeting's own handler.

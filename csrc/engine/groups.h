@@ -22,8 +22,11 @@
 
 #include "base/event_loop.h"
 #include "base/status.h"
-#include "engine/links.h"
+#include "engine/link_acceptor.h"
+#include "engine/link_directory.h"
+#include "engine/link_initiator.h"
 #include "engine/meeting.h"
+#include "engine/notices.h"
 #include "engine/rank_table.h"
 #include "engine/rendezvous.h"
 
@@ -47,8 +50,14 @@ public:
         uint32_t sync_timeout_ms = 0;
     };
 
-    Groups(EventLoop *loop, Links *links, LinkHost *host, Options options)
-        : loop_(loop), links_(links), host_(host), options_(options) {}
+    Groups(EventLoop *loop, LinkDirectory *directory, LinkAcceptor *acceptor,
+           LinkInitiator *initiator, Notices *notices, Options options)
+        : loop_(loop),
+          directory_(directory),
+          acceptor_(acceptor),
+          initiator_(initiator),
+          notices_(notices),
+          options_(options) {}
     ~Groups() override;
     Groups(const Groups &) = delete;
     Groups &operator=(const Groups &) = delete;
@@ -89,8 +98,10 @@ private:
     void Work();
 
     EventLoop *const loop_;
-    Links *const links_;
-    LinkHost *const host_;
+    LinkDirectory *const directory_;
+    LinkAcceptor *const acceptor_;
+    LinkInitiator *const initiator_;
+    Notices *const notices_;
     const Options options_;
 
     std::mutex join_mutex_;  // calls of one engine are serialised

@@ -18,15 +18,14 @@ constexpr long kMostPinsOfOne = 64;
 
 Status OwnerPins::Find(const lldd_cache_key &key, NamedEntry *entry) const {
     std::optional<NamedEntry> found;
-    if (key.kind == LLDD_KEY_ID) {
+    const std::optional<KeyTarget> target = TargetOfPull(key);
+    if (target.has_value() && target->name.has_value()) {
+        found = store_->Find(*target->name);
+    } else if (target.has_value()) {
+        found = store_->Find(target->cache_id, target->batch_index.value_or(0));
         // A batch index that is out of range is not found either.
-        if (key.cache_id > 0) found = store_->Find(key.cache_id, key.batch_index);
         if (found.has_value() && found->batch_index >= found->cache->shape.batch_size())
             found.reset();
-    } else {
-        const CacheName name = CacheName::Of(key);
-        // Only a blocks key may lead to a blocks cache.
-        if (name.names_blocks() == (key.kind == LLDD_KEY_BLOCKS)) found = store_->Find(name);
     }
     if (found.has_value()) {
         *entry = *std::move(found);

@@ -36,14 +36,6 @@ bool DecodeCache(Reader *reader, PeerCache *cache) {
     return reader->ok();
 }
 
-std::string KeyText(const lldd_cache_key &key) {
-    if (key.kind == LLDD_KEY_ID) {
-        return Format("cache id %lld, batch index %u", static_cast<long long>(key.cache_id),
-                      key.batch_index);
-    }
-    return CacheName::Of(key).ToString();
-}
-
 uint64_t PeerTable::EncodedBytes(const CacheTableSize &size) {
     return 16 + 35 * size.caches + 8 * size.tensors + 32 * size.names;
 }
@@ -104,12 +96,19 @@ std::vector<PeerTable::Name>::const_iterator PeerTable::FirstName(uint64_t req_i
     return std::lower_bound(names_.begin(), names_.end(), Name{req_id, model_id, 0, 0});
 }
 
-PeerTable::Found PeerTable::ById(int64_t cache_id) const { return {FindId(cache_id), 0}; }
-
-PeerTable::Found PeerTable::ByName(uint64_t req_id, uint64_t model_id) const {
-    const auto found = FirstName(req_id, model_id);
-    if (found == names_.end() || found->req_id != req_id || found->model_id != model_id) return {};
-    return {&caches_[found->cache], found->batch_index};
+PeerTable::Found PeerTable::Find(const KeyTarget &target) const {
+    Found found;
+    if (!target.name.has_value()) {
+        found.cache = FindId(target.cache_id);
+    } else if (!target.name->prefix) {  // names with a prefix are not part of a table
+        const uint64_t req_id = target.name->id;
+        const uint64_t model_id = target.name->model_id;
+        const auto name = FirstName(req_id, model_id);
+        if (name != names_.end() && name->req_id == req_id && name->model_id == model_id)
+            found = {&caches_[name->cache], name->batch_index};
+    }
+    found.batch_index = target.batch_index.value_or(found.batch_index);
+    return found;
 }
 
 std::string PeerTable::DescribeBlocksNames() const {

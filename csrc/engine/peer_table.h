@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/codec.h"
+#include "engine/cache_key.h"
 #include "engine/cache_store.h"
 #include "engine/tensor.h"
 
@@ -27,9 +28,6 @@ void EncodeCache(const Cache &cache, Writer *writer);
 // False if the bytes are no cache.
 bool DecodeCache(Reader *reader, PeerCache *cache);
 
-// How a key is named in texts: "BlocksCacheKey with model_id 3", "cache id 2, batch index 0".
-std::string KeyText(const lldd_cache_key &key);
-
 class PeerTable {
 public:
     struct Found {
@@ -43,8 +41,7 @@ public:
     // False if the bytes are no table. `written`: the peer ever had a cache.
     static bool Decode(std::string_view bytes, PeerTable *table, bool *written);
 
-    Found ById(int64_t cache_id) const;
-    Found ByName(uint64_t req_id, uint64_t model_id) const;
+    Found Find(const KeyTarget &target) const;
 
     // For error texts: "blocks caches for model_id 0, 1", "caches 1, 2, 5".
     std::string DescribeBlocksNames() const;

@@ -8,32 +8,6 @@
 namespace lldd {
 namespace {
 
-// Local copies have no deadline of their own in the contract; this one only keeps them from lasting
-// for ever.
-constexpr uint64_t kLocalCopyMs = 600'000;
-
-// Reused by the calls of one thread, which have at most one transfer each.
-BlockPairs *ScratchPairs() {
-    static thread_local BlockPairs pairs;
-    pairs.clear();
-    return &pairs;
-}
-
-// Not of the link, of which there may be hundreds. Whoever plans overwrites it.
-std::vector<Run> &ThisThreadsRuns() {
-    static thread_local std::vector<Run> runs;
-    return runs;
-}
-
-std::vector<LocalRun> *ScratchRuns() {
-    static thread_local std::vector<LocalRun> runs;
-    runs.clear();
-    return &runs;
-}
-
-PlanCache PlanOf(const Cache &cache) { return {cache.id, cache.shape, cache.addrs.data()}; }
-PlanCache PlanOf(const PeerCache &cache) { return {cache.id, cache.shape, cache.addrs.data()}; }
-
 uint64_t BytesOf(const std::vector<Run> &runs) {
     uint64_t bytes = 0;
     for (const Run &run : runs) bytes += run.length;
@@ -54,32 +28,6 @@ Status CheckAccessible(const char *whose, int64_t cache_id, bool accessible) {
                    static_cast<long long>(cache_id), whose);
 }
 
-// What a pull may read. In one-sided mode prefix keys are in no table, and an id is a positive
-// number.
-Status FindForPull(const PeerTable &table, const lldd_cache_key &key, PeerTable::Found *found) {
-    if (key.kind == LLDD_KEY_ID) {
-        if (key.cache_id > 0) *found = table.ById(key.cache_id);
-        found->batch_index = key.batch_index;
-    } else {
-        const CacheName name = CacheName::Of(key);
-        const bool asks_for_blocks = key.kind == LLDD_KEY_BLOCKS;
-        if (!name.prefix && name.names_blocks() == asks_for_blocks)
-            *found = table.ByName(name.id, name.model_id);
-    }
-    return found->cache != nullptr ? Status::Ok() : NotThere(table, key);
-}
-
-// What a push may write. Id 0 is the name (request 0, model 0).
-Status FindForPush(const PeerTable &table, const lldd_cache_key &key, PeerTable::Found *found) {
-    if (key.kind == LLDD_KEY_BLOCKS) {
-        *found = table.ByName(LLDD_ID_UNSET, key.model_id);
-    } else {
-        *found = key.cache_id == 0 ? table.ByName(0, 0) : table.ById(key.cache_id);
-        found->batch_index = key.batch_index;
-    }
-    return found->cache != nullptr ? Status::Ok() : NotThere(table, key);
-}
-
 // A request to the owner of a cache; it counts as part of the transfer.
 Status AskOwner(Link *link, wire::Kind kind, const std::string &body, const Deadline &deadline,
                 std::string *answer) {
@@ -88,17 +36,19 @@ Status AskOwner(Link *link, wire::Kind kind, const std::string &body, const Dead
     return Status(LLDD_TIMEOUT, status.text(), status.raw());
 }
 
-Status CheckPushKey(const lldd_cache_key &key) {
-    if (key.kind == LLDD_KEY_BLOCKS || (key.kind == LLDD_KEY_ID && key.cache_id >= 0))
-        return Status::Ok();
-    if (key.kind == LLDD_KEY_ID) {
-        return Failure(LLDD_PARAM_INVALID,
-                       "the destination's cache id is %lld, it must not be negative",
-                       static_cast<long long>(key.cache_id));
-    }
-    return Failure(LLDD_PARAM_INVALID,
-                   "the destination's key kind is %u, allowed are blocks (%d) and id (%d)",
-                   key.kind, LLDD_KEY_BLOCKS, LLDD_KEY_ID);
+// A push of several layers as transfers of one: all of it but the layer.
+lldd_transfer_args OneLayerOf(const lldd_push_args &args) {
+    lldd_transfer_args one{};
+    one.struct_size = sizeof one;
+    one.tensors_per_layer = args.tensors_per_layer;
+    one.key = args.key;
+    one.cache_id = args.cache_id;
+    one.src_blocks = args.src_blocks;
+    one.num_src_blocks = args.num_src_blocks;
+    one.dst_blocks = args.dst_blocks;
+    one.num_dst_blocks = args.num_dst_blocks;
+    one.src_batch_index = args.src_batch_index;
+    return one;
 }
 
 }  // namespace
@@ -108,13 +58,6 @@ Status Transfers::Count(Status status) {
     counters_.failures.fetch_add(1, std::memory_order_relaxed);
     if (status.code() == LLDD_TIMEOUT) counters_.timeouts.fetch_add(1, std::memory_order_relaxed);
     return status;
-}
-
-Status Transfers::FindOwn(int64_t cache_id, CacheRef *cache) const {
-    *cache = store_->Find(cache_id);
-    if (*cache != nullptr) return Status::Ok();
-    return Failure(LLDD_KV_CACHE_NOT_EXIST, "this engine has no cache with id %lld",
-                   static_cast<long long>(cache_id));
 }
 
 Status Transfers::FindLink(uint64_t cluster_id, std::shared_ptr<Link> *link) const {
@@ -141,7 +84,8 @@ Status Transfers::ReadTable(Link *link, const Deadline &deadline, const PeerTabl
 
 // ---- pulls ----
 
-Status Transfers::Pull(const lldd_pull_args &args, const lldd_cache_key &key) {
+Status Transfers::Pull(const lldd_pull_args &args, const lldd_cache_key &key,
+                       TransferScratch *scratch) {
     return Count([&]() -> Status {
         LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(args.tensors_per_layer));
         if (key.cluster_id == options_.cluster_id) {
@@ -151,38 +95,27 @@ Status Transfers::Pull(const lldd_pull_args &args, const lldd_cache_key &key) {
         }
         const CachesInUse::Use use(in_use_, args.cache_id);
         CacheRef local;
-        LLDD_RETURN_IF_ERROR(FindOwn(args.cache_id, &local));
-        PullRequest request;
-        request.local = PlanOf(*local);
-        request.tensors_per_layer = args.tensors_per_layer;
-        request.batch_index = args.batch_index;
-        request.size = args.size;
-        request.src_blocks = args.src_blocks;
-        request.num_src_blocks = args.num_src_blocks;
-        request.dst_blocks = args.dst_blocks;
-        request.num_dst_blocks = args.num_dst_blocks;
-        request.src_layers = {args.src_layer_start, args.src_layer_count};
-        request.dst_layers = {args.dst_layer_start, args.dst_layer_count};
-        BlockPairs *const pairs = ScratchPairs();
-        LLDD_RETURN_IF_ERROR(CheckPull(request, pairs));
+        LLDD_RETURN_IF_ERROR(store_->FindOwn(args.cache_id, &local));
+        const PullRequest request{args, PlanOf(*local)};
+        LLDD_RETURN_IF_ERROR(CheckPull(request, &scratch->pairs));
         std::shared_ptr<Link> link;
         LLDD_RETURN_IF_ERROR(FindLink(key.cluster_id, &link));
         const Link::Turn turn(link);
-        Status status = PullInTurn({key, request, *pairs, *local}, link.get());
+        Status status = PullInTurn({key, request, *local}, link.get(), scratch);
         if (status.ok()) return status;
         return std::move(status).WithPrefix("pull of " + KeyText(key) + " from " +
                                             link->peer_name() + ": ");
     }());
 }
 
-Status Transfers::PullInTurn(const PullCall &call, Link *link) {
+Status Transfers::PullInTurn(const PullCall &call, Link *link, TransferScratch *scratch) {
     LLDD_RETURN_IF_ERROR(link->CheckUsable());
     const Deadline deadline = Deadline::InMs(options_.sync_timeout_ms);
-    LLDD_RETURN_IF_ERROR(CheckRequestSize(call));
+    LLDD_RETURN_IF_ERROR(CheckRequestSize(call, scratch->pairs));
     LLDD_RETURN_IF_ERROR(options_.mode == LLDD_MODE_ONE_SIDED
-                             ? PullOneSided(call, link, deadline)
-                             : PullByRequest(call, link, deadline));
-    const uint64_t bytes = BytesOf(ThisThreadsRuns());
+                             ? PullOneSided(call, link, deadline, scratch)
+                             : PullByRequest(call, link, deadline, scratch));
+    const uint64_t bytes = BytesOf(scratch->runs);
     counters_.pulls.fetch_add(1, std::memory_order_relaxed);
     counters_.bytes_in.fetch_add(bytes, std::memory_order_relaxed);
     link->counters.pulls.fetch_add(1, std::memory_order_relaxed);
@@ -190,23 +123,27 @@ Status Transfers::PullInTurn(const PullCall &call, Link *link) {
     return Status::Ok();
 }
 
-Status Transfers::PullOneSided(const PullCall &call, Link *link, const Deadline &deadline) {
+Status Transfers::PullOneSided(const PullCall &call, Link *link, const Deadline &deadline,
+                               TransferScratch *scratch) {
     const PeerTable *table = nullptr;
     LLDD_RETURN_IF_ERROR(ReadTable(link, deadline, &table));
     PeerTable::Found found;
-    LLDD_RETURN_IF_ERROR(FindForPull(*table, call.key, &found));
+    const std::optional<KeyTarget> target = TargetOfPull(call.key);
+    if (target.has_value()) found = table->Find(*target);
+    if (found.cache == nullptr) return NotThere(*table, call.key);
     LLDD_RETURN_IF_ERROR(
         CheckAccessible("this engine", call.local.id, call.local.remote_accessible));
     LLDD_RETURN_IF_ERROR(
         CheckAccessible("the peer", found.cache->id, found.cache->remote_accessible));
-    std::vector<Run> &runs = ThisThreadsRuns();
+    std::vector<Run> &runs = scratch->runs;
     LLDD_RETURN_IF_ERROR(
-        PlanPull(call.request, call.pairs, PlanOf(*found.cache), found.batch_index, &runs));
+        PlanPull(call.request, scratch->pairs, PlanOf(*found.cache), found.batch_index, &runs));
     return link->connection()->Read(runs.data(), runs.size(), deadline);
 }
 
 // The owner resolves the key and pins the cache; this end reads, and then says how it went.
-Status Transfers::PullByRequest(const PullCall &call, Link *link, const Deadline &deadline) {
+Status Transfers::PullByRequest(const PullCall &call, Link *link, const Deadline &deadline,
+                                TransferScratch *scratch) {
     wire::Resolve resolve;
     resolve.key = call.key;
     resolve.pin = link->NextPin();
@@ -225,20 +162,19 @@ Status Transfers::PullByRequest(const PullCall &call, Link *link, const Deadline
 
     PeerCache remote;
     Reader reader(reply.cache);
-    std::vector<Run> &runs = ThisThreadsRuns();
+    std::vector<Run> &runs = scratch->runs;
     if (!DecodeCache(&reader, &remote)) {
         status = Failure(LLDD_FAILED, "the peer sent a cache that cannot be read");
     }
     if (status.ok())
-        status = PlanPull(call.request, call.pairs, PlanOf(remote), reply.batch_index, &runs);
+        status = PlanPull(call.request, scratch->pairs, PlanOf(remote), reply.batch_index, &runs);
     if (status.ok()) status = CheckDirection(call, remote.shape, reply.owner_has_device_pool);
     if (status.ok()) status = link->connection()->Read(runs.data(), runs.size(), deadline);
 
     release.done = status.ok();
-    const uint64_t first_tensor =
-        uint64_t{call.request.src_layers.start} * call.request.tensors_per_layer;
-    const uint64_t num_tensors =
-        uint64_t{call.request.src_layers.count} * call.request.tensors_per_layer;
+    const lldd_pull_args &args = call.request.args;
+    const uint64_t first_tensor = uint64_t{args.src_layer_start} * args.tensors_per_layer;
+    const uint64_t num_tensors = uint64_t{args.src_layer_count} * args.tensors_per_layer;
     if (num_tensors != 0 && first_tensor + num_tensors <= remote.shape.num_tensors) {
         release.first_tensor = static_cast<uint32_t>(first_tensor);
         release.num_tensors = static_cast<uint32_t>(num_tensors);
@@ -252,18 +188,18 @@ Status Transfers::PullByRequest(const PullCall &call, Link *link, const Deadline
 }
 
 // What fits a request to the device: 5.3 of the contract.
-Status Transfers::CheckRequestSize(const PullCall &call) const {
+Status Transfers::CheckRequestSize(const PullCall &call, const BlockPairs &pairs) const {
     if (!options_.strict_hardware) return Status::Ok();
-    const PullRequest &request = call.request;
+    const lldd_pull_args &args = call.request.args;
     const bool by_request = options_.mode == LLDD_MODE_REQUEST;
     const bool to_device = call.local.shape.placement == Placement::kDevice;
-    const uint64_t tensors = request.dst_layers.count != 0
-                                 ? uint64_t{request.dst_layers.count} * request.tensors_per_layer
+    const uint64_t tensors = args.dst_layer_count != 0
+                                 ? uint64_t{args.dst_layer_count} * args.tensors_per_layer
                                  : call.local.shape.num_tensors;
     // Only lists of two paged caches are merged.
-    const uint64_t runs = request.num_dst_blocks == 0   ? 1
-                          : request.num_src_blocks == 0 ? request.num_dst_blocks
-                                                        : call.pairs.size();
+    const uint64_t runs = args.num_dst_blocks == 0   ? 1
+                          : args.num_src_blocks == 0 ? args.num_dst_blocks
+                                                     : pairs.size();
     const uint64_t limit = by_request ? 7160 : 131064;
     if (tensors + 2 * runs > limit) {
         return Failure(LLDD_PARAM_INVALID,
@@ -276,10 +212,10 @@ Status Transfers::CheckRequestSize(const PullCall &call) const {
                        "%llu tensors in device memory, a request has at most 2043",
                        Printable(tensors));
     }
-    if (by_request && !to_device && request.num_src_blocks > 7158) {
+    if (by_request && !to_device && args.num_src_blocks > 7158) {
         return Failure(LLDD_PARAM_INVALID,
                        "%llu source blocks for host memory, a request has at most 7158",
-                       Printable(request.num_src_blocks));
+                       Printable(args.num_src_blocks));
     }
     return Status::Ok();
 }
@@ -314,7 +250,7 @@ Status Transfers::CheckDirection(const PullCall &call, const CacheShape &source,
 // ---- pushes ----
 
 Status Transfers::Push(const lldd_push_args &args, const lldd_cache_key &key,
-                       uint32_t *layers_done) {
+                       TransferScratch *scratch, uint32_t *layers_done) {
     *layers_done = 0;
     return Count([&]() -> Status {
         if (options_.mode != LLDD_MODE_ONE_SIDED) {
@@ -322,18 +258,14 @@ Status Transfers::Push(const lldd_push_args &args, const lldd_cache_key &key,
                            "a push needs one-sided mode (remote cache accessible) on both ends");
         }
         LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(args.tensors_per_layer));
-        LLDD_RETURN_IF_ERROR(CheckPushKey(key));
-        const CachesInUse::Use use(in_use_, args.cache_id);
         PushSource source;
-        LLDD_RETURN_IF_ERROR(FindOwn(args.cache_id, &source.cache));
-        source.pairs = ScratchPairs();
+        LLDD_RETURN_IF_ERROR(TargetOfPush(key, &source.target));
+        const CachesInUse::Use use(in_use_, args.cache_id);
+        LLDD_RETURN_IF_ERROR(store_->FindOwn(args.cache_id, &source.cache));
+        source.pairs = &scratch->pairs;
+        source.runs = &scratch->runs;
+        source.request.args = OneLayerOf(args);
         source.request.local = PlanOf(*source.cache);
-        source.request.tensors_per_layer = args.tensors_per_layer;
-        source.request.src_batch_index = args.src_batch_index;
-        source.request.src_blocks = args.src_blocks;
-        source.request.num_src_blocks = args.num_src_blocks;
-        source.request.dst_blocks = args.dst_blocks;
-        source.request.num_dst_blocks = args.num_dst_blocks;
         const uint32_t num_layers = args.num_layers != LLDD_ALL_LAYERS
                                         ? args.num_layers
                                         : source.cache->shape.num_tensors / args.tensors_per_layer;
@@ -342,15 +274,17 @@ Status Transfers::Push(const lldd_push_args &args, const lldd_cache_key &key,
                 args.dst_layer_start > UINT32_MAX - layer) {
                 return Failure(LLDD_PARAM_INVALID, "the layer range ends past 2^32");
             }
-            LLDD_RETURN_IF_ERROR(PushLayer(&source, key, args.src_layer_start + layer,
-                                           args.dst_layer_start + layer));
+            source.request.args.src_layer = args.src_layer_start + layer;
+            source.request.args.dst_layer = args.dst_layer_start + layer;
+            LLDD_RETURN_IF_ERROR(PushLayer(&source, key));
             *layers_done = layer + 1;
         }
         return Status::Ok();
     }());
 }
 
-Status Transfers::TransferLayer(const lldd_transfer_args &args, const lldd_cache_key &key) {
+Status Transfers::TransferLayer(const lldd_transfer_args &args, const lldd_cache_key &key,
+                                TransferScratch *scratch) {
     return Count([&]() -> Status {
         LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(args.tensors_per_layer));
         const bool to_addresses = options_.mode == LLDD_MODE_REQUEST;
@@ -359,36 +293,28 @@ Status Transfers::TransferLayer(const lldd_transfer_args &args, const lldd_cache
                            "%llu destination addresses are given for %u tensors a layer",
                            Printable(args.num_dst_addrs), args.tensors_per_layer);
         }
-        if (!to_addresses) LLDD_RETURN_IF_ERROR(CheckPushKey(key));
-        const CachesInUse::Use use(in_use_, args.cache_id);
         PushSource source;
-        LLDD_RETURN_IF_ERROR(FindOwn(args.cache_id, &source.cache));
-        source.pairs = ScratchPairs();
-        source.request.local = PlanOf(*source.cache);
-        source.request.tensors_per_layer = args.tensors_per_layer;
-        source.request.src_batch_index = args.src_batch_index;
-        source.request.src_blocks = args.src_blocks;
-        source.request.num_src_blocks = args.num_src_blocks;
-        source.request.dst_blocks = args.dst_blocks;
-        source.request.num_dst_blocks = args.num_dst_blocks;
-        source.request.dst_block_size = args.dst_block_size;
-        if (to_addresses) return SendToAddresses(args, &source);
-        return PushLayer(&source, key, args.src_layer, args.dst_layer);
+        if (!to_addresses) LLDD_RETURN_IF_ERROR(TargetOfPush(key, &source.target));
+        const CachesInUse::Use use(in_use_, args.cache_id);
+        LLDD_RETURN_IF_ERROR(store_->FindOwn(args.cache_id, &source.cache));
+        source.pairs = &scratch->pairs;
+        source.runs = &scratch->runs;
+        source.request = {args, PlanOf(*source.cache)};
+        return to_addresses ? SendToAddresses(&source) : PushLayer(&source, key);
     }());
 }
 
-Status Transfers::PushLayer(PushSource *source, const lldd_cache_key &key, uint32_t src_layer,
-                            uint32_t dst_layer) {
+Status Transfers::PushLayer(PushSource *source, const lldd_cache_key &key) {
     std::lock_guard<std::mutex> one_at_a_time(push_mutex_);
     std::shared_ptr<Link> link;
     LLDD_RETURN_IF_ERROR(FindLink(key.cluster_id, &link));
     const Link::Turn turn(link);
     uint64_t bytes = 0;
-    Status status = PushLayerInTurn(source, key, src_layer, dst_layer, link.get(), &bytes);
+    Status status = PushLayerInTurn(source, key, link.get(), &bytes);
     if (!status.ok()) {
-        return std::move(status).WithPrefix(Format("push of layer %u to %s of %s: ", src_layer,
-                                                   KeyText(key).c_str(),
-                                                   link->peer_name().c_str()));
+        return std::move(status).WithPrefix(
+            Format("push of layer %u to %s of %s: ", source->request.args.src_layer,
+                   KeyText(key).c_str(), link->peer_name().c_str()));
     }
     CountPush(link.get(), bytes);
     return status;
@@ -401,16 +327,16 @@ void Transfers::CountPush(Link *link, uint64_t bytes) {
     link->counters.bytes_out.fetch_add(bytes, std::memory_order_relaxed);
 }
 
-Status Transfers::PushLayerInTurn(PushSource *source, const lldd_cache_key &key, uint32_t src_layer,
-                                  uint32_t dst_layer, Link *link, uint64_t *bytes) {
+Status Transfers::PushLayerInTurn(PushSource *source, const lldd_cache_key &key, Link *link,
+                                  uint64_t *bytes) {
     LLDD_RETURN_IF_ERROR(link->CheckUsable());
     const Deadline deadline = Deadline::InMs(options_.sync_timeout_ms);
     LLDD_RETURN_IF_ERROR(
         CheckAccessible("this engine", source->cache->id, source->cache->remote_accessible));
     const PeerTable *table = nullptr;
     LLDD_RETURN_IF_ERROR(ReadTable(link, deadline, &table));
-    PeerTable::Found found;
-    LLDD_RETURN_IF_ERROR(FindForPush(*table, key, &found));
+    const PeerTable::Found found = table->Find(source->target);
+    if (found.cache == nullptr) return NotThere(*table, key);
     LLDD_RETURN_IF_ERROR(
         CheckAccessible("the peer", found.cache->id, found.cache->remote_accessible));
     if (!source->pairs_read) {
@@ -418,22 +344,23 @@ Status Transfers::PushLayerInTurn(PushSource *source, const lldd_cache_key &key,
         LLDD_RETURN_IF_ERROR(CheckPush(source->request, source->pairs));
         source->pairs_read = true;
     }
-    std::vector<Run> &runs = ThisThreadsRuns();
+    std::vector<Run> &runs = *source->runs;
     LLDD_RETURN_IF_ERROR(PlanPushLayer(source->request, *source->pairs, PlanOf(*found.cache),
-                                       found.batch_index, src_layer, dst_layer, &runs));
+                                       found.batch_index, &runs));
     LLDD_RETURN_IF_ERROR(link->connection()->Write(runs.data(), runs.size(), deadline));
     *bytes = BytesOf(runs);
     return Status::Ok();
 }
 
 // Request mode names the destination by raw addresses; the peer says how far each of them reaches.
-Status Transfers::SendToAddresses(const lldd_transfer_args &args, PushSource *source) {
+Status Transfers::SendToAddresses(PushSource *source) {
+    const lldd_transfer_args &args = source->request.args;
     std::lock_guard<std::mutex> one_at_a_time(push_mutex_);
     std::shared_ptr<Link> link;
     LLDD_RETURN_IF_ERROR(FindLink(args.dst_cluster_id, &link));
     const Link::Turn turn(link);
     uint64_t bytes = 0;
-    Status status = SendToAddressesInTurn(args, source, link.get(), &bytes);
+    Status status = SendToAddressesInTurn(source, link.get(), &bytes);
     if (!status.ok()) {
         return std::move(status).WithPrefix(
             Format("transfer of layer %u to %s: ", args.src_layer, link->peer_name().c_str()));
@@ -442,8 +369,8 @@ Status Transfers::SendToAddresses(const lldd_transfer_args &args, PushSource *so
     return status;
 }
 
-Status Transfers::SendToAddressesInTurn(const lldd_transfer_args &args, PushSource *source,
-                                        Link *link, uint64_t *bytes) {
+Status Transfers::SendToAddressesInTurn(PushSource *source, Link *link, uint64_t *bytes) {
+    const lldd_transfer_args &args = source->request.args;
     LLDD_RETURN_IF_ERROR(link->CheckUsable());
     const Deadline deadline = Deadline::InMs(options_.sync_timeout_ms);
     LLDD_RETURN_IF_ERROR(CheckPush(source->request, source->pairs));
@@ -456,61 +383,12 @@ Status Transfers::SendToAddressesInTurn(const lldd_transfer_args &args, PushSour
     LLDD_RETURN_IF_ERROR(reply.status.ToStatus());
     if (reply.ends.size() != locate.addrs.size())
         return Failure(LLDD_FAILED, "the peer's answer cannot be read");
-    std::vector<Run> &runs = ThisThreadsRuns();
-    LLDD_RETURN_IF_ERROR(PlanLayerToAddresses(source->request, *source->pairs, locate.addrs,
-                                              reply.ends, args.src_layer, &runs));
+    std::vector<Run> &runs = *source->runs;
+    LLDD_RETURN_IF_ERROR(
+        PlanLayerToAddresses(source->request, *source->pairs, locate.addrs, reply.ends, &runs));
     LLDD_RETURN_IF_ERROR(link->connection()->Write(runs.data(), runs.size(), deadline));
     *bytes = BytesOf(runs);
     return Status::Ok();
-}
-
-// ---- local copies ----
-
-Status Transfers::RunCopies(const std::vector<LocalRun> &runs, Placement to, Placement from) {
-    if (!runs.empty()) {
-        LLDD_RETURN_IF_ERROR(
-            device_->Copy(runs.data(), runs.size(), to, from, Deadline::InMs(kLocalCopyMs)));
-    }
-    counters_.copies.fetch_add(1, std::memory_order_relaxed);
-    return Status::Ok();
-}
-
-Status Transfers::Copy(const lldd_copy_args &args) {
-    const CachesInUse::Use use_src(in_use_, args.src_cache_id);
-    const CachesInUse::Use use_dst(in_use_, args.dst_cache_id);
-    CacheRef src;
-    CacheRef dst;
-    LLDD_RETURN_IF_ERROR(FindOwn(args.src_cache_id, &src));
-    LLDD_RETURN_IF_ERROR(FindOwn(args.dst_cache_id, &dst));
-    CopyRequest request;
-    request.dst = PlanOf(*dst);
-    request.src = PlanOf(*src);
-    request.dst_batch_index = args.dst_batch_index;
-    request.src_batch_index = args.src_batch_index;
-    request.offset = args.offset;
-    request.size = args.size;
-    std::vector<LocalRun> *const runs = ScratchRuns();
-    LLDD_RETURN_IF_ERROR(PlanCopy(request, runs));
-    return RunCopies(*runs, dst->shape.placement, src->shape.placement);
-}
-
-Status Transfers::CopyBlocks(int64_t cache_id, const uint64_t *src_blocks,
-                             const uint64_t *dst_blocks, uint64_t num_pairs) {
-    const CachesInUse::Use use(in_use_, cache_id);
-    CacheRef cache;
-    LLDD_RETURN_IF_ERROR(FindOwn(cache_id, &cache));
-    std::vector<LocalRun> *const runs = ScratchRuns();
-    LLDD_RETURN_IF_ERROR(
-        PlanBlocksCopy(PlanOf(*cache), src_blocks, dst_blocks, num_pairs, ScratchPairs(), runs));
-    return RunCopies(*runs, cache->shape.placement, cache->shape.placement);
-}
-
-Status Transfers::SwapBlocks(const lldd_swap_args &args) {
-    std::vector<LocalRun> *const runs = ScratchRuns();
-    LLDD_RETURN_IF_ERROR(PlanSwap(args, ScratchPairs(), runs));
-    const bool from_device = args.src_placement == LLDD_PLACEMENT_DEVICE;
-    return RunCopies(*runs, from_device ? Placement::kHost : Placement::kDevice,
-                     from_device ? Placement::kDevice : Placement::kHost);
 }
 
 }  // namespace lldd

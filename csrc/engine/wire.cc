@@ -5,6 +5,7 @@
 
 #include "base/codec.h"
 #include "base/hmac.h"
+#include "engine/cache_key.h"
 
 namespace lldd::wire {
 namespace {
@@ -172,7 +173,7 @@ bool Resolve::Decode(std::string_view body) {
     key.prefix_id = reader.Number<uint64_t>();
     key.cache_id = reader.Number<int64_t>();
     key.batch_index = reader.Number<uint32_t>();
-    return reader.Done() && key.kind >= LLDD_KEY_REQUEST && key.kind <= LLDD_KEY_BLOCKS;
+    return reader.Done() && IsKeyKind(key.kind);
 }
 
 std::string ResolveReply::Encode() const {

@@ -84,7 +84,7 @@ struct FrameHeader {
 
 // The largest frame body accepted: a cache table of a million tensors fits.
 constexpr uint32_t kMaxBody = 64u << 20;
-// The largest from somebody who is not linked yet: an endpoint with a quarter of a million regions.
+// The largest from a peer that is not linked yet: an endpoint with a quarter of a million regions.
 constexpr uint32_t kMaxStrangersBody = 8u << 20;
 
 struct LinkRequest {

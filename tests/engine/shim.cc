@@ -11,9 +11,11 @@ extern "C" {
 #include <vector>
 
 #include "base/hmac.h"
-#include "engine/block_plan.h"
 #include "engine/cache_store.h"
 #include "engine/page_pool.h"
+#include "engine/plan_copy.h"
+#include "engine/plan_pull.h"
+#include "engine/plan_push.h"
 #include "engine/rank_table.h"
 #include "engine/tensor.h"
 
@@ -47,31 +49,37 @@ PlanCache CacheFrom(const shim_cache &cache) {
     return PlanCache{cache.id, ShapeFrom(cache), cache.addrs};
 }
 
-PullRequest PullFrom(const shim_pull_args &args) {
-    PullRequest request;
-    request.local = CacheFrom(args.local);
-    request.tensors_per_layer = args.tensors_per_layer;
-    request.batch_index = args.batch_index;
-    request.size = args.size;
-    request.src_blocks = args.src_blocks;
-    request.num_src_blocks = args.num_src_blocks;
-    request.dst_blocks = args.dst_blocks;
-    request.num_dst_blocks = args.num_dst_blocks;
-    request.src_layers = {args.src_layer_start, args.src_layer_count};
-    request.dst_layers = {args.dst_layer_start, args.dst_layer_count};
-    return request;
+lldd_pull_args PullFrom(const shim_pull_args &args) {
+    lldd_pull_args full{};
+    full.struct_size = sizeof full;
+    full.cache_id = args.local.id;
+    full.tensors_per_layer = args.tensors_per_layer;
+    full.batch_index = args.batch_index;
+    full.size = args.size;
+    full.src_blocks = args.src_blocks;
+    full.num_src_blocks = args.num_src_blocks;
+    full.dst_blocks = args.dst_blocks;
+    full.num_dst_blocks = args.num_dst_blocks;
+    full.src_layer_start = args.src_layer_start;
+    full.src_layer_count = args.src_layer_count;
+    full.dst_layer_start = args.dst_layer_start;
+    full.dst_layer_count = args.dst_layer_count;
+    return full;
 }
 
 PushRequest PushFrom(const shim_push_args &args) {
     PushRequest request;
+    lldd_transfer_args &full = request.args;
+    full.struct_size = sizeof full;
+    full.cache_id = args.local.id;
     request.local = CacheFrom(args.local);
-    request.tensors_per_layer = args.tensors_per_layer;
-    request.src_batch_index = args.src_batch_index;
-    request.src_blocks = args.src_blocks;
-    request.num_src_blocks = args.num_src_blocks;
-    request.dst_blocks = args.dst_blocks;
-    request.num_dst_blocks = args.num_dst_blocks;
-    request.dst_block_size = args.dst_block_size;
+    full.tensors_per_layer = args.tensors_per_layer;
+    full.src_batch_index = args.src_batch_index;
+    full.src_blocks = args.src_blocks;
+    full.num_src_blocks = args.num_src_blocks;
+    full.dst_blocks = args.dst_blocks;
+    full.num_dst_blocks = args.num_dst_blocks;
+    full.dst_block_size = args.dst_block_size;
     return request;
 }
 
@@ -153,12 +161,13 @@ uint32_t shim_shape(uint32_t num_tensors, uint32_t layout, uint32_t placement, u
 uint32_t shim_check_shape(const shim_cache *shape) { return Answer(CheckShape(ShapeFrom(*shape))); }
 
 uint32_t shim_check_pull(const shim_pull_args *args) {
-    return Answer(CheckPull(PullFrom(*args), &pairs));
+    return Answer(CheckPull({PullFrom(*args), CacheFrom(args->local)}, &pairs));
 }
 
 uint32_t shim_plan_pull(const shim_pull_args *args, const shim_cache *remote, uint64_t remote_batch,
                         shim_run *runs, uint64_t capacity, uint64_t *count) {
-    const PullRequest request = PullFrom(*args);
+    const lldd_pull_args full = PullFrom(*args);
+    const PullRequest request{full, CacheFrom(args->local)};
     Status status = CheckPull(request, &pairs);
     if (status.ok()) {
         status = PlanPull(request, pairs, CacheFrom(*remote), remote_batch, &remote_runs);
@@ -174,11 +183,12 @@ uint32_t shim_check_push(const shim_push_args *args) {
 uint32_t shim_plan_push(const shim_push_args *args, const shim_cache *remote, uint64_t dst_batch,
                         uint32_t src_layer, uint32_t dst_layer, shim_run *runs, uint64_t capacity,
                         uint64_t *count) {
-    const PushRequest request = PushFrom(*args);
+    PushRequest request = PushFrom(*args);
+    request.args.src_layer = src_layer;
+    request.args.dst_layer = dst_layer;
     Status status = CheckPush(request, &pairs);
     if (status.ok()) {
-        status = PlanPushLayer(request, pairs, CacheFrom(*remote), dst_batch, src_layer, dst_layer,
-                               &remote_runs);
+        status = PlanPushLayer(request, pairs, CacheFrom(*remote), dst_batch, &remote_runs);
     }
     if (status.ok()) CopyOut(remote_runs, runs, capacity, count);
     return Answer(status);
@@ -186,14 +196,15 @@ uint32_t shim_plan_push(const shim_push_args *args, const shim_cache *remote, ui
 
 uint32_t shim_plan_copy(const shim_copy_args *args, shim_run *runs, uint64_t capacity,
                         uint64_t *count) {
-    CopyRequest request;
-    request.dst = CacheFrom(args->dst);
-    request.src = CacheFrom(args->src);
-    request.dst_batch_index = args->dst_batch_index;
-    request.src_batch_index = args->src_batch_index;
-    request.offset = args->offset;
-    request.size = args->size;
-    const Status status = PlanCopy(request, &local_runs);
+    lldd_copy_args full{};
+    full.struct_size = sizeof full;
+    full.dst_cache_id = args->dst.id;
+    full.src_cache_id = args->src.id;
+    full.dst_batch_index = args->dst_batch_index;
+    full.src_batch_index = args->src_batch_index;
+    full.offset = args->offset;
+    full.size = args->size;
+    const Status status = PlanCopy(full, CacheFrom(args->src), CacheFrom(args->dst), &local_runs);
     if (status.ok()) CopyOut(local_runs, runs, capacity, count);
     return Answer(status);
 }
@@ -234,15 +245,16 @@ void shim_race_lists(uint64_t rounds, uint64_t *accepted, uint64_t *escaped) {
     const uint64_t local_addr = kLocal;
     const uint64_t remote_addr = kRemote;
 
-    PullRequest request;
-    request.local.shape = {1, true, Placement::kHost, LLDD_TYPE_INT8, 64, 4};
-    request.local.addrs = &local_addr;
-    request.tensors_per_layer = 1;
-    request.src_blocks = &src;
-    request.num_src_blocks = 1;
-    request.dst_blocks = &dst;
-    request.num_dst_blocks = 1;
-    PlanCache remote{1, request.local.shape, &remote_addr};
+    lldd_pull_args args{};
+    args.struct_size = sizeof args;
+    args.tensors_per_layer = 1;
+    args.src_blocks = &src;
+    args.num_src_blocks = 1;
+    args.dst_blocks = &dst;
+    args.num_dst_blocks = 1;
+    const CacheShape shape{1, true, Placement::kHost, LLDD_TYPE_INT8, 64, 4};
+    const PullRequest request{args, {0, shape, &local_addr}};
+    const PlanCache remote{1, shape, &remote_addr};
 
     std::atomic<bool> stop{false};
     std::thread changer([&] {

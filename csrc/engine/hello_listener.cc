@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/acceptor.h"
+#include "engine/hello_listener.h"
 
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -11,13 +11,14 @@
 namespace lldd {
 namespace {
 
-// Whoever connects has this long to say who he is; the oldest goes first when too many say nothing.
+// A connection must send its Hello within kGreetingMs; when more than kMaxNewcomers have not, the
+// oldest is dropped.
 constexpr uint64_t kGreetingMs = 10000;
 constexpr size_t kMaxNewcomers = 256;
 
 }  // namespace
 
-Status Acceptor::Start(const SocketAddress &address) {
+Status HelloListener::Start(const SocketAddress &address) {
     Fd socket;
     LLDD_RETURN_IF_ERROR(Listen(address, &socket));
     address_ = SocketAddress::OfSocket(socket.get());
@@ -26,7 +27,7 @@ Status Acceptor::Start(const SocketAddress &address) {
     return Status::Ok();
 }
 
-void Acceptor::Stop() {
+void HelloListener::Stop() {
     if (!listening()) return;
     listener_.Stop();
     loop_->RunAndWait([this] {
@@ -35,7 +36,7 @@ void Acceptor::Stop() {
     address_ = SocketAddress();
 }
 
-void Acceptor::OnConnection(Fd socket) {
+void HelloListener::OnConnection(Fd socket) {
     if (newcomers_.size() >= kMaxNewcomers) Drop(newcomers_.begin());
     SetNoDelay(socket.get());
     const auto newcomer = newcomers_.emplace(newcomers_.end());
@@ -46,7 +47,7 @@ void Acceptor::OnConnection(Fd socket) {
                                    [this, newcomer](uint32_t) { OnBytes(newcomer); });
 }
 
-void Acceptor::OnBytes(Newcomers::iterator newcomer) {
+void HelloListener::OnBytes(Newcomers::iterator newcomer) {
     // Not a byte more than the greeting: what follows is for whoever gets the connection.
     const ssize_t received = recv(newcomer->socket.get(), newcomer->greeting + newcomer->received,
                                   sizeof newcomer->greeting - newcomer->received, MSG_DONTWAIT);
@@ -79,7 +80,7 @@ void Acceptor::OnBytes(Newcomers::iterator newcomer) {
     on_greeted_(std::move(socket), hello);
 }
 
-void Acceptor::Drop(Newcomers::iterator newcomer) {
+void HelloListener::Drop(Newcomers::iterator newcomer) {
     loop_->Remove(newcomer->token);
     loop_->Cancel(newcomer->timer);
     newcomers_.erase(newcomer);

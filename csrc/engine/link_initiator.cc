@@ -1,6 +1,6 @@
-// Links as the calling thread makes and ends them.
-//
 // SPDX-License-Identifier: Apache-2.0
+#include "engine/link_initiator.h"
+
 #include <algorithm>
 #include <atomic>
 #include <exception>
@@ -11,13 +11,13 @@
 #include "base/hmac.h"
 #include "base/log.h"
 #include "base/thread.h"
-#include "engine/links.h"
 
 namespace lldd {
 namespace {
 
-// As many clusters of one call are handled at the same time.
+// How many clusters of one call are handled at the same time.
 constexpr size_t kParallel = 16;
+
 // The results of body(spec) for each spec, several at a time.
 template <typename Body>
 std::vector<ClusterResult> InParallel(const std::vector<ClusterSpec> &specs, const Body &body) {
@@ -66,61 +66,18 @@ Status OneRemoteAddress(const ClusterSpec &spec, SocketAddress *address) {
 
 }  // namespace
 
-// While it lives, this end is linking to that cluster.
-class Links::Linking {
-public:
-    Linking(Links *links, uint64_t cluster_id) : links_(links) {
-        std::lock_guard<std::mutex> lock(links_->mutex_);
-        place_ = links_->linking_to_.insert(cluster_id);
-        ++links_->attempts_[cluster_id];
-    }
-    ~Linking() {
-        std::lock_guard<std::mutex> lock(links_->mutex_);
-        links_->linking_to_.erase(place_);
-    }
-    Linking(const Linking &) = delete;
-    Linking &operator=(const Linking &) = delete;
-
-private:
-    Links *const links_;
-    std::multiset<uint64_t>::iterator place_;
-};
-
-// Both ends may link to each other at the same time. The link of the end with the smaller id is the
-// one that stays: that end refuses the other's, as long as its own is being made or if it was made
-// since the other was prepared.
-bool Links::OwnLinkGoesFirst(uint64_t peer, uint64_t attempts_before) const {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (one_way() || options_.cluster_id >= peer) return false;
-    if (linking_to_.count(peer) != 0) return true;
-    const auto attempts = attempts_.find(peer);
-    return attempts != attempts_.end() && attempts->second != attempts_before &&
-           by_peer_.count(peer) != 0;
-}
-
-uint64_t Links::AttemptsAt(uint64_t peer) const {
-    std::lock_guard<std::mutex> lock(mutex_);
-    const auto attempts = attempts_.find(peer);
-    return attempts == attempts_.end() ? 0 : attempts->second;
-}
-
-bool Links::IsLinkingTo(uint64_t peer) const {
-    std::lock_guard<std::mutex> lock(mutex_);
-    return linking_to_.count(peer) != 0;
-}
-
-std::vector<ClusterResult> Links::LinkClusters(const std::vector<ClusterSpec> &specs,
-                                               const Deadline &deadline) {
+std::vector<ClusterResult> LinkInitiator::LinkClusters(const std::vector<ClusterSpec> &specs,
+                                                       const Deadline &deadline) {
     return InParallel(specs, [&](const ClusterSpec &spec) { return LinkOne(spec, deadline); });
 }
 
-ClusterResult Links::LinkOne(const ClusterSpec &spec, const Deadline &deadline) {
+ClusterResult LinkInitiator::LinkOne(const ClusterSpec &spec, const Deadline &deadline) {
     ClusterResult result;
     result.cluster_id = spec.id;
     SocketAddress address;
     result.status = OneRemoteAddress(spec, &address);
     if (!result.status.ok()) return result;
-    if (one_way() && acceptor_.address().ToString() == address.ToString()) {
+    if (options_.one_way() && acceptor_->listener().address().ToString() == address.ToString()) {
         result.status =
             Failure(LLDD_PARAM_INVALID, "%s is the own address", address.ToString().c_str());
         return result;
@@ -129,20 +86,21 @@ ClusterResult Links::LinkOne(const ClusterSpec &spec, const Deadline &deadline) 
     result.status = AsLinkStatus(Dial(address, deadline, {}, &link));
     if (!result.status.ok()) return result;
     result.cluster_id = link->peer();
-    result.status = AsLinkStatus(one_way() ? LinkOneWay(spec, link, deadline)
-                                           : LinkMutually(spec, link, deadline));
+    result.status = AsLinkStatus(options_.one_way() ? LinkOneWay(spec, link, deadline)
+                                                    : LinkMutually(spec, link, deadline));
     return result;
 }
 
-Status Links::LinkMutually(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline) {
+Status LinkInitiator::LinkMutually(const ClusterSpec &spec, const LinkPtr &link,
+                                   const Deadline &deadline) {
     // Known before the directory is looked at, so that the peer's own link is not taken for an old
     // one.
-    const Linking linking(this, link->peer());
+    const LinkDirectory::Linking linking(directory_, link->peer());
     // An old link is replaced when the client holds none under the id it gave: it may have forced
     // it down, or name the peer wrongly.
-    const LinkPtr old = Find(link->peer());
+    const LinkPtr old = directory_->Find(link->peer());
     const bool by_other_name = spec.has_id && spec.id != link->peer();
-    const bool named = by_other_name ? Find(spec.id) != nullptr : old != nullptr;
+    const bool named = by_other_name ? directory_->Find(spec.id) != nullptr : old != nullptr;
     // A communicator's link is not this call's to replace.
     if (old != nullptr && (named || !old->identity().group.empty())) {
         return Failure(LLDD_ALREADY_LINK, "%s is linked already; unlink first",
@@ -155,7 +113,7 @@ Status Links::LinkMutually(const ClusterSpec &spec, const LinkPtr &link, const D
     Status status = Shake(link, !named, deadline);
     if (status.ok()) return status;
     status = Undo(link, deadline, std::move(status));
-    if (status.code() == LLDD_LINK_FAILED && Find(link->peer()) != nullptr) {
+    if (status.code() == LLDD_LINK_FAILED && directory_->Find(link->peer()) != nullptr) {
         return Status(LLDD_ALREADY_LINK,
                       status.text() + "; the peer has made a link at the same time");
     }
@@ -163,10 +121,11 @@ Status Links::LinkMutually(const ClusterSpec &spec, const LinkPtr &link, const D
 }
 
 // The peer is known under the id that the client gave, and only this end may use the link.
-Status Links::LinkOneWay(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline) {
-    LinkPtr old = FindByAddress(link->identity().peer_address);
+Status LinkInitiator::LinkOneWay(const ClusterSpec &spec, const LinkPtr &link,
+                                 const Deadline &deadline) {
+    LinkPtr old = directory_->FindByAddress(link->identity().peer_address);
     if (spec.has_id) link->SetPeer(spec.id);
-    if (old == nullptr) old = Find(link->peer());
+    if (old == nullptr) old = directory_->Find(link->peer());
     if (old != nullptr) {
         return Failure(LLDD_ALREADY_LINK, "%s is linked already; unlink first",
                        old->peer_name().c_str());
@@ -175,11 +134,11 @@ Status Links::LinkOneWay(const ClusterSpec &spec, const LinkPtr &link, const Dea
     return status.ok() ? status : Undo(link, deadline, std::move(status));
 }
 
-Status Links::Dial(const SocketAddress &address, const Deadline &deadline, Link::Identity identity,
-                   LinkPtr *link) {
+Status LinkInitiator::Dial(const SocketAddress &address, const Deadline &deadline,
+                           Link::Identity identity, LinkPtr *link) {
     Fd socket;
     wire::Hello peer;
-    const wire::Hello own = OwnHello();
+    const wire::Hello own = options_.OwnHello();
     LLDD_RETURN_IF_ERROR(lldd::Connect(address, deadline, &socket));
     LLDD_RETURN_IF_ERROR(device_->UseAddress(SocketAddress::OfSocket(socket.get()).ip(), false));
     LLDD_RETURN_IF_ERROR(Greet(socket.get(), deadline, own, &peer));
@@ -194,7 +153,7 @@ Status Links::Dial(const SocketAddress &address, const Deadline &deadline, Link:
     return Status::Ok();
 }
 
-Status Links::Undo(const LinkPtr &link, const Deadline &deadline, Status status) {
+Status LinkInitiator::Undo(const LinkPtr &link, const Deadline &deadline, Status status) {
     const Link::Turn turn(link);
     const Status down = TakeDown(link, deadline);
     if (!down.ok()) LLDD_LOG(LLDD_LOG_WARNING, "half a link taken down: %s", down.text().c_str());
@@ -203,21 +162,9 @@ Status Links::Undo(const LinkPtr &link, const Deadline &deadline, Status status)
 
 // ---- communicators ----
 
-Status Links::StartAcceptingForGroups(bool several_hosts, const SocketAddress &reachable_from,
-                                      SocketAddress *address) {
-    if (!group_acceptor_.listening()) {
-        SocketAddress any_port;
-        const char *ip = "127.0.0.1";
-        if (several_hosts) ip = reachable_from.family() == AF_INET6 ? "::" : "0.0.0.0";
-        LLDD_RETURN_IF_ERROR(SocketAddress::Parse(ip, 0, &any_port));
-        LLDD_RETURN_IF_ERROR(group_acceptor_.Start(any_port));
-    }
-    *address = group_acceptor_.address();
-    return Status::Ok();
-}
-
-Status Links::LinkForGroup(const SocketAddress &address, uint64_t peer, const std::string &group,
-                           uint64_t comm_id, const Deadline &deadline, std::shared_ptr<Link> *out) {
+Status LinkInitiator::LinkForGroup(const SocketAddress &address, uint64_t peer,
+                                   const std::string &group, uint64_t comm_id,
+                                   const Deadline &deadline, std::shared_ptr<Link> *out) {
     Link::Identity identity;
     identity.group = group;
     identity.comm_id = comm_id;
@@ -232,50 +179,17 @@ Status Links::LinkForGroup(const SocketAddress &address, uint64_t peer, const st
     return Status::Ok();
 }
 
-void Links::PublishGroupLinks(const std::vector<std::shared_ptr<Link>> &links) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    for (const LinkPtr &link : links) {
-        if (hidden_.erase(link) == 0) continue;
-        by_peer_[link->peer()].push_back(link);
-        made_.fetch_add(1, std::memory_order_relaxed);
-    }
-}
-
-Status Links::EndGroupLink(const std::shared_ptr<Link> &link, const Deadline &deadline) {
+Status LinkInitiator::EndGroupLink(const std::shared_ptr<Link> &link, const Deadline &deadline) {
     const Link::Turn turn(link);
     return TakeDown(link, deadline);
 }
 
 // ---- handshake ----
 
-wire::Hello Links::OwnHello() const {
-    wire::Hello hello;
-    hello.auth = options_.secret.empty() ? wire::Auth::kNone : wire::Auth::kHmacSha256;
-    hello.cluster_id = options_.cluster_id;
-    hello.nonce = RandomNonce();
-    return hello;
-}
-
-Status Links::CheckAuth(const wire::Hello &peer) const {
-    if (peer.auth == wire::Auth::kNone && !options_.secret.empty()) {
-        return Failure(LLDD_LINK_FAILED, "this end has an auth token, the other end has none");
-    }
-    if (peer.auth != wire::Auth::kNone && options_.secret.empty()) {
-        return Failure(LLDD_LINK_FAILED, "the other end asks for an auth token, this end has none");
-    }
-    return Status::Ok();
-}
-
-std::string Links::ProofOf(const Link &link, LinkEnd sender, const std::string &message) const {
-    const Link::Identity &identity = link.identity();
-    return wire::Proof(options_.secret, sender, identity.initiator_greeting,
-                       identity.acceptor_greeting, message);
-}
-
 // Each end tells the version, a nonce and how it wants to be convinced of the other's right to
 // link.
-Status Links::Greet(int socket, const Deadline &deadline, const wire::Hello &own,
-                    wire::Hello *peer) {
+Status LinkInitiator::Greet(int socket, const Deadline &deadline, const wire::Hello &own,
+                            wire::Hello *peer) {
     const auto bytes = own.Encode();
     char answer[wire::Hello::kSize];
     Status status = SendAll(socket, bytes.data(), bytes.size(), deadline);
@@ -286,12 +200,35 @@ Status Links::Greet(int socket, const Deadline &deadline, const wire::Hello &own
                        SocketAddress::OfPeer(socket).ToString().c_str(), status.text().c_str());
     }
     LLDD_RETURN_IF_ERROR(peer->Decode({answer, sizeof answer}));
-    return CheckAuth(*peer);
+    return options_.CheckAuth(*peer);
 }
 
 // From the request to the stored link. The channel runs already, so that a dying peer is noticed at
 // once.
-Status Links::Shake(const LinkPtr &link, bool replace, const Deadline &deadline) {
+Status LinkInitiator::Shake(const LinkPtr &link, bool replace, const Deadline &deadline) {
+    ConnectionSetup setup;
+    LLDD_RETURN_IF_ERROR(Request(link, replace, deadline, &setup.peer_endpoint));
+    setup.end = LinkEnd::kInitiator;
+    setup.nonce = link->identity().nonce;
+    setup.peer = link->peer();
+    setup.streams = link.get();
+    setup.peer_passive = options_.one_way() || link->peer() == options_.cluster_id;
+    std::unique_ptr<Connection> connection;
+    LLDD_RETURN_IF_ERROR(device_->Connect(setup, deadline, &connection));
+    link->SetConnection(std::move(connection));
+    return Confirm(link, deadline);
+}
+
+Status LinkInitiator::Ask(const LinkPtr &link, wire::Kind kind, const std::string &body,
+                          const Deadline &deadline, std::string *answer) {
+    const Status status = link->channel().Call(kind, body, deadline, answer);
+    if (status.ok() || status.code() == LLDD_TIMEOUT) return status;
+    return Failure(LLDD_LINK_FAILED, "%s", status.text().c_str());
+}
+
+// Each end learns the endpoint of the other and that it knows the secret.
+Status LinkInitiator::Request(const LinkPtr &link, bool replace, const Deadline &deadline,
+                              std::string *peer_endpoint) {
     wire::LinkRequest request;
     request.cluster_id = options_.cluster_id;
     request.mode = options_.mode;
@@ -300,7 +237,7 @@ Status Links::Shake(const LinkPtr &link, bool replace, const Deadline &deadline)
     request.nonce = link->identity().nonce;
     request.group = link->identity().group;
     LLDD_RETURN_IF_ERROR(device_->Endpoint(request.nonce, &request.endpoint));
-    request.proof = ProofOf(*link, LinkEnd::kInitiator, request.Encode());
+    request.proof = options_.ProofOf(*link, LinkEnd::kInitiator, request.Encode());
     const std::string encoded = request.Encode();
     if (encoded.size() > wire::kMaxStrangersBody) {
         return Failure(LLDD_LINK_FAILED,
@@ -308,62 +245,51 @@ Status Links::Shake(const LinkPtr &link, bool replace, const Deadline &deadline)
                        "fewer and larger ranges must be registered",
                        encoded.size(), wire::kMaxStrangersBody);
     }
-    StartChannel(link);
-
-    const auto ask = [&](wire::Kind kind, const std::string &body, std::string *answer) {
-        const Status status = link->channel().Call(kind, body, deadline, answer);
-        if (status.ok() || status.code() == LLDD_TIMEOUT) return status;
-        return Failure(LLDD_LINK_FAILED, "%s", status.text().c_str());
-    };
+    acceptor_->Serve(link);
     std::string answer;
-    LLDD_RETURN_IF_ERROR(ask(wire::kLinkRequest, encoded, &answer));
+    LLDD_RETURN_IF_ERROR(Ask(link, wire::kLinkRequest, encoded, deadline, &answer));
     wire::LinkReply reply;
     if (!reply.Decode(answer)) return Failure(LLDD_LINK_FAILED, "the peer's answer cannot be read");
     if (reply.status != LLDD_SUCCESS)
         return Status(reply.status, "refused by the peer: " + reply.text);
     const std::string proof = std::exchange(reply.proof, "");
-    if (!SameDigest(proof, ProofOf(*link, LinkEnd::kAcceptor, reply.Encode()))) {
+    if (!SameDigest(proof, options_.ProofOf(*link, LinkEnd::kAcceptor, reply.Encode()))) {
         return Failure(LLDD_LINK_FAILED, "the peer has another auth token");
     }
+    *peer_endpoint = std::move(reply.endpoint);
+    return Status::Ok();
+}
 
-    ConnectionSetup setup;
-    setup.end = LinkEnd::kInitiator;
-    setup.nonce = request.nonce;
-    setup.peer = link->peer();
-    setup.peer_endpoint = std::move(reply.endpoint);
-    setup.streams = link.get();
-    setup.peer_passive = one_way() || link->peer() == options_.cluster_id;
-    std::unique_ptr<Connection> connection;
-    LLDD_RETURN_IF_ERROR(device_->Connect(setup, deadline, &connection));
-    link->SetConnection(std::move(connection));
-
-    // Stored before the peer is told, which may use the link as soon as it knows. Other threads of
-    // this end wait for their turn until the peer has confirmed: it takes nothing else before.
+// Stored before the peer is told, which may use the link as soon as it knows. Other threads of this
+// end wait for their turn until the peer has confirmed: it takes nothing else before.
+Status LinkInitiator::Confirm(const LinkPtr &link, const Deadline &deadline) {
     const Link::Turn turn(link);
-    if (!Store(link))
+    if (!directory_->Store(link))
         return Failure(LLDD_ALREADY_LINK, "another link to this peer was made meanwhile");
     link->AllowRequests();
-    Status status = ask(wire::kLinkConfirm, {}, &answer);
+    std::string answer;
+    Status status = Ask(link, wire::kLinkConfirm, {}, deadline, &answer);
     wire::StatusBody done;
     if (status.ok() && !done.Decode(answer)) {
         status = Failure(LLDD_LINK_FAILED, "the peer's answer cannot be read");
     } else if (status.ok() && done.status != LLDD_SUCCESS) {
         status = Status(done.status, "refused by the peer: " + done.text);
     }
-    if (!status.ok()) Remove(link);
+    if (!status.ok()) directory_->Remove(link);
     return status;
 }
 
-std::vector<ClusterResult> Links::UnlinkClusters(const std::vector<ClusterSpec> &specs,
-                                                 const Deadline &deadline, bool force) {
+std::vector<ClusterResult> LinkInitiator::UnlinkClusters(const std::vector<ClusterSpec> &specs,
+                                                         const Deadline &deadline, bool force) {
     return InParallel(specs,
                       [&](const ClusterSpec &spec) { return UnlinkOne(spec, deadline, force); });
 }
 
-ClusterResult Links::UnlinkOne(const ClusterSpec &spec, const Deadline &deadline, bool force) {
+ClusterResult LinkInitiator::UnlinkOne(const ClusterSpec &spec, const Deadline &deadline,
+                                       bool force) {
     ClusterResult result;
     result.cluster_id = spec.id;
-    const bool local_only = force || one_way();
+    const bool local_only = force || options_.one_way();
     SocketAddress address;
     if (!local_only || !spec.has_id) {
         result.status = OneRemoteAddress(spec, &address);
@@ -371,9 +297,9 @@ ClusterResult Links::UnlinkOne(const ClusterSpec &spec, const Deadline &deadline
     }
     LinkPtr link;
     if (spec.has_id) {
-        link = FindByClusters(spec.id);
+        link = directory_->FindByClusters(spec.id);
     } else {
-        link = FindByAddress(address);
+        link = directory_->FindByAddress(address);
     }
     if (link == nullptr) return result;
     result.cluster_id = link->peer();
@@ -392,7 +318,7 @@ ClusterResult Links::UnlinkOne(const ClusterSpec &spec, const Deadline &deadline
     return result;
 }
 
-Status Links::UnlinkBoth(const LinkPtr &link, const Deadline &deadline) {
+Status LinkInitiator::UnlinkBoth(const LinkPtr &link, const Deadline &deadline) {
     if (link->peer_gone()) return Failure(LLDD_UNLINK_FAILED, "%s", kConnectionClosed);
     std::string answer;
     link->unlink_under_way.store(true);
@@ -402,6 +328,28 @@ Status Links::UnlinkBoth(const LinkPtr &link, const Deadline &deadline) {
     if (status.ok() || link->unlinked()) return Status::Ok();
     if (status.code() == LLDD_TIMEOUT) return status;
     return Failure(LLDD_UNLINK_FAILED, "%s", status.text().c_str());
+}
+
+Status LinkInitiator::TakeDown(const LinkPtr &link, const Deadline &deadline) {
+    directory_->Remove(link);
+    Status status = link->Shutdown(deadline);
+    link->channel().Close();
+    loop_->RunAndWait([&] { owner_->OnLinkDown(*link); });
+    if (status.ok()) return status;
+    return std::move(status).WithPrefix("unlink from " + link->peer_name() + ": ");
+}
+
+void LinkInitiator::EndAll(const Deadline &deadline) {
+    for (const LinkPtr &link : directory_->Everything()) {
+        const Link::Turn turn(link);
+        const Status status = TakeDown(link, deadline);
+        if (!status.ok()) {
+            LLDD_LOG(LLDD_LOG_WARNING, "link to %s closed: %s", link->peer_name().c_str(),
+                     status.text().c_str());
+        }
+    }
+    // What was posted for a link may be the last to hold it; the device must outlive it.
+    loop_->RunAndWait([] {});
 }
 
 }  // namespace lldd

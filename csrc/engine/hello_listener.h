@@ -1,4 +1,4 @@
-// The listener of an engine: takes connections and reads who they are for.
+// A listener that reads from each connection what it is for.
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
@@ -7,29 +7,34 @@
 #include <list>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "base/event_loop.h"
 #include "base/fd.h"
 #include "base/listener.h"
 #include "base/socket.h"
 #include "base/status.h"
+#include "engine/notices.h"
 #include "engine/wire.h"
 
 namespace lldd {
 
-class Acceptor {
+class HelloListener {
 public:
     // A connection whose Hello is complete and valid; nothing after it has been read. Runs on the
     // I/O thread.
     using GreetedHandler = std::function<void(Fd socket, const wire::Hello &hello)>;
 
-    Acceptor(EventLoop *loop, GreetedHandler on_greeted, Listener::WaitHandler on_wait)
-        : loop_(loop), on_greeted_(std::move(on_greeted)), listener_(loop, std::move(on_wait)) {}
-    ~Acceptor() { Stop(); }
-    Acceptor(const Acceptor &) = delete;
-    Acceptor &operator=(const Acceptor &) = delete;
+    // `notices` hears of it when connections have to wait.
+    HelloListener(EventLoop *loop, GreetedHandler on_greeted, Notices *notices)
+        : loop_(loop),
+          on_greeted_(std::move(on_greeted)),
+          listener_(loop, [notices](const std::string &why) { notices->Add(why); }) {}
+    ~HelloListener() { Stop(); }
+    HelloListener(const HelloListener &) = delete;
+    HelloListener &operator=(const HelloListener &) = delete;
 
-    // LLDD_FAILED if the address cannot be had.
+    // LLDD_FAILED if the address cannot be bound.
     Status Start(const SocketAddress &address);
     // No handler runs afterwards; connections that have not greeted are dropped.
     void Stop();

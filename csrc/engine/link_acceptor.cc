@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/link_acceptor.h"
+
+#include <sys/socket.h>
+
+#include <utility>
+
+#include "base/deadline.h"
+#include "base/hmac.h"
+#include "base/log.h"
+
+namespace lldd {
+namespace {
+
+// A connection that has sent its Hello must be a link within kHandshakeMs.
+constexpr uint64_t kHandshakeMs = 60000;
+constexpr size_t kMaxPending = 128;
+// kMaxGreeted more wait for their turn: hundreds of peers may come at once.
+constexpr size_t kMaxGreeted = 1024;
+
+const char *ModeName(uint32_t mode) {
+    return mode == LLDD_MODE_ONE_SIDED ? "one-sided mode (remote cache accessible)"
+                                       : "request mode (remote cache not accessible)";
+}
+
+}  // namespace
+
+LinkAcceptor::LinkAcceptor(EventLoop *loop, Device *device, LinkDirectory *directory,
+                           OwnerService *owner, Notices *notices, const LinkOptions &options)
+    : loop_(loop),
+      device_(device),
+      directory_(directory),
+      owner_(owner),
+      notices_(notices),
+      options_(options),
+      listener_(loop, GreetedHandler(), notices),
+      group_listener_(loop, GreetedHandler(), notices) {}
+
+HelloListener::GreetedHandler LinkAcceptor::GreetedHandler() {
+    return [this](Fd socket, const wire::Hello &hello) { OnGreeted(std::move(socket), hello); };
+}
+
+Status LinkAcceptor::StartAcceptingForGroups(bool several_hosts,
+                                             const SocketAddress &reachable_from,
+                                             SocketAddress *address) {
+    if (!group_listener_.listening()) {
+        SocketAddress any_port;
+        const char *ip = "127.0.0.1";
+        if (several_hosts) ip = reachable_from.family() == AF_INET6 ? "::" : "0.0.0.0";
+        LLDD_RETURN_IF_ERROR(SocketAddress::Parse(ip, 0, &any_port));
+        LLDD_RETURN_IF_ERROR(group_listener_.Start(any_port));
+    }
+    *address = group_listener_.address();
+    return Status::Ok();
+}
+
+void LinkAcceptor::Close() {
+    listener_.Stop();
+    group_listener_.Stop();
+    loop_->RunAndWait([this] {
+        greeted_.clear();
+        while (!pending_.empty()) {
+            const LinkPtr link = pending_.begin()->first;
+            ForgetPending(link);
+            link->channel().Close();
+        }
+    });
+}
+
+void LinkAcceptor::Serve(const LinkPtr &link) {
+    const std::weak_ptr<Link> weak = link;
+    link->channel().Start(
+        weak,
+        [this, weak](uint16_t kind, uint32_t request_id, std::string_view body) {
+            OnRequest(weak, kind, request_id, body);
+        },
+        [this, weak] { OnClosed(weak); });
+}
+
+void LinkAcceptor::OnGreeted(Fd socket, const wire::Hello &hello) {
+    if (hello.purpose != wire::Purpose::kLink) {
+        const LinkPtr link = directory_->FindByNonce(hello.nonce);
+        if (link == nullptr) return;
+        if (hello.purpose == wire::Purpose::kStreamInitiatorAsks) {
+            link->connection()->ServeStream(std::move(socket));
+        } else {
+            link->DeliverStream(std::move(socket));
+        }
+        return;
+    }
+    if (pending_.size() < kMaxPending) {
+        BeginHandshake(std::move(socket), hello);
+    } else if (greeted_.size() < kMaxGreeted) {
+        greeted_.emplace_back(std::move(socket), hello);
+    }
+}
+
+void LinkAcceptor::BeginHandshake(Fd socket, const wire::Hello &hello) {
+    const wire::Hello own = options_.OwnHello();
+    const auto bytes = own.Encode();
+    // The other end comes to the same conclusion about the ways to authenticate, and can tell its
+    // client.
+    if (!SendAll(socket.get(), bytes.data(), bytes.size(), Deadline::Passed()).ok() ||
+        !options_.CheckAuth(hello).ok())
+        return;
+
+    Link::Identity identity;
+    identity.own_cluster_id = options_.cluster_id;
+    identity.peer_cluster_id = hello.cluster_id;
+    identity.end = LinkEnd::kAcceptor;
+    identity.peer_address = SocketAddress::OfPeer(socket.get());
+    identity.initiator_greeting = hello.nonce;
+    identity.acceptor_greeting = own.nonce;
+    const auto link = std::make_shared<Link>(loop_, identity, std::move(socket));
+    Pending pending;
+    pending.timer =
+        loop_->PostAt(Deadline::InMs(kHandshakeMs), [this, weak = std::weak_ptr<Link>(link)] {
+            const LinkPtr late = weak.lock();
+            if (late == nullptr) return;
+            late->channel().Close();
+            ForgetPending(late);
+        });
+    pending_.emplace(link, pending);
+    link->channel().SetMaxBody(wire::kMaxStrangersBody);
+    Serve(link);
+}
+
+void LinkAcceptor::OnRequest(const std::weak_ptr<Link> &weak, uint16_t kind, uint32_t request_id,
+                             std::string_view body) {
+    const LinkPtr link = weak.lock();
+    if (link == nullptr) return;
+    const auto pending = pending_.find(link);
+    const bool accepting = pending != pending_.end();
+    const bool handshake = kind == wire::kLinkRequest || kind == wire::kLinkConfirm;
+    // The runtimes of two ends know each other before the link is complete.
+    const bool early = kind == wire::kMessage && (!accepting || pending->second.prepared);
+    const bool in_order =
+        accepting ? handshake || early : !handshake && (early || link->requests_allowed());
+    if (in_order && Answer(link, kind, request_id, body)) return;
+    LLDD_LOG(
+        LLDD_LOG_WARNING,
+        "%s sent request %u, unknown, unreadable or at the wrong time; its connection is closed",
+        link->peer_name().c_str(), kind);
+    link->channel().Close();
+    OnClosed(weak);
+}
+
+bool LinkAcceptor::Answer(const LinkPtr &link, uint16_t kind, uint32_t request_id,
+                          std::string_view body) {
+    switch (kind) {
+        case wire::kLinkRequest: OnLinkRequest(link, request_id, body); return true;
+        case wire::kLinkConfirm: OnLinkConfirm(link, request_id); return true;
+        case wire::kUnlink: OnUnlink(link, request_id); return true;
+        case wire::kDialStream:
+            if (link->identity().end == LinkEnd::kAcceptor) return false;
+            link->DialFor(request_id);
+            return true;
+        case wire::kMessage: return link->OnMessage(request_id, body);
+        default: return owner_->OnRequest(link, kind, request_id, body);
+    }
+}
+
+void LinkAcceptor::OnLinkRequest(const LinkPtr &link, uint32_t request_id, std::string_view body) {
+    wire::LinkRequest request;
+    wire::LinkReply reply;
+    Pending &pending = pending_.at(link);
+    const bool readable =
+        request.Decode(body) && !pending.prepared && request.cluster_id == link->peer();
+    const std::string proof = std::exchange(request.proof, "");
+    if (!readable) {
+        reply.status = LLDD_LINK_FAILED;
+        reply.text = "the request cannot be read";
+    } else if (!SameDigest(proof, options_.ProofOf(*link, LinkEnd::kInitiator, request.Encode()))) {
+        reply.status = LLDD_LINK_FAILED;
+        reply.text = "the two ends have different auth tokens";
+    } else {
+        pending.replace = request.replace;
+        pending.attempts = directory_->AttemptsAt(request.cluster_id);
+        reply = PrepareLink(link, request);
+        pending.prepared = reply.status == LLDD_SUCCESS;
+        if (pending.prepared)
+            reply.proof = options_.ProofOf(*link, LinkEnd::kAcceptor, reply.Encode());
+    }
+    link->channel().Answer(wire::kLinkRequest, request_id, reply.Encode());
+    if (reply.status != LLDD_SUCCESS) {
+        ForgetPending(link);
+        link->channel().CloseAfterFlush();
+    }
+}
+
+// Whether this end wants the link.
+Status LinkAcceptor::CheckRequest(const wire::LinkRequest &request) const {
+    const uint64_t peer = request.cluster_id;
+    const auto own = Printable(options_.cluster_id);
+    if (!request.group.empty() && (groups_ == nullptr || !groups_->Expects(request.group, peer))) {
+        return Failure(LLDD_LINK_FAILED,
+                       "cluster %llu is in no communicator \"%s\" that waits for cluster %llu", own,
+                       request.group.c_str(), Printable(peer));
+    }
+    const bool to_itself = peer == options_.cluster_id;
+    const bool may_repeat =
+        options_.one_way() || to_itself || !request.group.empty() || request.replace;
+    if (!may_repeat && directory_->Find(peer) != nullptr) {
+        return Failure(LLDD_ALREADY_LINK, "cluster %llu has a link to cluster %llu already", own,
+                       Printable(peer));
+    }
+    if (request.group.empty() && directory_->OwnLinkGoesFirst(peer, directory_->AttemptsAt(peer))) {
+        return Failure(LLDD_ALREADY_LINK,
+                       "cluster %llu is linking to cluster %llu at the same time", own,
+                       Printable(peer));
+    }
+    if (request.mode != options_.mode) {
+        return Failure(LLDD_PARAM_INVALID,
+                       "cluster %llu is in %s, cluster %llu in %s; both must be in one mode", own,
+                       ModeName(options_.mode), Printable(peer), ModeName(request.mode));
+    }
+    if (request.link_style != options_.link_style) {
+        return Failure(LLDD_PARAM_INVALID,
+                       "cluster %llu and cluster %llu use different transfer backends", own,
+                       Printable(peer));
+    }
+    return Status::Ok();
+}
+
+wire::LinkReply LinkAcceptor::PrepareLink(const LinkPtr &link, const wire::LinkRequest &request) {
+    link->SetNonce(request.nonce);
+    link->SetGroup(request.group);
+    wire::LinkReply reply;
+    Status status = CheckRequest(request);
+    if (status.ok()) status = device_->Endpoint(request.nonce, &reply.endpoint);
+    if (status.ok()) status = ConnectDevice(link, request);
+    reply.status = status.code();
+    reply.text = status.text();
+    return reply;
+}
+
+Status LinkAcceptor::ConnectDevice(const LinkPtr &link, const wire::LinkRequest &request) {
+    ConnectionSetup setup;
+    setup.end = LinkEnd::kAcceptor;
+    setup.nonce = request.nonce;
+    setup.peer = link->peer();
+    setup.peer_endpoint = request.endpoint;
+    setup.streams = link.get();
+    setup.passive = options_.one_way() || request.cluster_id == options_.cluster_id;
+    std::unique_ptr<Connection> connection;
+    LLDD_RETURN_IF_ERROR(device_->Connect(setup, Deadline::Passed(), &connection));
+    link->SetConnection(std::move(connection));
+    return Status::Ok();
+}
+
+void LinkAcceptor::OnLinkConfirm(const LinkPtr &link, uint32_t request_id) {
+    const Pending pending = pending_.at(link);
+    ForgetPending(link);
+    const Status status = Accept(link, pending);
+    if (status.ok()) {
+        link->channel().SetMaxBody(wire::kMaxBody);
+        link->AllowRequests();
+    }
+    link->channel().Answer(wire::kLinkConfirm, request_id, wire::StatusBody::Of(status).Encode());
+    if (!status.ok()) {
+        directory_->Remove(link);
+        link->ShutdownWhenIdle([link] { link->channel().CloseAfterFlush(); });
+    }
+}
+
+Status LinkAcceptor::Accept(const LinkPtr &link, const Pending &pending) {
+    if (!pending.prepared) return Failure(LLDD_LINK_FAILED, "confirmed before it was requested");
+    LLDD_RETURN_IF_ERROR(link->connection()->Confirm());
+    if (!link->identity().group.empty()) {
+        directory_->Store(link);
+        if (groups_->OnAccepted(link)) return Status::Ok();
+        return Failure(LLDD_LINK_FAILED, "the communicator was left meanwhile");
+    }
+    if (directory_->OwnLinkGoesFirst(link->peer(), pending.attempts)) {
+        return Failure(LLDD_ALREADY_LINK,
+                       "cluster %llu has linked to cluster %llu at the same time",
+                       Printable(options_.cluster_id), Printable(link->peer()));
+    }
+    if (pending.replace && !options_.one_way()) DropReplaced(*link);
+    if (directory_->Store(link)) return Status::Ok();
+    return Failure(LLDD_ALREADY_LINK, "another link from this cluster was made meanwhile");
+}
+
+// The initiator has no link to this end, so an old one can no longer be used.
+void LinkAcceptor::DropReplaced(const Link &link) {
+    const LinkPtr old = directory_->Find(link.peer());
+    if (old == nullptr || link.peer() == options_.cluster_id || !old->identity().group.empty())
+        return;
+    if (!old->peer_gone() && !directory_->IsLinkingTo(link.peer())) {
+        notices_->Add(
+            Format("a new link from cluster %llu at %s replaced a live one from %s: two clients "
+                   "may be using one cluster id",
+                   Printable(link.peer()), link.identity().peer_address.ToString().c_str(),
+                   old->identity().peer_address.ToString().c_str()));
+    }
+    DropWhenIdle(old, [old] { old->channel().CloseAfterFlush(); });
+}
+
+void LinkAcceptor::DropWhenIdle(const LinkPtr &link, std::function<void()> then) {
+    directory_->Remove(link);
+    owner_->OnLinkDown(*link);
+    link->ShutdownWhenIdle(std::move(then));
+}
+
+void LinkAcceptor::OnUnlink(const LinkPtr &link, uint32_t request_id) {
+    if (link->unlink_under_way.load()) {
+        // This end waits for the same answer with the turn in its hands.
+        directory_->Remove(link);
+        link->channel().Answer(wire::kUnlink, request_id, {});
+        return;
+    }
+    DropWhenIdle(link, [link, request_id] {
+        link->channel().Answer(wire::kUnlink, request_id, {});
+        link->channel().CloseAfterFlush();
+    });
+}
+
+void LinkAcceptor::OnClosed(const std::weak_ptr<Link> &weak) {
+    const LinkPtr link = weak.lock();
+    if (link == nullptr) return;
+    link->PeerGone();
+    owner_->OnLinkDown(*link);
+    if (pending_.count(link) != 0) {
+        ForgetPending(link);
+        return;
+    }
+    if (link->unlinked()) return;
+    directory_->PeerGone(link);
+    if (link->unlinked()) link->ShutdownWhenIdle([] {});
+}
+
+void LinkAcceptor::ForgetPending(const LinkPtr &link) {
+    const auto found = pending_.find(link);
+    if (found == pending_.end()) return;
+    loop_->Cancel(found->second.timer);
+    pending_.erase(found);
+    // One that does not even greet properly makes room for the next at once.
+    while (!greeted_.empty() && pending_.size() < kMaxPending) {
+        auto next = std::move(greeted_.front());
+        greeted_.pop_front();
+        BeginHandshake(std::move(next.first), next.second);
+    }
+}
+
+}  // namespace lldd

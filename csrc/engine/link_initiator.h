@@ -1,0 +1,104 @@
+// Links as the calling thread makes and ends them.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/deadline.h"
+#include "base/event_loop.h"
+#include "base/socket.h"
+#include "base/status.h"
+#include "engine/link.h"
+#include "engine/link_acceptor.h"
+#include "engine/link_directory.h"
+#include "engine/link_options.h"
+#include "engine/owner_service.h"
+#include "engine/wire.h"
+#include "runtime/runtime.h"
+
+namespace lldd {
+
+// A peer as the client names it.
+struct ClusterSpec {
+    bool has_id = false;
+    uint64_t id = 0;
+    struct Address {
+        std::string ip;
+        uint32_t port = 0;
+    };
+    std::vector<Address> remote;
+};
+
+struct ClusterResult {
+    Status status;
+    uint64_t cluster_id = 0;  // of a link that was made: as the peer told it
+};
+
+// Thread-safe: it has no state of its own. Everything blocks; not on the I/O thread.
+class LinkInitiator {
+public:
+    LinkInitiator(EventLoop *loop, Device *device, LinkDirectory *directory, LinkAcceptor *acceptor,
+                  OwnerService *owner, const LinkOptions &options)
+        : loop_(loop),
+          device_(device),
+          directory_(directory),
+          acceptor_(acceptor),
+          owner_(owner),
+          options_(options) {}
+    LinkInitiator(const LinkInitiator &) = delete;
+    LinkInitiator &operator=(const LinkInitiator &) = delete;
+
+    // One result for each spec, in order; several are handled in parallel, all until the deadline.
+    std::vector<ClusterResult> LinkClusters(const std::vector<ClusterSpec> &specs,
+                                            const Deadline &deadline);
+    std::vector<ClusterResult> UnlinkClusters(const std::vector<ClusterSpec> &specs,
+                                              const Deadline &deadline, bool force);
+
+    // ---- Links of communicators. They are made one by one and become usable together, when the
+    // directory publishes them.
+
+    // See Device.
+    Status UseAddress(const std::string &ip) { return device_->UseAddress(ip, false); }
+    Status LinkForGroup(const SocketAddress &address, uint64_t peer, const std::string &group,
+                        uint64_t comm_id, const Deadline &deadline, std::shared_ptr<Link> *link);
+    Status EndGroupLink(const std::shared_ptr<Link> &link, const Deadline &deadline);
+
+    // Ends every link of the directory without telling the peers, who see their connections close.
+    // After LinkAcceptor::Close; no call may be under way.
+    void EndAll(const Deadline &deadline);
+
+private:
+    using LinkPtr = std::shared_ptr<Link>;
+
+    ClusterResult LinkOne(const ClusterSpec &spec, const Deadline &deadline);
+    Status LinkMutually(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline);
+    Status LinkOneWay(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline);
+    Status Greet(int socket, const Deadline &deadline, const wire::Hello &own, wire::Hello *peer);
+    Status Dial(const SocketAddress &address, const Deadline &deadline, Link::Identity identity,
+                LinkPtr *link);
+    Status Shake(const LinkPtr &link, bool replace, const Deadline &deadline);
+    Status Ask(const LinkPtr &link, wire::Kind kind, const std::string &body,
+               const Deadline &deadline, std::string *answer);
+    Status Request(const LinkPtr &link, bool replace, const Deadline &deadline,
+                   std::string *peer_endpoint);
+    Status Confirm(const LinkPtr &link, const Deadline &deadline);
+    // What is left of a link that could not be made goes; the status tells which.
+    Status Undo(const LinkPtr &link, const Deadline &deadline, Status status);
+    ClusterResult UnlinkOne(const ClusterSpec &spec, const Deadline &deadline, bool force);
+    Status UnlinkBoth(const LinkPtr &link, const Deadline &deadline);
+    // With the turn held.
+    Status TakeDown(const LinkPtr &link, const Deadline &deadline);
+
+    EventLoop *const loop_;
+    Device *const device_;
+    LinkDirectory *const directory_;
+    LinkAcceptor *const acceptor_;
+    OwnerService *const owner_;
+    const LinkOptions options_;
+};
+
+}  // namespace lldd

@@ -1,0 +1,33 @@
+// What an engine tells of itself when it makes a link, and how each end proves its right to it.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/status.h"
+#include "engine/link.h"
+#include "engine/wire.h"
+
+namespace lldd {
+
+struct LinkOptions {
+    uint64_t cluster_id = 0;
+    uint32_t mode = 0;        // LLDD_MODE_*
+    uint32_t link_style = 0;  // LLDD_LINK_STYLE_*
+    std::string secret;       // that peers must know, too; "": none
+
+    bool one_way() const { return link_style == LLDD_LINK_STYLE_ONE_WAY; }
+    // A new greeting, with a nonce of its own.
+    wire::Hello OwnHello() const;
+    // Whether the ends agree on the way to authenticate. LLDD_LINK_FAILED.
+    Status CheckAuth(const wire::Hello &peer) const;
+    // See wire::Proof.
+    std::string ProofOf(const Link &link, LinkEnd sender, const std::string &message) const;
+};
+
+// Fresh random bytes from the kernel.
+LinkNonce RandomNonce();
+
+}  // namespace lldd

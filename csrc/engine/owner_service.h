@@ -1,0 +1,42 @@
+// What an engine answers to its peers about its caches: the table of one-sided mode, keys and
+// addresses of request mode.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "engine/cache_store.h"
+#include "engine/link.h"
+#include "engine/owner_pins.h"
+#include "engine/wire.h"
+
+namespace lldd {
+
+// Everything runs on the I/O thread and does not block: there is no lock.
+class OwnerService {
+public:
+    OwnerService(CacheStore *store, bool has_device_pool)
+        : store_(store), pins_(store, has_device_pool) {}
+    OwnerService(const OwnerService &) = delete;
+    OwnerService &operator=(const OwnerService &) = delete;
+
+    // A request of the peer of this link. False if it is none that concerns caches, or cannot be
+    // read.
+    bool OnRequest(const std::shared_ptr<Link> &link, uint16_t kind, uint32_t request_id,
+                   std::string_view body);
+    // The peer of this link will ask for nothing any more. May come more than once.
+    void OnLinkDown(const Link &link) { pins_.Drop(&link); }
+
+private:
+    void OnResolve(const std::shared_ptr<Link> &link, uint32_t request_id,
+                   const wire::Resolve &resolve);
+    wire::LocateReply Locate(const wire::Locate &locate) const;
+
+    CacheStore *const store_;
+    OwnerPins pins_;
+};
+
+}  // namespace lldd
