@@ -8,7 +8,6 @@ of pools and counters agree.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import warnings
 from collections import Counter
@@ -29,17 +28,16 @@ from llm_datadist import (
     CacheKeyByIdAndIndex,
     DataType,
     LLMClusterInfo,
-    LLMConfig,
     LLMDataDist,
     LLMDataDistWarning,
     LLMException,
-    LLMRole,
     Placement,
 )
 from llm_datadist import LLMStatusCode as S
 from llm_datadist._native import marshal
 from llm_datadist.introspection import LinkState
 from llm_datadist.testing import eventually
+from llm_datadist.testing.actor import EngineSpec
 from tests.model.world import (
     PAGE,
     PAGE_SHIFT,
@@ -209,21 +207,17 @@ class Machine(RuleBasedStateMachine):
             os.environ[TRANSPORT] = value
 
     def _opened(self, cluster: int, buffer: Any, placements: tuple[Placement, ...]) -> Player:
-        config = LLMConfig()
-        config.enable_cache_manager = True
-        config.enable_remote_cache_accessible = self.one_sided
-        config.allow_multiple_instances = True
-        config.listen_ip_info = "127.0.0.1:0"
-        config.sync_kv_timeout = 10000
-        for placement in placements:
-            size = POOL_PAGES[placement] * PAGE
-            text = json.dumps({"memory_size": size, "page_shift": PAGE_SHIFT})
-            if placement == Placement.DEVICE:
-                config.mem_pool_cfg = text
-            else:
-                config.host_mem_pool_cfg = text
-        datadist = LLMDataDist(LLMRole.MIX, cluster)
-        datadist.init(config.generate_options())
+        pools = {placement: POOL_PAGES[placement] * PAGE for placement in placements}
+        datadist = EngineSpec(
+            cluster,
+            listen="127.0.0.1:0",
+            one_sided=self.one_sided,
+            sync_timeout_ms=10000,
+            device_pool=pools.get(Placement.DEVICE, 0),
+            host_pool=pools.get(Placement.HOST, 0),
+            page_shift=PAGE_SHIFT,
+            several_in_a_process=True,
+        ).open()
         model = Engine(self.world, cluster, {})
         for placement in placements:
             # A cache as large as the pool tells where the pool is.
