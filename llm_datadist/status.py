@@ -192,7 +192,7 @@ def error(text: str, status: int, raw: int = 0) -> LLMException:
 
 
 def native_error(name: str, status: int, details: str, raw: int = 0) -> LLMException:
-    """Make the exception of a native call that failed; the only way from status to exception.
+    """Make the exception of a function of the engine that failed.
 
     Args:
         name: of the operation, as the client knows it.

@@ -21,7 +21,7 @@ def test_exports_exactly_the_functions_of_the_header(mock_library, parsed):
         check=True,
     )
     exported = {line.split()[-1].partition("@")[0] for line in result.stdout.splitlines()}
-    assert exported == set(parsed.functions)
+    assert exported == {function.name for function in parsed.functions}
 
 
 @pytest.mark.sanitize

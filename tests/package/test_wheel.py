@@ -106,6 +106,7 @@ def test_contents(wheel):
         "llm_datadist/__init__.py",
         "llm_datadist/py.typed",
         "llm_datadist/_native/_ffi.py",
+        "llm_datadist/_native/_ffi.pyi",
         "llm_datadist/_native/lib/libllm_datadist_mock.so",
         "llm_datadist/include/llm_datadist.h",
         "llm_datadist/_bench/reference.c",
