@@ -141,6 +141,7 @@ def cache_desc(ffi: FFI, desc: CacheDesc, is_blocks: bool) -> tuple[lldd_cache_d
     struct.data_type = desc.data_type.value
     struct.num_dims = len(desc.shape)
     struct.dims = dims
+    struct.batch_dim_index = desc.batch_dim
     return struct, [dims]
 
 
