@@ -633,7 +633,7 @@ class CacheManager:
         )
 
     def remap_registered_memory(self, mem_infos: MemInfo | list[MemInfo]) -> None:
-        """Say that registered memory of a device was mapped anew; checked, and without effect.
+        """Tell the device that registered memory was mapped anew; without effect on the mock.
 
         Raises LLMException: LLM_PARAM_INVALID, LLM_NOT_YET_LINK, LLM_FAILED. Source: 6.5, decision
         26.
