@@ -181,7 +181,7 @@ def test_a_closed_engine_answers_a_status(mock_library, engine, parsed):
     ffi, lib = mock_library.ffi, mock_library.lib
     calls = {
         name: [ffi.cast(kind, 0) for kind in ffi.typeof(getattr(lib, name)).args[1:]]
-        for name in parsed.functions
+        for name in (function.name for function in parsed.functions)
         if ffi.typeof(getattr(lib, name)).args[:1] == (ffi.typeof("lldd_engine *"),)
     }
     del calls["lldd_engine_free"]
