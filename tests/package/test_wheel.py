@@ -367,4 +367,4 @@ def test_a_source_distribution_has_what_the_build_needs(setup_module, tmp_path):
     }
     needed |= {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"}
     assert needed - names == set()
-    assert [name for name in names if name.endswith((".so", "_ffi.py"))] == []
+    assert [name for name in names if name.endswith((".so", "_ffi.py", "_ffi.pyi"))] == []
