@@ -10,7 +10,6 @@
 namespace lldd::mock {
 namespace {
 
-constexpr Transport kAllTransports[] = {Transport::kMapped, Transport::kCma, Transport::kTcp};
 constexpr char kHostRoot[] = "LLM_DATADIST_MOCK_HOST_ROOT";
 
 // One row of the table: all that is said of a variable, and how its text becomes a setting.
@@ -60,9 +59,9 @@ Status ReadTransports(const Variable &variable, const char *value, Settings *set
         const size_t comma = std::min(list.find(',', start), list.size());
         const std::string name = list.substr(start, comma - start);
         const auto *known =
-            std::find_if(std::begin(kAllTransports), std::end(kAllTransports),
+            std::find_if(std::begin(kFastestFirst), std::end(kFastestFirst),
                          [&](Transport transport) { return name == TransportName(transport); });
-        if (known == std::end(kAllTransports) ||
+        if (known == std::end(kFastestFirst) ||
             std::find(transports->begin(), transports->end(), *known) != transports->end()) {
             return Refuse(variable, value);
         }
@@ -126,15 +125,6 @@ constexpr Variable kVariables[] = {
 
 }  // namespace
 
-const char *TransportName(Transport transport) {
-    switch (transport) {
-        case Transport::kMapped: return "mapped";
-        case Transport::kCma: return "cma";
-        case Transport::kTcp: return "tcp";
-    }
-    return "none";
-}
-
 bool Settings::allows(Transport transport) const {
     return (transport_bits() & TransportBit(transport)) != 0;
 }
@@ -152,7 +142,7 @@ std::string HostRoot() {
 
 Status ReadSettings(Settings *settings) {
     Settings read;
-    read.transports.assign(std::begin(kAllTransports), std::end(kAllTransports));
+    read.transports.assign(std::begin(kFastestFirst), std::end(kFastestFirst));
     read.threads = std::min(4U, FindUsableCpus(HostRoot()).count());
     for (const Variable &variable : kVariables) {
         const char *value = ValueOf(variable.name);
