@@ -40,7 +40,7 @@ Status CacheStore::ReadKeys(const Cache &cache, const lldd_cache_key *keys, uint
     return Status::Ok();
 }
 
-Status CacheStore::AddAllocated(CacheRef cache, const lldd_cache_key *keys, uint64_t num_keys,
+Status CacheStore::AddAllocated(const CacheRef &cache, const lldd_cache_key *keys, uint64_t num_keys,
                                 std::vector<std::string> *notices) {
     const bool blocks = cache->shape.blocks;
     if (!blocks && num_keys > cache->shape.count) {
@@ -83,7 +83,7 @@ Status CacheStore::AddAllocated(CacheRef cache, const lldd_cache_key *keys, uint
     return Status::Ok();
 }
 
-Status CacheStore::AddRegistered(CacheRef cache, const lldd_cache_key *keys, uint64_t num_keys,
+Status CacheStore::AddRegistered(const CacheRef &cache, const lldd_cache_key *keys, uint64_t num_keys,
                                  std::vector<std::string> *notices) {
     std::vector<Wanted> wanted;
     LLDD_RETURN_IF_ERROR(ReadKeys(*cache, keys, num_keys, &wanted));
