@@ -59,7 +59,8 @@ Status MockDevice::Open(const Settings &settings, int32_t device_id,
     }
     made->loop_ = EventLoop::Acquire();
     made->helpers_ = CopyPool::Acquire();
-    LLDD_RETURN_IF_ERROR(OwnMemory::Create(settings.exclude_from_fork, settings.host_root, &made->memory_));
+    LLDD_RETURN_IF_ERROR(
+        OwnMemory::Create(settings.exclude_from_fork, settings.host_root, &made->memory_));
     LLDD_RETURN_IF_ERROR(ChannelListener::Create(made->loop_, &made->channel_));
     OpenDevices &open = OfThisProcess<OpenDevices>();
     {
@@ -109,7 +110,9 @@ Status MockDevice::Withdraw(uint64_t addr, uint64_t size, const Deadline &deadli
     LLDD_RETURN_IF_ERROR(memory_->Unregister(addr, size, &withdrawn, &order));
     if (!withdrawn) return Status::Ok();
     // The I/O thread is outside the memory, and from now on finds it withdrawn.
-    { const std::lock_guard<std::mutex> serving(serve_lock_); }
+    {
+        const std::lock_guard<std::mutex> serving(serve_lock_);
+    }
     std::vector<std::shared_ptr<PeerPassage>> inside;
     {
         std::lock_guard<std::mutex> lock(passages_mutex_);
@@ -191,8 +194,8 @@ Status MockDevice::Connect(const ConnectionSetup &setup, const Deadline &deadlin
                            std::unique_ptr<Connection> *connection) {
     const bool accepts = setup.end == LinkEnd::kAcceptor;
     const FaultLink link{setup.peer, setup.streams, nullptr};
-    LLDD_RETURN_IF_ERROR(PassFaultPoint(accepts ? FaultPoint::kAccept : FaultPoint::kConnect,
-                                        deadline, &link));
+    LLDD_RETURN_IF_ERROR(
+        PassFaultPoint(accepts ? FaultPoint::kAccept : FaultPoint::kConnect, deadline, &link));
     EndpointData peer;
     LLDD_RETURN_IF_ERROR(DecodeEndpoint(setup.peer_endpoint, &peer));
     auto made = std::make_unique<MockConnection>(this, setup, std::move(peer));

@@ -28,7 +28,7 @@ struct Settings {
     bool let_others_trace = true;       // PR_SET_PTRACER_ANY where Yama would refuse peers
     std::string ptrace_scope_file;
     std::string host_root;  // "", or a folder instead of / for the files of memory and CPUs
-    std::string faults;  // see UseFaultsOfEnvironment
+    std::string faults;     // see UseFaultsOfEnvironment
 
     bool allows(Transport transport) const;
     uint32_t transport_bits() const;

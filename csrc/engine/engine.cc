@@ -248,7 +248,6 @@ void Engine::AddNotices(std::vector<std::string> notices) {
     for (std::string &notice : notices) notices_.Add(std::move(notice));
 }
 
-
 // ---- communicators ----
 
 Status Engine::CheckHasGroups() const {
