@@ -115,6 +115,7 @@ def cache_desc(ffi: Any, desc: CacheDesc, is_blocks: bool) -> tuple[Any, list[An
     struct.data_type = desc.data_type.value
     struct.num_dims = len(desc.shape)
     struct.dims = dims
+    struct.batch_dim_index = desc.batch_dim
     return struct, [dims]
 
 
