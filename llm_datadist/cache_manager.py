@@ -40,6 +40,10 @@ from .transfer import (
 )
 
 if TYPE_CHECKING:
+    # Known to every type checker; nothing is installed for it.
+    from typing_extensions import Unpack
+
+    from ._layers import PullKeywords
     from ._native.engine import Engine
 
 __all__ = ["CacheManager"]
@@ -245,7 +249,7 @@ class CacheManager:
         cache: Cache,
         batch_index: int = 0,
         size: int = -1,
-        **kwargs: Any,
+        **kwargs: Unpack[PullKeywords],
     ) -> None:
         """Pull a batch entry of a peer's contiguous cache into one of an own contiguous cache.
 
@@ -283,7 +287,7 @@ class CacheManager:
         dst_cache: Cache,
         src_blocks: Any = (),
         dst_blocks: Any = (),
-        **kwargs: Any,
+        **kwargs: Unpack[PullKeywords],
     ) -> None:
         """Pull from a peer's cache into blocks of an own paged cache.
 
