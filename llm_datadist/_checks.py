@@ -135,10 +135,15 @@ def require(condition: object, text: str) -> None:
 
 
 def check_signs(name: str, blocks: Any) -> None:
-    """Raise TypeError if blocks, with which the engine refused a transfer, has negative ids."""
-    if isinstance(blocks, (list, tuple)) or blocks is None:
+    """Raise TypeError if blocks, with which the engine refused a transfer, has negative ids.
+
+    Only a buffer can: in all other forms they were looked for before.
+    """
+    try:
+        view = memoryview(blocks)
+    except TypeError:
         return
-    for position, block in enumerate(memoryview(blocks).tolist()):
+    for position, block in enumerate(view.tolist()):
         if block < 0:
             raise wrong_type(f"{name}[{position}]", block, "an integer in [0, 2^64)")
 

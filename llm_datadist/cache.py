@@ -56,7 +56,8 @@ class CacheDesc:
             contiguous cache and the number of blocks of a paged one.
         data_type: of the elements.
         placement: host or device memory.
-        batch_dim_index: what batch_size reads; has no influence on transfers (decision 18).
+        batch_dim_index: what batch_size reads; has no influence on transfers, and one that is not 0
+            warns where a contiguous cache is made of it (decision 18).
         seq_len_dim_index: -1 or an index of shape; has no influence.
         kv_tensor_format: has no influence.
 

@@ -303,8 +303,9 @@ class CacheManager:
                 contiguous one.
             dst_cache: that receives.
             src_blocks: with a BlocksCacheKey: block k of them goes to block k of dst_blocks. List
-                or tuple of int, or a one-dimensional buffer of int64 or uint64 (a numpy array),
-                which is not copied.
+                or tuple of int, a range, or a one-dimensional array of int32, uint32, int64 or
+                uint64: of numpy, another buffer, or a tensor in the memory of the host that has
+                __dlpack__. A buffer of 64 bits is not copied.
             dst_blocks: the same, as many; a contiguous source fills them in order.
             kwargs: src_layer_range and dst_layer_range, a range with step 1 each (empty: not
                 given), and tensor_num_per_layer (2), which counts with a layer range only. Other

@@ -22,7 +22,7 @@ from ._checks import (
 )
 from .cache import RegisterMemStatus
 from .cache_manager import CacheManager
-from .config import LLMClusterInfo, LLMRole
+from .config import LLMClusterInfo, LLMConfig, LLMRole
 from .options import allows_multiple_instances, read_options
 from .status import LLMException, LLMStatusCode
 from .utils.log import get_logger
@@ -166,9 +166,11 @@ class LLMDataDist:
         check_optional("switch_options", switch_options, dict)
         ip: str | None = None
         port = 0
-        if switch_options and config.LISTEN_IP_INFO in switch_options:
-            check_type(config.LISTEN_IP_INFO, switch_options[config.LISTEN_IP_INFO], str)
-            ip, port = _addresses.split_listen_info(switch_options[config.LISTEN_IP_INFO])
+        if switch_options and LLMConfig.listen_ip_info.key in switch_options:
+            check_type(
+                LLMConfig.listen_ip_info.key, switch_options[LLMConfig.listen_ip_info.key], str
+            )
+            ip, port = _addresses.split_listen_info(switch_options[LLMConfig.listen_ip_info.key])
         # The "hixl" backend goes on listening where it does (contract 7.3).
         if ip is not None or not engine.options.one_way_links:
             engine.switch_listener(ip, port)

@@ -7,14 +7,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "mock_runtime/copy_pool.h"
+#include "mock_runtime/move.h"
 
 namespace lldd::mock {
 
-enum class Direction { kRead, kWrite };  // from the peer, to the peer
-
-// Between a chunk's moves the deadline and the peer are looked at.
-constexpr uint64_t kLargestChunk = 1U << 20;
 // From here on copies go past the caches.
 constexpr uint64_t kWorthStreaming = 256U << 10;
 // With the cookie, one fewer than what a system call takes would do; more brought nothing.
@@ -96,13 +92,6 @@ private:
     uint64_t chunk_bytes_ = kLargestChunk;
     uint64_t room_ = 0;
     uint64_t bytes_ = 0;
-};
-
-// Asked before each chunk: may the transfer go on?
-class Gate {
-public:
-    virtual ~Gate() = default;
-    virtual MoveFailure Check() const = 0;
 };
 
 }  // namespace lldd::mock

@@ -1,50 +1,30 @@
-// One end of a link: which path reaches which memory of the peer, and the transfers over them.
+// One end of a link: the transfers to and from the peer's memory, and the peer's access to this
+// device's.
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <atomic>
 #include <memory>
-#include <mutex>
-#include <string>
 #include <vector>
 
-#include "base/event_loop.h"
-#include "mock_runtime/batch.h"
 #include "mock_runtime/channel.h"
-#include "mock_runtime/copy_pool.h"
+#include "mock_runtime/device_parts.h"
 #include "mock_runtime/endpoint.h"
 #include "mock_runtime/faults.h"
-#include "mock_runtime/link_page.h"
+#include "mock_runtime/known_memory.h"
+#include "mock_runtime/move.h"
+#include "mock_runtime/passages.h"
 #include "mock_runtime/path_tcp.h"
-#include "mock_runtime/peer_regions.h"
+#include "mock_runtime/peer_memory.h"
 #include "mock_runtime/tcp_server.h"
 #include "runtime/runtime.h"
 
 namespace lldd::mock {
 
-// What the owner of memory waits on when it takes memory back: the peer's passage over one link.
-// Outlives its connection while somebody waits.
-struct PeerPassage {
-    LinkPage page;
-    LinkEnd own_end = LinkEnd::kInitiator;
-    // Of the snapshot that the peer has got: it knows no region that came later.
-    uint64_t mark = 0;
-    std::atomic<bool> peer_gone{false};
-
-    LinkSide &own_side() const { return page.OfMemoryOf(own_end); }
-    LinkSide &peer_side() const {
-        return page.OfMemoryOf(own_end == LinkEnd::kInitiator ? LinkEnd::kAcceptor
-                                                              : LinkEnd::kInitiator);
-    }
-};
-
-class MockDevice;
-
-// The device outlives its connections.
 class MockConnection final : public Connection {
 public:
-    MockConnection(MockDevice *device, const ConnectionSetup &setup, EndpointData peer);
+    MockConnection(DeviceParts *device, const ConnectionSetup &setup, EndpointData peer);
     ~MockConnection() override;
 
     // The acceptor's and the initiator's part of Device::Connect.
@@ -61,57 +41,26 @@ public:
 
 private:
     class TransferGate;
-    struct Plan;
 
-    Status EndAccess(const Deadline &deadline);
     Status TakeChannel(ChannelGift gift, pid_t pid, ChannelGift *own);
     ChannelGift OwnGift() const;
-    void MapPools(std::vector<PoolOffer> *offers);
-    bool WantsChannel() const;
-
-    void DecideRoutes();
-    void DecideRoutesLocked();
-    std::string WhyNot(Transport transport, bool pool, const Region *region) const;
-    Route Choose(bool pool, const Region *region, std::string *reason) const;
+    Status EndAccess(const Deadline &deadline);
 
     Status Transfer(Direction direction, const Run *runs, size_t count, const Deadline &deadline);
-    Status MakePlan(const Run *runs, size_t count, Plan *plan);
-    MoveFailure MovePlanned(const Plan &plan, Direction direction, const Deadline &deadline);
-    MoveFailure MoveSameHost(const Plan &plan, Direction direction, const Deadline &deadline);
-    bool IsLive(const PeerRegion &region) const;
-    MoveFailure FirstWithdrawn() const;
-    Status Explain(const MoveFailure &failure) const;
-    std::string PeerName() const;
+    Status MakePlan(const Run *runs, size_t count, TransferPlan *plan);
+    MoveFailure MovePlanned(const TransferPlan &plan, Direction direction,
+                            const Deadline &deadline);
+    MoveFailure MoveSameHost(const TransferPlan &plan, Direction direction,
+                             const Deadline &deadline);
 
-    MockDevice *const device_;
+    DeviceParts *const device_;
     const LinkEnd end_;
     const LinkNonce nonce_;
-    EndpointData peer_;
-    const uint64_t mark_;  // of the snapshot that the peer has got
-    std::shared_ptr<PeerPassage> passage_;
+    const std::shared_ptr<PeerPassage> passage_;
     const FaultLink fault_link_;
-    std::shared_ptr<CopyPool> helpers_;
 
-    // Set while the link is made, then only read, but for what a refusal changes.
-    PeerRegionTable peer_table_;
-    struct MappedPool {
-        uint32_t number;
-        SharedMemory memory;
-    };
-    std::vector<MappedPool> mapped_pools_;
-    bool same_host_ = false;
-    pid_t peer_pid_ = 0;
-    std::string why_not_same_host_ = "the link is not complete";
-    std::string why_not_mapped_;  // of the last pool that could not be mapped
-    std::string why_not_cma_;
-    mutable std::mutex paths_mutex_;
-    PathDescription path_to_pools_;
-    PathDescription path_to_registered_;
-
-    PeerRegions regions_;
+    PeerMemory peer_;
     // Of the transfer that is under way.
-    std::vector<const PeerRegion *> used_;
-    uint64_t transfers_ = 0;
     KnownMemory::View known_;
     TcpPath tcp_;
 

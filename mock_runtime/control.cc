@@ -36,8 +36,8 @@ Status Threads(const std::string &, std::string *answer) {
 
 Status Memory(const std::string &, std::string *answer) {
     const AvailableMemory available = FindAvailableMemory(HostRoot());
-    *answer = Format("available: %llu\nwhere: %s\n",
-                     static_cast<unsigned long long>(available.bytes), available.where.c_str());
+    *answer =
+        Format("available: %llu\nwhere: %s\n", Printable(available.bytes), available.where.c_str());
     return Status::Ok();
 }
 

@@ -2,7 +2,8 @@
 // argument ignores one.
 //
 //   help                     the commands, a line each
-//   environment              every variable that the runtime reads, and its value now
+//   environment              every variable that the runtime reads, a line each, with tabs between
+//                            name, legal values, default and meaning
 //   devices                  the devices that are open in this process, a line each: pools,
 //                            registrations, links
 //   kernel                   "usable: NAMES\nchosen: NAME\n", the copy kernels of this CPU

@@ -15,29 +15,9 @@
 #include <thread>
 #include <vector>
 
+#include "mock_runtime/move.h"
+
 namespace lldd::mock {
-
-// Why moving bytes ended early. No text and no allocation: it is made on any thread, on any path.
-struct MoveFailure {
-    enum Kind : uint32_t {
-        kNone,
-        kTimeout,
-        kPeerGone,
-        kWithdrawn,    // `address` is in a region that its owner has withdrawn
-        kUnknown,      // `address` is in no region that the peer may reach
-        kLocalFault,   // `address` of this process is not mapped, or not for that access
-        kRemoteFault,  // the same of the peer
-        kRefused,      // the kernel does not let this process touch the peer any more
-        kClosed,       // the stream ended; perhaps the peer, too
-        kProtocol,     // the peer sent nonsense
-        kSystem,
-    };
-    Kind kind = kNone;
-    int error = 0;
-    uint64_t address = 0;
-
-    bool failed() const { return kind != kNone; }
-};
 
 class ChunkedWork {
 public:

@@ -8,7 +8,9 @@
 #include <atomic>
 #include <cerrno>
 
+#include "base/address.h"
 #include "base/fork.h"
+#include "mock_runtime/connection.h"
 #include "mock_runtime/faults.h"
 #include "mock_runtime/path_mapped.h"
 
@@ -44,10 +46,11 @@ void Forget(Cookie *cookie) {
 Status MockDevice::Open(const Settings &settings, int32_t device_id,
                         std::unique_ptr<Device> *device) {
     std::unique_ptr<MockDevice> made(new MockDevice);
-    made->settings_ = settings;
+    DeviceParts &parts = made->parts_;
+    parts.settings = settings;
     made->device_id_ = device_id;
-    made->self_ = getpid();
-    made->kernel_ = FindCopyKernel(settings.kernel);
+    parts.self = getpid();
+    parts.kernel = FindCopyKernel(settings.kernel);
     made->cookie_ = std::make_unique<Cookie>();
     if (getrandom(made->cookie_->data(), made->cookie_->size(), 0) !=
         static_cast<ssize_t>(made->cookie_->size())) {
@@ -57,11 +60,11 @@ Status MockDevice::Open(const Settings &settings, int32_t device_id,
     if (settings.allows(Transport::kCma) && settings.let_others_trace) {
         made->traceable_by_all_ = LetAllTrace();
     }
-    made->loop_ = EventLoop::Acquire();
-    made->helpers_ = CopyPool::Acquire();
+    parts.loop = EventLoop::Acquire();
+    parts.helpers = CopyPool::Acquire();
     LLDD_RETURN_IF_ERROR(
-        OwnMemory::Create(settings.exclude_from_fork, settings.host_root, &made->memory_));
-    LLDD_RETURN_IF_ERROR(ChannelListener::Create(made->loop_, &made->channel_));
+        OwnMemory::Create(settings.exclude_from_fork, settings.host_root, &parts.memory));
+    LLDD_RETURN_IF_ERROR(ChannelListener::Create(parts.loop, &parts.channel));
     OpenDevices &open = OfThisProcess<OpenDevices>();
     {
         std::lock_guard<std::mutex> lock(open.mutex);
@@ -83,19 +86,19 @@ MockDevice::~MockDevice() {
 
 Status MockDevice::AllocatePool(Placement placement, uint64_t size, uint64_t *addr) {
     LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kPool));
-    return memory_->AllocatePool(placement, size, addr);
+    return parts_.memory->AllocatePool(placement, size, addr);
 }
 
-void MockDevice::FreePool(uint64_t addr) { memory_->FreePool(addr); }
+void MockDevice::FreePool(uint64_t addr) { parts_.memory->FreePool(addr); }
 
 Status MockDevice::Commit(uint64_t addr, uint64_t size) {
     LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kCommit));
-    return memory_->Commit(addr, size);
+    return parts_.memory->Commit(addr, size);
 }
 
 Status MockDevice::Register(uint64_t addr, uint64_t size, Placement placement) {
     LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kRegister));
-    return memory_->Register(addr, size, placement);
+    return parts_.memory->Register(addr, size, placement);
 }
 
 Status MockDevice::Unregister(uint64_t addr, uint64_t size, const Deadline &deadline) {
@@ -107,34 +110,21 @@ Status MockDevice::Unregister(uint64_t addr, uint64_t size, const Deadline &dead
 Status MockDevice::Withdraw(uint64_t addr, uint64_t size, const Deadline &deadline) {
     bool withdrawn = false;
     uint64_t order = 0;
-    LLDD_RETURN_IF_ERROR(memory_->Unregister(addr, size, &withdrawn, &order));
+    LLDD_RETURN_IF_ERROR(parts_.memory->Unregister(addr, size, &withdrawn, &order));
     if (!withdrawn) return Status::Ok();
     // The I/O thread is outside the memory, and from now on finds it withdrawn.
-    { const std::lock_guard<std::mutex> serving(serve_lock_); }
-    std::vector<std::shared_ptr<PeerPassage>> inside;
-    {
-        std::lock_guard<std::mutex> lock(passages_mutex_);
-        // Who has linked before it was registered does not know of it.
-        for (auto link = passages_.upper_bound(order); link != passages_.end(); ++link) {
-            if (IsInside(link->second->own_side())) inside.push_back(link->second);
-        }
-    }
-    for (const auto &passage : inside) {
-        if (passage->peer_gone.load()) continue;
-        if (WaitForPassage(passage->own_side(), passage->peer_gone, deadline)) continue;
-        return Failure(
-            LLDD_TIMEOUT,
-            "a peer is still in the memory at %#llx (%llu bytes); it must not be used yet",
-            static_cast<unsigned long long>(addr), static_cast<unsigned long long>(size));
-    }
-    return Status::Ok();
+    { const std::lock_guard<std::mutex> serving(parts_.serve_lock); }
+    if (parts_.passages.WaitUntilLeft(order, deadline)) return Status::Ok();
+    return Failure(LLDD_TIMEOUT,
+                   "a peer is still in the memory at %#llx (%llu bytes); it must not be used yet",
+                   Printable(addr), Printable(size));
 }
 
 Status MockDevice::Copy(const Run *runs, size_t count, Placement, Placement,
                         const Deadline &deadline) {
     LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kCopy, deadline, nullptr, runs, count));
-    KnownMemory::View known_dst(memory_->known());
-    KnownMemory::View known_src(memory_->known());
+    KnownMemory::View known_dst(parts_.memory->known());
+    KnownMemory::View known_src(parts_.memory->known());
     uint64_t total = 0;
     for (size_t i = 0; i < count; ++i) total += runs[i].length;
     Batch direct;
@@ -156,33 +146,33 @@ Status MockDevice::Copy(const Run *runs, size_t count, Placement, Placement,
     const DeadlineGate gate(deadline);
     MoveFailure failure;
     if (!direct.empty()) {
-        DirectCopy copy(direct, Direction::kRead, gate, kernel_);
-        failure = helpers_->Run(copy, direct.chunks(), direct.Threads(settings_.threads));
+        DirectCopy copy(direct, Direction::kRead, gate, parts_.kernel);
+        failure =
+            parts_.helpers->Run(copy, direct.chunks(), direct.Threads(parts_.settings.threads));
     }
     if (!failure.failed() && !checked.empty()) {
-        CheckedCopy copy(checked, Direction::kRead, gate, self_, false);
-        failure = helpers_->Run(copy, checked.chunks(), 1);
+        CheckedCopy copy(checked, Direction::kRead, gate, parts_.self, false);
+        failure = parts_.helpers->Run(copy, checked.chunks(), 1);
     }
     if (!failure.failed()) return Status::Ok();
     if (failure.kind == MoveFailure::kTimeout) {
-        return Failure(LLDD_TIMEOUT, "a copy of %llu bytes was not done in time",
-                       static_cast<unsigned long long>(total));
+        return Failure(LLDD_TIMEOUT, "a copy of %llu bytes was not done in time", Printable(total));
     }
     return Failure(LLDD_FAILED, "the memory of this process at %#llx is not mapped for the copy",
-                   static_cast<unsigned long long>(failure.address));
+                   Printable(failure.address));
 }
 
 Status MockDevice::Endpoint(const LinkNonce &nonce, std::string *endpoint) {
     LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kEndpoint));
     EndpointData data;
-    data.transports = settings_.transport_bits();
-    data.channel = channel_->name();
-    data.process.pid = static_cast<uint32_t>(self_);
+    data.transports = parts_.settings.transport_bits();
+    data.channel = parts_.channel->name();
+    data.process.pid = static_cast<uint32_t>(parts_.self);
     data.process.uid = getuid();
-    data.process.cookie_addr = reinterpret_cast<uint64_t>(cookie_->data());
+    data.process.cookie_addr = Address(cookie_->data());
     data.process.cookie = *cookie_;
     data.process.traceable_by_all = traceable_by_all_;
-    data.regions = memory_->Snapshot(nonce);
+    data.regions = parts_.memory->Snapshot(nonce);
     *endpoint = EncodeEndpoint(data);
     return Status::Ok();
 }
@@ -195,7 +185,7 @@ Status MockDevice::Connect(const ConnectionSetup &setup, const Deadline &deadlin
         PassFaultPoint(accepts ? FaultPoint::kAccept : FaultPoint::kConnect, deadline, &link));
     EndpointData peer;
     LLDD_RETURN_IF_ERROR(DecodeEndpoint(setup.peer_endpoint, &peer));
-    auto made = std::make_unique<MockConnection>(this, setup, std::move(peer));
+    auto made = std::make_unique<MockConnection>(&parts_, setup, std::move(peer));
     if (accepts) {
         made->ExpectChannel();
     } else {
@@ -203,22 +193,6 @@ Status MockDevice::Connect(const ConnectionSetup &setup, const Deadline &deadlin
     }
     *connection = std::move(made);
     return Status::Ok();
-}
-
-void MockDevice::AddPassage(std::shared_ptr<PeerPassage> passage) {
-    std::lock_guard<std::mutex> lock(passages_mutex_);
-    const uint64_t mark = passage->mark;
-    passages_.emplace(mark, std::move(passage));
-}
-
-void MockDevice::RemovePassage(const std::shared_ptr<PeerPassage> &passage) {
-    std::lock_guard<std::mutex> lock(passages_mutex_);
-    const auto [first, last] = passages_.equal_range(passage->mark);
-    for (auto place = first; place != last; ++place) {
-        if (place->second != passage) continue;
-        passages_.erase(place);
-        return;
-    }
 }
 
 std::string MockDevice::DescribeAll() {
@@ -230,14 +204,12 @@ std::string MockDevice::DescribeAll() {
 }
 
 std::string MockDevice::Describe() const {
-    const OwnMemory::Census census = memory_->Count();
-    std::lock_guard<std::mutex> lock(passages_mutex_);
+    const OwnMemory::Census census = parts_.memory->Count();
     return Format(
         "device %d: pools %zu (%llu bytes), registrations %zu (%zu known to be mapped), "
         "same-host links %zu, kernel %s, threads %u\n",
-        device_id_, census.pools, static_cast<unsigned long long>(census.pool_bytes),
-        census.registrations, census.known_mapped, passages_.size(), kernel_->name,
-        settings_.threads);
+        device_id_, census.pools, Printable(census.pool_bytes), census.registrations,
+        census.known_mapped, parts_.passages.size(), parts_.kernel->name, parts_.settings.threads);
 }
 
 }  // namespace lldd::mock

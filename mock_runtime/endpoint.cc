@@ -95,7 +95,7 @@ Status DecodeEndpoint(const std::string &bytes, EndpointData *endpoint) {
         if (wire.size == 0 || wire.size - 1 > UINT64_MAX - wire.addr) {
             return Malformed("a region past the end of the address space");
         }
-        read.regions.push_back({{wire.slot, wire.generation}, wire.addr, wire.size, wire.pool});
+        read.regions.push_back({{wire.addr, wire.size}, {wire.slot, wire.generation}, wire.pool});
     }
     *endpoint = std::move(read);
     return Status::Ok();

@@ -8,16 +8,9 @@
 #include <vector>
 
 #include "base/status.h"
+#include "mock_runtime/transport.h"
 
 namespace lldd::mock {
-
-// How memory of a peer is reached.
-enum class Transport : uint32_t { kMapped = 0, kCma = 1, kTcp = 2 };
-
-const char *TransportName(Transport transport);
-constexpr uint32_t TransportBit(Transport transport) {
-    return uint32_t{1} << static_cast<uint32_t>(transport);
-}
 
 struct Settings {
     uint32_t devices = 16;
@@ -26,9 +19,9 @@ struct Settings {
     std::string kernel = "auto";        // see copy_kernels.h
     bool exclude_from_fork = false;     // registered memory, too, is kept from forked children
     bool let_others_trace = true;       // PR_SET_PTRACER_ANY where Yama would refuse peers
-    std::string ptrace_scope_file;
+    std::string ptrace_scope_file = "/proc/sys/kernel/yama/ptrace_scope";
     std::string host_root;  // "", or a folder instead of / for the files of memory and CPUs
-    std::string faults;  // see UseFaultsOfEnvironment
+    std::string faults;     // see UseFaultsOfEnvironment
 
     bool allows(Transport transport) const;
     uint32_t transport_bits() const;
@@ -40,7 +33,7 @@ std::string HostRoot();
 // Reads the environment. LLDD_PARAM_INVALID names the variable, its value and what is legal.
 Status ReadSettings(Settings *settings);
 
-// One line a variable: name, legal values, default, meaning and the present value.
+// One line per variable: name, legal values, default and meaning, with tabs between them.
 std::string DescribeEnvironment();
 
 }  // namespace lldd::mock

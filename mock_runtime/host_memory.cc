@@ -11,6 +11,8 @@
 #include <memory>
 #include <vector>
 
+#include "base/address.h"
+
 // Of Linux 5.14; older C libraries do not name it.
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -70,7 +72,7 @@ Populated PopulateForWriting(PageRange range) {
     constexpr uint64_t kPiece = 64U << 20;
     for (uint64_t done = 0; done < range.size;) {
         const uint64_t size = std::min(kPiece, range.size - done);
-        if (madvise(reinterpret_cast<void *>(range.addr + done), size, MADV_POPULATE_WRITE) == 0) {
+        if (madvise(Pointer(range.addr + done), size, MADV_POPULATE_WRITE) == 0) {
             done += size;
         } else if (errno == EINVAL || errno == ENOSYS) {
             return Populated::kUnknown;
@@ -88,7 +90,7 @@ bool CountAbsent(PageRange range, uint64_t enough, uint64_t *bytes) {
     uint64_t absent = 0;
     for (uint64_t done = 0; done < range.size && absent <= enough;) {
         const uint64_t size = std::min(kPagesPerCall * PageSize(), range.size - done);
-        if (mincore(reinterpret_cast<void *>(range.addr + done), size, present.data()) != 0) {
+        if (mincore(Pointer(range.addr + done), size, present.data()) != 0) {
             if (errno == EAGAIN) continue;
             return false;
         }

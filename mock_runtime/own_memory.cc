@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/address.h"
 #include "base/control_groups.h"
 #include "base/log.h"
 #include "mock_runtime/host_memory.h"
@@ -18,8 +19,6 @@ namespace {
 constexpr size_t kMostMarks = 4096;
 // What is left to the rest of the machine when a pool grows.
 constexpr uint64_t kLeftFree = 64U << 20;
-
-unsigned long long Hex(uint64_t addr) { return addr; }
 
 // How much registrations of this process have populated; see MayPopulate.
 std::atomic<uint64_t> g_populated{0};
@@ -54,9 +53,9 @@ bool ProbeMapped(uint64_t addr, uint64_t size, const std::string &host_root) {
 void Advise(uint64_t addr, uint64_t size, int advice) {
     const PageRange pages = RoundInward(addr, size);
     if (pages.size == 0) return;
-    if (madvise(reinterpret_cast<void *>(pages.addr), pages.size, advice) != 0) {
-        LLDD_LOG(LLDD_LOG_INFO, "madvise(%#llx, %llu, %d) failed with errno %d", Hex(pages.addr),
-                 Hex(pages.size), advice, errno);
+    if (madvise(Pointer(pages.addr), pages.size, advice) != 0) {
+        LLDD_LOG(LLDD_LOG_INFO, "madvise(%#llx, %llu, %d) failed with errno %d",
+                 Printable(pages.addr), Printable(pages.size), advice, errno);
     }
 }
 
@@ -84,7 +83,7 @@ void OwnMemory::UseSlot(uint32_t slot, const Slot &use) {
 
 Status OwnMemory::AllocatePool(Placement placement, uint64_t size, uint64_t *addr) {
     if (size == 0 || size > UINT64_MAX - PageSize()) {
-        return Failure(LLDD_OUT_OF_MEMORY, "a pool of %llu bytes is not possible", Hex(size));
+        return Failure(LLDD_OUT_OF_MEMORY, "a pool of %llu bytes is not possible", Printable(size));
     }
     Pool pool;
     pool.placement = placement;
@@ -122,7 +121,7 @@ Status OwnMemory::Commit(uint64_t addr, uint64_t size) {
     {
         std::lock_guard<std::mutex> lock(mutex_);
         for (const Pool &pool : pools_) {
-            const Region whole{pool.name, pool.memory.address(), pool.memory.size(), pool.number};
+            const AddressRange whole{pool.memory.address(), pool.memory.size()};
             if (!whole.Contains(addr, size)) continue;
             pages = RoundOutward(addr, size);
             fd = pool.memory.fd();
@@ -130,8 +129,8 @@ Status OwnMemory::Commit(uint64_t addr, uint64_t size) {
         }
     }
     if (fd < 0) {
-        return Failure(LLDD_PARAM_INVALID, "%#llx with %llu bytes is not in a pool", Hex(addr),
-                       Hex(size));
+        return Failure(LLDD_PARAM_INVALID, "%#llx with %llu bytes is not in a pool",
+                       Printable(addr), Printable(size));
     }
     uint64_t absent = 0;
     const AvailableMemory available = FindAvailableMemory(host_root_);
@@ -139,17 +138,18 @@ Status OwnMemory::Commit(uint64_t addr, uint64_t size) {
     if (absent == 0) return Status::Ok();
     if (absent + kLeftFree > available.bytes) {
         return Failure(LLDD_OUT_OF_MEMORY,
-                       "%llu bytes of the pool are needed, %llu are available %s", Hex(pages.size),
-                       Hex(available.bytes), available.where.c_str());
+                       "%llu bytes of the pool are needed, %llu are available %s",
+                       Printable(pages.size), Printable(available.bytes), available.where.c_str());
     }
     const Populated populated = PopulateForWriting(pages);
     if (populated == Populated::kUnknown &&
         fallocate(fd, 0, static_cast<off_t>(offset), static_cast<off_t>(pages.size)) != 0) {
         return ErrnoFailure(LLDD_OUT_OF_MEMORY, errno, "no memory for %llu bytes of the pool",
-                            Hex(pages.size));
+                            Printable(pages.size));
     }
     if (populated == Populated::kNotUsable) {
-        return Failure(LLDD_OUT_OF_MEMORY, "no memory for %llu bytes of the pool", Hex(pages.size));
+        return Failure(LLDD_OUT_OF_MEMORY, "no memory for %llu bytes of the pool",
+                       Printable(pages.size));
     }
     return Status::Ok();
 }
@@ -157,7 +157,7 @@ Status OwnMemory::Commit(uint64_t addr, uint64_t size) {
 Status OwnMemory::Register(uint64_t addr, uint64_t size, Placement) {
     if (size == 0 || addr == 0 || size - 1 > UINT64_MAX - addr) {
         return Failure(LLDD_PARAM_INVALID, "%#llx with %llu bytes is no range of the address space",
-                       Hex(addr), Hex(size));
+                       Printable(addr), Printable(size));
     }
     {
         std::lock_guard<std::mutex> lock(mutex_);
@@ -193,8 +193,8 @@ Status OwnMemory::Unregister(uint64_t addr, uint64_t size, bool *withdrawn, uint
     std::lock_guard<std::mutex> lock(mutex_);
     Registration *const found = size == 0 ? nullptr : registrations_.Find(addr, size);
     if (found == nullptr) {
-        return Failure(LLDD_PARAM_INVALID, "%#llx with %llu bytes is not registered", Hex(addr),
-                       Hex(size));
+        return Failure(LLDD_PARAM_INVALID, "%#llx with %llu bytes is not registered",
+                       Printable(addr), Printable(size));
     }
     if (--found->count > 0) return Status::Ok();
     table_.Withdraw(found->name);
@@ -224,10 +224,10 @@ std::vector<Region> OwnMemory::Snapshot(const LinkNonce &nonce) {
     std::vector<Region> regions;
     regions.reserve(pools_.size() + num_registrations_);
     for (const Pool &pool : pools_) {
-        regions.push_back({pool.name, pool.memory.address(), pool.memory.size(), pool.number});
+        regions.push_back({{pool.memory.address(), pool.memory.size()}, pool.name, pool.number});
     }
     registrations_.ForEach([&](uint64_t addr, uint64_t size, const Registration &registration) {
-        regions.push_back({registration.name, addr, size, Region::kNoPool});
+        regions.push_back({{addr, size}, registration.name, Region::kNoPool});
     });
     return regions;
 }
@@ -244,7 +244,7 @@ OwnMemory::Claim OwnMemory::Check(uint64_t mark, uint64_t addr, uint64_t length,
                                   RegionName *name) const {
     std::lock_guard<std::mutex> lock(mutex_);
     const auto covers = [&](uint64_t start, uint64_t size, uint64_t order) {
-        return order < mark && Region{{}, start, size, 0}.Contains(addr, length);
+        return order < mark && AddressRange{start, size}.Contains(addr, length);
     };
     if (table_.IsLive(*name)) {
         const Slot &slot = slots_[name->slot];

@@ -13,26 +13,12 @@
 
 #include "base/range_map.h"
 #include "mock_runtime/known_memory.h"
+#include "mock_runtime/region.h"
 #include "mock_runtime/region_table.h"
 #include "mock_runtime/shared_memory.h"
 #include "runtime/runtime.h"
 
 namespace lldd::mock {
-
-// A region as peers learn of it.
-struct Region {
-    static constexpr uint32_t kNoPool = 0xFFFFFFFF;
-
-    RegionName name;
-    uint64_t addr = 0;
-    uint64_t size = 0;
-    uint32_t pool = kNoPool;  // the number of the pool, or kNoPool for registered memory
-
-    bool is_pool() const { return pool != kNoPool; }
-    bool Contains(uint64_t start, uint64_t length) const {
-        return start >= addr && start - addr < size && length <= size - (start - addr);
-    }
-};
 
 struct Pool {
     uint32_t number = 0;

@@ -3,10 +3,10 @@
 
 #include <cerrno>
 
+#include "base/address.h"
+
 namespace lldd::mock {
 namespace {
-
-void *Pointer(uint64_t addr) { return reinterpret_cast<void *>(addr); }
 
 constexpr MoveFailure kGone{MoveFailure::kPeerGone, 0, 0};
 

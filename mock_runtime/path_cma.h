@@ -10,6 +10,7 @@
 #include <sys/types.h>
 
 #include "mock_runtime/batch.h"
+#include "mock_runtime/copy_pool.h"
 #include "mock_runtime/process_vm.h"
 
 namespace lldd::mock {

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/address.h"
 #include "mock_runtime/host_memory.h"
 #include "mock_runtime/process_vm.h"
 
@@ -13,8 +14,6 @@ namespace {
 bool Overlap(uint64_t a, uint64_t b, uint64_t length) {
     return a < b ? b - a < length : a - b < length;
 }
-
-void *Pointer(uint64_t addr) { return reinterpret_cast<void *>(addr); }
 
 }  // namespace
 

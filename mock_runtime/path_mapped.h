@@ -7,6 +7,8 @@
 
 #include "mock_runtime/batch.h"
 #include "mock_runtime/copy_kernels.h"
+#include "mock_runtime/copy_pool.h"
+#include "mock_runtime/move.h"
 
 namespace lldd::mock {
 

@@ -7,7 +7,8 @@
 #include <mutex>
 #include <vector>
 
-#include "mock_runtime/batch.h"
+#include "mock_runtime/move.h"
+#include "mock_runtime/range_cursor.h"
 #include "mock_runtime/region_table.h"
 #include "mock_runtime/tcp_protocol.h"
 #include "runtime/runtime.h"

@@ -3,59 +3,47 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
-#include "mock_runtime/own_memory.h"
+#include "mock_runtime/region.h"
+#include "mock_runtime/transport.h"
+#include "runtime/regions.h"
 
 namespace lldd::mock {
 
-// How a region of the peer is reached.
-enum class Route : uint8_t { kNone, kMapped, kCma, kTcp };
-
-struct PeerRegion {
-    Region region;
-    Route route = Route::kNone;
-    uint64_t mapped_at = 0;  // where a mapped pool begins in this process
-    uint64_t used_in = 0;    // the number of the last transfer that used it
+struct PeerRegion : Region {
+    std::optional<Transport> transport;  // how it is reached; none: not at all
+    uint64_t mapped_at = 0;              // where a mapped pool begins in this process
+    uint64_t used_in = 0;                // the number of the last transfer that used it
 };
 
+// Not thread-safe.
 class PeerRegions {
 public:
-    // Sorts them; regions may overlap.
     void Assign(const std::vector<Region> &regions);
 
-    std::vector<PeerRegion> &all() { return regions_; }
+    template <typename Visit>
+    void ForEach(const Visit &visit) {
+        for (size_t i = 0; i < regions_.size(); ++i) visit(regions_[i]);
+    }
 
-    // The region that holds the address, one that `is_live` likes if there is any; null: none holds
-    // it.
+    // The region that holds the address, one that `is_live` if there is any; null: none holds it.
     template <typename IsLive>
     PeerRegion *Find(uint64_t addr, const IsLive &is_live) {
-        if (last_ < regions_.size() && regions_[last_].region.Contains(addr, 1) &&
-            is_live(regions_[last_])) {
-            return &regions_[last_];
-        }
-        PeerRegion *dead = nullptr;
-        for (size_t i = FirstAfter(addr); i > 0; --i) {
-            PeerRegion &candidate = regions_[i - 1];
-            if (candidate.region.Contains(addr, 1)) {
-                if (is_live(candidate)) {
-                    last_ = i - 1;
-                    return &candidate;
-                }
-                dead = &candidate;
-            }
-            // Nothing further to the left reaches so far.
-            if (reach_[i - 1] < addr) break;
-        }
-        return dead;
+        // Neighbouring runs are mostly of one region.
+        const bool again = last_ < regions_.size() && regions_[last_].Contains(addr, 1);
+        if (again && is_live(regions_[last_])) return &regions_[last_];
+        const size_t found = regions_.Find(addr, is_live);
+        if (found == regions_.size()) return nullptr;
+        last_ = found;
+        return &regions_[found];
     }
 
 private:
-    size_t FirstAfter(uint64_t addr) const;
-
-    std::vector<PeerRegion> regions_;  // by address
-    std::vector<uint64_t> reach_;      // the last byte of any region up to this one
+    SortedRegions<PeerRegion> regions_;
     size_t last_ = 0;
 };
 

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <memory>
 
+#include "base/address.h"
 #include "base/status.h"
 
 #ifndef PR_SET_PTRACER
@@ -82,14 +83,14 @@ VmResult VmWrite(pid_t pid, const iovec *local, const iovec *remote, size_t coun
 bool VmReadable(pid_t pid, uint64_t addr) {
     char byte = 0;
     const iovec local{&byte, 1};
-    const iovec remote{reinterpret_cast<void *>(addr), 1};
+    const iovec remote{Pointer(addr), 1};
     return VmRead(pid, &local, &remote, 1, 1).error == 0;
 }
 
 bool VmWorksOnSelf() {
     static const bool works = [] {
         const char probe = 'x';
-        return VmReadable(getpid(), reinterpret_cast<uint64_t>(&probe));
+        return VmReadable(getpid(), Address(&probe));
     }();
     return works;
 }
@@ -105,7 +106,7 @@ std::string WhyProcessVmCannot(const Settings &settings, pid_t pid, const Proces
     if (!yama.empty()) return yama;
     Cookie read{};
     const iovec local{read.data(), read.size()};
-    const iovec remote{reinterpret_cast<void *>(peer.cookie_addr), read.size()};
+    const iovec remote{Pointer(peer.cookie_addr), read.size()};
     const VmResult result = VmRead(pid, &local, &remote, 1, read.size());
     if (result.error != 0) {
         const Status refused =

@@ -11,16 +11,12 @@
 #include <cstdint>
 #include <vector>
 
+#include "mock_runtime/region.h"
 #include "mock_runtime/shared_memory.h"
 
 namespace lldd::mock {
 
 constexpr uint32_t kMostRegions = 1U << 20;
-
-struct RegionName {
-    uint32_t slot = 0;
-    uint32_t generation = 0;
-};
 
 // The owner's. Not thread-safe but for IsLive.
 class RegionTable {

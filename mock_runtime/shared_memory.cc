@@ -52,13 +52,13 @@ Status SharedMemory::Create(const char *name, uint64_t size, Writers writers,
     if (size > static_cast<uint64_t>(std::numeric_limits<off_t>::max()) ||
         ftruncate(made.fd_.get(), static_cast<off_t>(size)) != 0) {
         return ErrnoFailure(LLDD_OUT_OF_MEMORY, errno, "cannot reserve %llu bytes",
-                            static_cast<unsigned long long>(size));
+                            Printable(size));
     }
     void *addr =
         mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, made.fd_.get(), 0);
     if (addr == MAP_FAILED) {
         return ErrnoFailure(LLDD_OUT_OF_MEMORY, errno, "cannot reserve %llu bytes",
-                            static_cast<unsigned long long>(size));
+                            Printable(size));
     }
     made.addr_ = addr;
     made.size_ = size;
@@ -89,7 +89,7 @@ Status SharedMemory::Map(Fd fd, uint64_t size, bool writable, SharedMemory *memo
     }
     if (size == 0 || info.st_size < 0 || static_cast<uint64_t>(info.st_size) != size) {
         return Failure(LLDD_FAILED, "the peer's shared memory has %lld bytes instead of %llu",
-                       static_cast<long long>(info.st_size), static_cast<unsigned long long>(size));
+                       static_cast<long long>(info.st_size), Printable(size));
     }
     SharedMemory made;
     void *addr = mmap(nullptr, size, PROT_READ | (writable ? PROT_WRITE : 0),

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "base/address.h"
 #include "base/fd.h"
 #include "base/status.h"
 
@@ -36,7 +37,7 @@ public:
     static Status Map(Fd fd, uint64_t size, bool writable, SharedMemory *memory);
 
     char *data() const { return static_cast<char *>(addr_); }
-    uint64_t address() const { return reinterpret_cast<uint64_t>(addr_); }
+    uint64_t address() const { return Address(addr_); }
     uint64_t size() const { return size_; }
     int fd() const { return fd_.get(); }
     // The mapping stays; nobody else can get it any more.

@@ -14,6 +14,7 @@
 
 #include "base/event_loop.h"
 #include "mock_runtime/own_memory.h"
+#include "mock_runtime/range_cursor.h"
 #include "mock_runtime/tcp_protocol.h"
 
 namespace lldd::mock {

@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
+
 # It comes with an installation; named for a checkout that was installed before it was there.
 pytest_plugins = ["llm_datadist_cffi_pytest"]
 
@@ -32,3 +34,14 @@ else:
         "ci", max_examples=500, deadline=None, print_blob=True, derandomize=True
     )
     hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files that are marked slow last, so that most of what can fail fails early."""
+    items.sort(key=_is_slow)
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    # Of a whole file: the fixtures of a file are set up once.
+    module = item.getparent(pytest.Module)
+    return module is not None and module.get_closest_marker("slow") is not None

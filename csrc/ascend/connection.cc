@@ -7,6 +7,7 @@
 #include "ascend/device.h"
 #include "base/codec.h"
 #include "base/log.h"
+#include "runtime/pieces.h"
 #include "runtime/texts.h"
 
 namespace lldd::ascend {
@@ -109,27 +110,18 @@ Status AscendConnection::Plan(const Run *runs, size_t count) {
     num_pieces_ = 0;
     std::lock_guard<std::mutex> lock(mutex_);
     LLDD_RETURN_IF_ERROR(CheckLinkLocked());
-    for (size_t i = 0; i < count; ++i) {
-        uint64_t local = runs[i].local;
-        uint64_t remote = runs[i].remote;
-        uint64_t left = runs[i].length;
-        // Runs are merged where they meet, so one may lie in several neighbouring regions.
-        while (left > 0) {
-            const Region *own = known->Find(local);
-            if (own == nullptr) {
-                return Failure(LLDD_FAILED, "the memory of this process at %#llx is not registered",
-                               Printable(local));
-            }
-            const Region *peers = reachable_.Find(remote);
-            if (peers == nullptr) return UnreachableLocked(remote);
-            const uint64_t length = peers->Within(remote, own->Within(local, left));
-            AddToPlan(local, remote, length, own->id, peers->id);
-            local += length;
-            remote += length;
-            left -= length;
+    return ForEachPiece(runs, count, [&](const Run &rest, uint64_t *taken) -> Status {
+        const Region *own = Find(*known, rest.local);
+        if (own == nullptr) {
+            return Failure(LLDD_FAILED, "the memory of this process at %#llx is not registered",
+                           Printable(rest.local));
         }
-    }
-    return Status::Ok();
+        const Region *peers = Find(reachable_, rest.remote);
+        if (peers == nullptr) return UnreachableLocked(rest.remote);
+        *taken = peers->Within(rest.remote, own->Within(rest.local, rest.length));
+        AddToPlan(rest.local, rest.remote, *taken, own->id, peers->id);
+        return Status::Ok();
+    });
 }
 
 void AscendConnection::AddToPlan(uint64_t local, uint64_t remote, uint64_t length, uint64_t newest,
@@ -169,9 +161,8 @@ Status AscendConnection::CheckLinkLocked() const {
 
 Status AscendConnection::UnreachableLocked(uint64_t remote) const {
     const bool withdrawn =
-        std::any_of(withdrawn_.begin(), withdrawn_.end(), [remote](const Region &region) {
-            return remote >= region.addr && remote <= region.last();
-        });
+        std::any_of(withdrawn_.begin(), withdrawn_.end(),
+                    [remote](const Region &region) { return region.Contains(remote, 1); });
     return withdrawn ? WithdrawnByOwner("the peer", remote) : UnknownToLink("the peer", remote);
 }
 
@@ -210,7 +201,7 @@ void AscendConnection::OnMessage(std::string_view message, std::function<void()>
         case Message::kForget: {
             std::lock_guard<std::mutex> lock(mutex_);
             Region region;
-            if (reachable_.Remove(number, &region)) withdrawn_.push_back(region);
+            if (Remove(number, &reachable_, &region)) withdrawn_.push_back(region);
             remote_->AfterTransfer(std::move(answer));
             return;
         }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/address.h"
 #include "base/log.h"
 
 namespace lldd::ascend {
@@ -51,8 +52,8 @@ public:
                const Deadline &deadline) {
         if (deadline.passed()) return Failure(LLDD_TIMEOUT, "a copy was not done in time");
         const auto size = static_cast<size_t>(length);
-        void *const to = reinterpret_cast<void *>(dst);
-        const void *const from = reinterpret_cast<const void *>(src);
+        void *const to = Pointer(dst);
+        const void *const from = Pointer(src);
         aclError error = ACL_SUCCESS;
         if (kind == ACL_MEMCPY_HOST_TO_HOST) {
             // Not a device's work: ACL does it at once, on this thread.

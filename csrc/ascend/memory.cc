@@ -5,6 +5,7 @@
 #include <chrono>
 #include <thread>
 
+#include "base/address.h"
 #include "base/log.h"
 
 namespace lldd::ascend {
@@ -18,7 +19,7 @@ Memory::~Memory() {
     const Context::Scope in_context(*context_);
     for (const auto &[range, entry] : entries_) {
         if (!entry.region.pool) continue;
-        void *memory = reinterpret_cast<void *>(range.first);
+        void *memory = Pointer(range.first);
         const aclError error =
             entry.placement == Placement::kDevice ? aclrtFree(memory) : aclrtFreeHost(memory);
         const Status freed = FromAcl(error, "free a pool");
@@ -50,7 +51,7 @@ Status Memory::AllocatePool(Placement placement, uint64_t size, uint64_t *addr) 
         const lldd_status code = failed.code() == LLDD_FAILED ? LLDD_OUT_OF_MEMORY : failed.code();
         return Status(code, failed.text(), failed.raw());
     }
-    *addr = reinterpret_cast<uint64_t>(memory);
+    *addr = Address(memory);
     Status added = Add(*addr, size, placement, true);
     if (!added.ok()) (void)(on_device ? aclrtFree(memory) : aclrtFreeHost(memory));
     return added;
@@ -80,7 +81,7 @@ Status Memory::Add(uint64_t addr, uint64_t size, Placement placement, bool pool)
     if (transport_->started())
         LLDD_RETURN_IF_ERROR(RegisterAnew(addr, size, placement, &entry.handle));
     std::lock_guard<std::mutex> lock(mutex_);
-    entry.region = {next_id_++, addr, size, pool};
+    entry.region = {{addr, size}, next_id_++, pool};
     entries_.emplace(Range(addr, size), entry);
     transport_->SetNextRegion(next_id_);
     Publish();

@@ -13,41 +13,19 @@ constexpr size_t kLongestName = 64;
 
 }  // namespace
 
-void Regions::Assign(std::vector<Region> regions) {
-    regions_ = std::move(regions);
-    std::sort(regions_.begin(), regions_.end(),
-              [](const Region &a, const Region &b) { return a.addr < b.addr; });
-    Measure();
+const Region *Find(const Regions &regions, uint64_t addr) {
+    const size_t found = regions.Find(addr, [](const Region &) { return true; });
+    return found < regions.size() ? &regions[found] : nullptr;
 }
 
-bool Regions::Remove(uint64_t id, Region *removed) {
-    const auto found = std::find_if(regions_.begin(), regions_.end(),
-                                    [id](const Region &region) { return region.id == id; });
-    if (found == regions_.end()) return false;
-    *removed = *found;
-    regions_.erase(found);
-    Measure();
-    return true;
-}
-
-void Regions::Measure() {
-    furthest_.clear();
-    for (const Region &region : regions_) {
-        const uint64_t before = furthest_.empty() ? 0 : furthest_.back();
-        furthest_.push_back(std::max(before, region.last()));
+bool Remove(uint64_t id, Regions *regions, Region *removed) {
+    for (size_t i = 0; i < regions->size(); ++i) {
+        if ((*regions)[i].id != id) continue;
+        *removed = (*regions)[i];
+        regions->Remove(i);
+        return true;
     }
-}
-
-const Region *Regions::Find(uint64_t addr) const {
-    const auto after =
-        std::upper_bound(regions_.begin(), regions_.end(), addr,
-                         [](uint64_t value, const Region &region) { return value < region.addr; });
-    for (auto i = static_cast<size_t>(after - regions_.begin()); i > 0; --i) {
-        if (regions_[i - 1].last() >= addr) return &regions_[i - 1];
-        // Nothing further to the left reaches so far.
-        if (furthest_[i - 1] < addr) break;
-    }
-    return nullptr;
+    return false;
 }
 
 std::string EndpointData::Encode() const {

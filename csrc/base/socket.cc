@@ -33,6 +33,11 @@ Status SocketAddress::Parse(const std::string &ip, uint32_t port, SocketAddress 
     return Status::Ok();
 }
 
+bool SocketAddress::IsWildcard() const {
+    const std::string text = ip();
+    return text == "0.0.0.0" || text == "::" || text == "::ffff:0.0.0.0";
+}
+
 SocketAddress SocketAddress::OfSocket(int fd) {
     SocketAddress address;
     address.size_ = sizeof address.storage_;

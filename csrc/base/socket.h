@@ -34,6 +34,8 @@ public:
     const sockaddr *data() const { return reinterpret_cast<const sockaddr *>(&storage_); }
     socklen_t size() const { return size_; }
     int family() const { return storage_.ss_family; }
+    // 0.0.0.0 or ::, which stands for all addresses of a host that listens and names no host.
+    bool IsWildcard() const;
 
 private:
     sockaddr_storage storage_{};

@@ -126,8 +126,9 @@ void Engine::StartLinks(const lldd_config &config) {
     directory_ = std::make_unique<LinkDirectory>(cluster_id_, link_options.one_way());
     acceptor_ = std::make_unique<LinkAcceptor>(loop_.get(), device_.get(), directory_.get(),
                                                owner_.get(), &notices_, link_options);
-    initiator_ = std::make_unique<LinkInitiator>(loop_.get(), device_.get(), directory_.get(),
-                                                 acceptor_.get(), owner_.get(), link_options);
+    initiator_ =
+        std::make_unique<LinkInitiator>(loop_.get(), device_.get(), directory_.get(),
+                                        acceptor_.get(), owner_.get(), &notices_, link_options);
     Groups::Options group_options;
     group_options.cluster_id = cluster_id_;
     group_options.total_time_s = config.link_total_time_s;
@@ -313,6 +314,7 @@ Status Engine::Allocate(const lldd_cache_desc &desc, const std::vector<lldd_cach
     std::vector<std::string> notices;
     LLDD_RETURN_IF_ERROR(store_.AddAllocated(cache, keys.data(), keys.size(), &notices));
     AddNotices(std::move(notices));
+    WarnOfBatchDim(*cache, desc.batch_dim_index);
     // On the device the entry has been made by the time the table turns out to be too large, and it
     // stays.
     LLDD_RETURN_IF_ERROR(CheckTableSize());
@@ -364,8 +366,17 @@ Status Engine::Register(const lldd_cache_desc &desc, std::vector<uint64_t> addrs
         return status;
     }
     AddNotices(std::move(notices));
+    WarnOfBatchDim(*cache, desc.batch_dim_index);
     *cache_id = cache->id;
     return status;
+}
+
+void Engine::WarnOfBatchDim(const Cache &cache, uint32_t batch_dim_index) {
+    if (batch_dim_index == 0 || cache.shape.blocks) return;
+    notices_.Add(
+        Format("cache %lld has batch_dim_index %u, but a transfer takes shape[0], %llu, for "
+               "the batch",
+               static_cast<long long>(cache.id), batch_dim_index, Printable(cache.shape.count)));
 }
 
 // How the device lays the table of one-sided mode out.

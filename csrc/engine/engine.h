@@ -79,6 +79,7 @@ private:
                     Pool *pool);
     Status CheckHasPool(const char *what) const;
     Status CheckTableSize() const;
+    void WarnOfBatchDim(const Cache &cache, uint32_t batch_dim_index);
     Pool &PoolOf(Placement placement) {
         return placement == Placement::kDevice ? device_pool_ : host_pool_;
     }

@@ -82,13 +82,37 @@ ClusterResult LinkInitiator::LinkOne(const ClusterSpec &spec, const Deadline &de
             Failure(LLDD_PARAM_INVALID, "%s is the own address", address.ToString().c_str());
         return result;
     }
+    if (address.IsWildcard()) {
+        notices_->Add(
+            Format("link to %s: this is the address of no host; the connection goes "
+                   "to this host, whichever one was meant",
+                   address.ToString().c_str()));
+    }
     LinkPtr link;
     result.status = AsLinkStatus(Dial(address, deadline, {}, &link));
     if (!result.status.ok()) return result;
-    result.cluster_id = link->peer();
+    const uint64_t real_id = link->peer();
+    result.cluster_id = real_id;
     result.status = AsLinkStatus(options_.one_way() ? LinkOneWay(spec, link, deadline)
                                                     : LinkMutually(spec, link, deadline));
+    if (result.status.ok()) WarnOfId(spec, address, real_id);
     return result;
+}
+
+// A link was made; what keys that the client makes of the id it gave will not reach.
+void LinkInitiator::WarnOfId(const ClusterSpec &spec, const SocketAddress &address,
+                             uint64_t real_id) {
+    const uint64_t used = options_.one_way() && spec.has_id ? spec.id : real_id;
+    const std::string where = "link to " + address.ToString() + ": ";
+    if (used == options_.cluster_id) {
+        notices_->Add(where + Format("cluster %llu is the own cluster id, and a pull from it is "
+                                     "refused",
+                                     Printable(used)));
+    } else if (spec.has_id && spec.id != used) {
+        notices_->Add(where + Format("remote_cluster_id is %llu, but cluster %llu is there; keys "
+                                     "must name %llu",
+                                     Printable(spec.id), Printable(used), Printable(used)));
+    }
 }
 
 Status LinkInitiator::LinkMutually(const ClusterSpec &spec, const LinkPtr &link,

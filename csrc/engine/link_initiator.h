@@ -16,6 +16,7 @@
 #include "engine/link_acceptor.h"
 #include "engine/link_directory.h"
 #include "engine/link_options.h"
+#include "engine/notices.h"
 #include "engine/owner_service.h"
 #include "engine/wire.h"
 #include "runtime/runtime.h"
@@ -42,12 +43,13 @@ struct ClusterResult {
 class LinkInitiator {
 public:
     LinkInitiator(EventLoop *loop, Device *device, LinkDirectory *directory, LinkAcceptor *acceptor,
-                  OwnerService *owner, const LinkOptions &options)
+                  OwnerService *owner, Notices *notices, const LinkOptions &options)
         : loop_(loop),
           device_(device),
           directory_(directory),
           acceptor_(acceptor),
           owner_(owner),
+          notices_(notices),
           options_(options) {}
     LinkInitiator(const LinkInitiator &) = delete;
     LinkInitiator &operator=(const LinkInitiator &) = delete;
@@ -75,6 +77,7 @@ private:
     using LinkPtr = std::shared_ptr<Link>;
 
     ClusterResult LinkOne(const ClusterSpec &spec, const Deadline &deadline);
+    void WarnOfId(const ClusterSpec &spec, const SocketAddress &address, uint64_t real_id);
     Status LinkMutually(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline);
     Status LinkOneWay(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline);
     Status Greet(int socket, const Deadline &deadline, const wire::Hello &own, wire::Hello *peer);
@@ -98,6 +101,7 @@ private:
     LinkDirectory *const directory_;
     LinkAcceptor *const acceptor_;
     OwnerService *const owner_;
+    Notices *const notices_;
     const LinkOptions options_;
 };
 

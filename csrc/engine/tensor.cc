@@ -51,6 +51,11 @@ Status CheckDesc(const lldd_cache_desc &desc) {
                        "the shape has %" PRIu32 " dims, allowed are 1 to %" PRIu32, desc.num_dims,
                        kMaxDims);
     }
+    if (desc.batch_dim_index >= desc.num_dims) {
+        return Failure(LLDD_PARAM_INVALID,
+                       "batch_dim_index is %" PRIu32 ", it must be below num_dims, %" PRIu32,
+                       desc.batch_dim_index, desc.num_dims);
+    }
     if (desc.dims == nullptr) return Failure(LLDD_PARAM_INVALID, "dims is null");
     return Status::Ok();
 }

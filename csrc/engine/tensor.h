@@ -31,7 +31,7 @@ struct CacheShape {
 };
 
 // The part of a descriptor that is checked before a call takes a cache id: LLDD_PARAM_INVALID for
-// the layout, the placement, no tensors, or a number of dims outside 1..31.
+// the layout, the placement, no tensors, a number of dims outside 1..31, or a batch dim past them.
 Status CheckDesc(const lldd_cache_desc &desc);
 
 // The shape that a descriptor means; all of CheckDesc, then LLDD_PARAM_INVALID for an unknown data

@@ -276,6 +276,8 @@ typedef struct lldd_cache_desc {
     uint32_t data_type;  /* LLDD_TYPE_* */
     uint32_t num_dims;   /* 1..31 */
     const int64_t *dims; /* num_dims sizes, each > 0; dims[0] is the batch size or the number of blocks */
+    uint32_t batch_dim_index; /* below num_dims; moves nothing: dims[0] counts. A contiguous one that is not 0 leaves a notice */
+    uint32_t reserved;
 } lldd_cache_desc;
 
 /* Names a cache of a peer, or binds a name to an own one. */

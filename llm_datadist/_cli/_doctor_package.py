@@ -9,35 +9,18 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import llm_datadist
-from llm_datadist._native import building, loader
+from llm_datadist._native import compiler as native_compiler
+from llm_datadist._native import loader
 from llm_datadist._version import __version__
 
 from ._findings import Finding, Machine, fail, ok, warn
+from ._variables import VARIABLES, Variable
 
-# Every variable that is read, but those of the mock runtime, which tells them itself.
-VARIABLES = {
-    "ASCEND_GLOBAL_LOG_LEVEL": "0 (debug) to 4 (none): what is logged",
-    "ASCEND_HOME_PATH": "the CANN toolkit",
-    "ASCEND_TOOLKIT_HOME": "the CANN toolkit, if ASCEND_HOME_PATH is not set",
-    "AUTO_USE_UC_MEMORY": "read by CANN; importing the package sets it to 0 if it is not set",
-    "LLM_DATADIST_BACKEND": "auto, mock, ascend, or the path of a library",
-    "LLM_DATADIST_BUILD_ASCEND": "0, 1: whether installing builds the Ascend library",
-    "LLM_DATADIST_BUILD_JOBS": "compilers at a time",
-    "LLM_DATADIST_BUILD_OUTPUT": "where a sanitized library goes",
-    "LLM_DATADIST_HOST_IP": "the address that the Ascend runtime tells its peers",
-    "LLM_DATADIST_RENDEZVOUS": "ip:port at which the members of a communicator meet across hosts",
-    "LLM_DATADIST_SANITIZE": "sanitizers to build a library with",
-    "LLM_DATADIST_SCOPE": "keeps communicators of the same name apart",
-    "LLM_DATADIST_STRICT_HARDWARE": "1: be as strict about arguments as a device",
-    "LLM_DATADIST_WERROR": "1: warnings of the compiler are errors when libraries are built",
-    "XDG_CACHE_HOME": "below it lies what build-ascend makes",
-}
 _PREFIX = "LLM_DATADIST_"
 _RUNTIME_PREFIX = "LLM_DATADIST_MOCK_"
-_TEST_PREFIX = "LLM_DATADIST_TEST_"
 _SECRETS = ("TOKEN", "SECRET", "PASSWORD")
 _FIND = (
     "import importlib.util, sys; "
@@ -107,30 +90,29 @@ def versions(machine: Machine) -> Finding:
 def compiler(machine: Machine) -> Finding:
     """Which C++ compiler would be used."""
     try:
-        command = building.find_compiler()
-    except building.BuildError:
+        command = native_compiler.find_compiler()
+    except native_compiler.BuildError:
         return ok("compiler", "none; one is needed only to build libraries", version=None)
-    version = building.compiler_version(command)
+    version = native_compiler.compiler_version(command)
     return ok("compiler", f"{' '.join(command)}: {version}", version=version)
 
 
-def environment(machine: Machine, runtime_lines: Iterable[str]) -> list[Finding]:
+def environment(machine: Machine, of_mock: Sequence[Variable]) -> list[Finding]:
     """Tell every variable that is read, with its value, and those that look like one.
 
     Args:
-        runtime_lines: what the mock runtime tells of its variables: "NAME (...): ...".
+        of_mock: the variables of the mock runtime; none if its library does not load.
     """
-    told = dict(line.split(" ", 1) for line in runtime_lines)
-    meanings = {**VARIABLES, **told}
+    meanings = {each.name: each.meaning for each in (*VARIABLES, *of_mock)}
     findings = []
     for name in sorted(meanings):
         if machine.environ.get(name):
             value = _shown(name, machine.environ[name])
             findings.append(ok(name, value, value=value, meaning=meanings[name]))
     for name in sorted(machine.environ):
-        if name in meanings or not name.startswith(_PREFIX) or name.startswith(_TEST_PREFIX):
+        if name in meanings or not name.startswith(_PREFIX):
             continue
-        if name.startswith(_RUNTIME_PREFIX) and not told:
+        if name.startswith(_RUNTIME_PREFIX) and not of_mock:
             continue  # there is no mock library that could tell its variables
         similar = difflib.get_close_matches(name, meanings, n=2)
         advice = f"unset it, or did you mean {' or '.join(similar)}?" if similar else "unset it"

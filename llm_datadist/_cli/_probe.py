@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ._host import AvailableMemory, UsableCpus, cpus_of, memory_of
 from ._processes import PeerFailure, Peers, serve
+from ._variables import Variable, of_mock
 
 if TYPE_CHECKING:
     from llm_datadist._native.facade import Facade
@@ -30,8 +31,8 @@ class Tried:
     """What came of it.
 
     ``error`` is "" if all went well, ``kind`` is the name of the exception. A library that loads is
-    described even if no engine opens on it: ``path`` is "" if none loaded. ``variables`` are the
-    lines of the runtime about its environment; ``memory`` and ``cpus`` are None for a runtime that
+    described even if no engine opens on it: ``path`` is "" if none loaded. ``variables`` are those
+    of the runtime; ``memory`` and ``cpus`` are None for a runtime that
     does not tell them.
     """
 
@@ -42,7 +43,7 @@ class Tried:
     description: str = ""
     path: str = ""
     device_count: int = 0
-    variables: tuple[str, ...] = ()
+    variables: tuple[Variable, ...] = ()
     memory: AvailableMemory | None = None
     cpus: UsableCpus | None = None
     warnings: tuple[str, ...] = ()
@@ -119,7 +120,6 @@ def _commands(native: Facade) -> set[str]:
 
 
 def _describe(library: NativeLibrary) -> Tried:
-    from llm_datadist._native.control import control
     from llm_datadist._native.facade import Facade
 
     info = library.info
@@ -133,7 +133,7 @@ def _describe(library: NativeLibrary) -> Tried:
     native = Facade(library.ffi, library.lib)
     commands = _commands(native)
     if "environment" in commands:
-        tried = replace(tried, variables=tuple(control(native, "environment").splitlines()))
+        tried = replace(tried, variables=of_mock(native))
     if "memory" in commands:
         tried = replace(tried, memory=memory_of(native))
     if "cpus" in commands:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,12 @@ SECTIONS = 10
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument(
+        "--variables", action="store_true", help="print every environment variable that is read"
+    )
+    parser.add_argument(
+        "--options", action="store_true", help="print every member of LLMConfig and its option"
+    )
     parser.add_argument("--probe-channel", type=int, metavar="FD", help=argparse.SUPPRESS)
 
 
@@ -38,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
         from . import _probe
 
         return _probe.answer(args.probe_channel)
+    if args.variables or args.options:
+        return _print_tables(args)
     from ._findings import Machine
 
     progress = Progress(sys.stderr, SECTIONS)
@@ -53,6 +62,27 @@ def run(args: argparse.Namespace) -> int:
         progress.clear()
     print(json.dumps(_for_machines(sections)) if args.json else _text(sections))
     return 0 if works(sections) else 1
+
+
+def _print_tables(args: argparse.Namespace) -> int:
+    from . import _variables
+    from ._probe import in_child
+    from ._table import lay_out
+
+    tables = []
+    if args.variables:
+        mock = in_child("mock", os.environ)
+        if mock.error:
+            print(f"without those of the mock runtime: {mock.error}", file=sys.stderr)
+        tables.append((_variables.HEADINGS, _variables.variable_rows(mock.variables)))
+    if args.options:
+        tables.append((_variables.OPTION_HEADINGS, _variables.option_rows()))
+    if args.json:
+        rows = [dict(zip(headings, row)) for headings, table in tables for row in table]
+        print(json.dumps(rows))
+    else:
+        print("\n\n".join("\n".join(lay_out([head, *rows], ())) for head, rows in tables))
+    return 0
 
 
 def examine(machine: Machine, progress: Progress) -> Iterator[Section]:

@@ -13,15 +13,20 @@ from array import array
 from collections.abc import Iterable, Sequence
 from functools import partial
 from operator import index
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
+
+import numpy as np
 
 from .._addresses import to_text
-from .._checks import wrong_type
+from .._checks import UINT64_MAX, wrong_type
 from .._layer_words import ALL_LAYERS, TENSORS_PER_LAYER, LayerRanges
 from ..cache import CacheDesc
 from ..config import IpInfo, LLMClusterInfo
 from ..keys import BlocksCacheKey, CacheKeyByIdAndIndex
 from ..options import EngineOptions
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Borrow = Callable[[Any], Any]
 
@@ -110,6 +115,7 @@ def cache_desc(ffi: Any, desc: CacheDesc, is_blocks: bool) -> tuple[Any, list[An
     struct.data_type = desc.data_type.value
     struct.num_dims = len(desc.shape)
     struct.dims = dims
+    struct.batch_dim_index = desc.batch_dim
     return struct, [dims]
 
 
@@ -220,24 +226,37 @@ def _first_bad(name: str, values: Iterable[Any], fallback: str) -> TypeError:
         try:
             array("Q", (index(value),))
         except (TypeError, OverflowError, ValueError):
-            return wrong_type(f"{name}[{position}]", value, "an integer in [0, 2^64)")
+            return _no_id(name, position, value)
     return TypeError(f"{name}: {fallback}")
 
 
-def block_ids(borrow: Borrow, name: str, blocks: Any) -> Any:
-    """Make an array of a list, a tuple, or a one-dimensional buffer of int64 or uint64.
+def _no_id(name: str, position: int, value: Any) -> TypeError:
+    return wrong_type(f"{name}[{position}]", value, "an integer in [0, 2^64)")
 
-    A C-contiguous buffer is borrowed, no Python work is done per id. Negative numbers in a buffer
-    of int64 are not looked for. As uint64 they are huge, which the engine refuses, and then
-    check_signs() says so in the client's terms. Source: decision 32.
+
+def block_ids(borrow: Borrow, name: str, blocks: Any) -> Any:
+    """Make an array of a list, a tuple, a range, or a one-dimensional array of 32 or 64 bits.
+
+    A C-contiguous buffer of 64 bits is borrowed, no Python work is done per id. Negative numbers in
+    a buffer of int64 are not looked for. As uint64 they are huge, which the engine refuses, and
+    then check_signs() says so in the client's terms. What is converted here is looked through.
+    Source: decision 32.
     """
     if isinstance(blocks, (list, tuple)):
         return uint64s(borrow, name, blocks)
     try:
         view = memoryview(blocks)
-    except (BufferError, TypeError, ValueError):
+    except (BufferError, TypeError, ValueError) as cause:
         # ValueError: numpy's dates have no format that a buffer could tell.
-        raise wrong_type(name, blocks, _BLOCK_IDS) from None
+        if isinstance(blocks, range):
+            return borrow(_ids_of_range(name, blocks))
+        if not hasattr(blocks, "__dlpack__"):
+            raise wrong_type(name, blocks, _BLOCK_IDS) from cause
+        view = memoryview(_from_dlpack(name, blocks))
+        if view.ndim == 1 and view.format in _FORMATS:
+            return borrow(_widened(name, view))
+    if view.ndim == 1 and view.format in _FORMATS_OF_32_BITS:
+        return borrow(_widened(name, view))
     if view.ndim != 1 or view.format not in _FORMATS:
         raise TypeError(
             f"{name} only support {_BLOCK_IDS}, "
@@ -251,6 +270,43 @@ def block_ids(borrow: Borrow, name: str, blocks: Any) -> Any:
     return borrow(view.tobytes())
 
 
+def _widened(name: str, view: memoryview) -> NDArray[np.uint64]:
+    """Copy ids of an integer type into an array of uint64, negative ones refused."""
+    ids = np.asarray(view)
+    if ids.dtype.kind == "i" and ids.size and ids.min() < 0:
+        position = int(np.argmax(ids < 0))
+        raise _no_id(name, position, int(ids[position]))
+    return ids.astype(np.uint64)
+
+
+def _ids_of_range(name: str, ids: range) -> NDArray[np.uint64]:
+    """Make an array of a range, whose first and last number are its smallest and largest."""
+    if not ids:
+        return np.empty(0, np.uint64)
+    for position in (0, (ids[-1] - ids[0]) // ids.step):
+        if not 0 <= ids[position] <= UINT64_MAX:
+            raise _no_id(name, position, ids[position])
+    try:
+        counted = np.arange(len(ids), dtype=np.uint64)
+    except (OverflowError, ValueError) as cause:
+        raise MemoryError(f"{name}: no memory for the ids of {ids}") from cause
+    # Modulo 2^64, so a negative step comes out right.
+    counted *= np.uint64(ids.step & UINT64_MAX)
+    counted += np.uint64(ids.start)
+    return counted
+
+
+def _from_dlpack(name: str, blocks: Any) -> Any:
+    """Look at a tensor of another package as a numpy array, without a copy."""
+    try:
+        if blocks.__dlpack_device__()[0] in _DLPACK_HOST:
+            return np.from_dlpack(blocks)
+    # AttributeError: numpy before 1.23, which has no from_dlpack.
+    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as cause:
+        raise wrong_type(name, blocks, _BLOCK_IDS) from cause
+    raise wrong_type(name, blocks, _BLOCK_IDS + " in the memory of the host")
+
+
 def strict_block_ids(borrow: Borrow, name: str, blocks: Any) -> Any:
     """As block_ids, but only lists and tuples of int pass, as on hardware (decisions 32 and 63)."""
     if not isinstance(blocks, (list, tuple)):
@@ -261,9 +317,17 @@ def strict_block_ids(borrow: Borrow, name: str, blocks: Any) -> Any:
     return uint64s(borrow, name, blocks)
 
 
-_BLOCK_IDS = "list or tuple of int, or a one-dimensional buffer of int64 or uint64"
-# Of 64 bits in the byte order of the machine; so has a native long ("L") on 64-bit Linux.
+_BLOCK_IDS = (
+    "list or tuple of int, a range, or a one-dimensional array of int32, uint32, int64 or uint64"
+)
+# In the byte order of the machine. A native long ("L") has 64 bits on 64-bit Linux, a standard one
+# ("=L") has 32.
 _FORMATS = frozenset(("q", "Q", "@q", "@Q", "=q", "=Q", "<q", "<Q", "l", "L", "@l", "@L"))
+_FORMATS_OF_32_BITS = frozenset(
+    ("i", "I", "@i", "@I", "=i", "=I", "<i", "<I", "=l", "=L", "<l", "<L")
+)
+# kDLCPU, kDLCUDAHost and kDLROCMHost.
+_DLPACK_HOST = (1, 3, 11)
 
 
 # As many block ids fit into a frame.

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends import backend_info
-from ..config import DEVICE_ID
+from ..config import LLMConfig
 
 __all__ = [
     "allocate",
@@ -71,13 +71,13 @@ def options_of(number: int) -> dict[str, str]:
     devices = list(filter(None, os.environ.get("LLM_DATADIST_TEST_DEVICES", "").split(",")))
     more = json.loads(os.environ.get("LLM_DATADIST_TEST_DEVICE_OPTIONS") or "{}")
     each = more if isinstance(more, list) else [more]
-    own = {DEVICE_ID: devices[number % len(devices)]} if devices else {}
+    own = {LLMConfig.device_id.key: devices[number % len(devices)]} if devices else {}
     return {**own, **each[number % len(each)]}
 
 
 def id_of(options: Mapping[str, str]) -> int:
     """Return the device of an engine with these options."""
-    return int(options.get(DEVICE_ID, "0"))
+    return int(options.get(LLMConfig.device_id.key, "0"))
 
 
 def allocate(size: int, device_id: int) -> int:

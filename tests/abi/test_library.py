@@ -131,6 +131,38 @@ def test_a_larger_struct_must_have_a_zero_tail(mock_library, engine, tail, accep
         assert "not zero" in ffi.string(lib.lldd_last_error()).decode()
 
 
+@pytest.mark.parametrize(
+    ("small", "batch_dim_index", "accepted", "notice"),
+    [
+        (True, 7, True, ""),
+        (False, 0, True, ""),
+        (False, 1, True, "batch_dim_index 1"),
+        (False, 2, False, ""),
+    ],
+)
+def test_the_batch_dim_of_a_description(
+    mock_library, engine, small, batch_dim_index, accepted, notice
+):
+    ffi, lib = mock_library.ffi, mock_library.lib
+    dims = ffi.new("int64_t[]", [4, 256])
+    desc = ffi.new("lldd_cache_desc *")
+    # As a caller has it whose header ends before the member.
+    end = ffi.offsetof("lldd_cache_desc", "batch_dim_index") if small else ffi.sizeof(desc[0])
+    desc.struct_size = end
+    desc.num_tensors, desc.layout, desc.placement = 2, lib.LLDD_LAYOUT_CONTIGUOUS, 1
+    desc.data_type, desc.num_dims, desc.dims = lib.LLDD_TYPE_INT8, 2, dims
+    desc.batch_dim_index = batch_dim_index
+    status, _, _ = allocate(mock_library, engine, desc)
+    assert status == (lib.LLDD_SUCCESS if accepted else lib.LLDD_PARAM_INVALID)
+    if not accepted:
+        text = ffi.string(lib.lldd_last_error()).decode()
+        assert "batch_dim_index is 2, it must be below num_dims, 2" in text
+    chars, length = ffi.new("char[]", 200), ffi.new("uint64_t *")
+    assert lib.lldd_engine_next_notice(engine, chars, 200, length) == lib.LLDD_SUCCESS
+    assert notice in ffi.string(chars).decode()
+    assert bool(length[0]) == bool(notice)
+
+
 def test_a_smaller_struct_lacks_what_it_lacks(mock_library):
     """A config that ends before the pools opens an engine without one."""
     ffi, lib = mock_library.ffi, mock_library.lib

@@ -24,6 +24,7 @@ from llm_datadist import (
     Memtype,
     Placement,
 )
+from tests.conformance.tensors import ForeignTensor
 
 S = LLMStatusCode
 UNSET = 2**64 - 1
@@ -400,7 +401,7 @@ class TestPullBlocks:
 
     def test_short_and_long_lists_of_every_form_in_turn(self, native, manager):
         other = Cache(7, DESC, [1, 2, 3, 4], True)
-        forms = [np.uint64, np.int64, None, np.ulonglong]
+        forms = [np.uint64, np.int64, None, np.ulonglong, np.int32, np.uint32]
         for round_number, count in enumerate([1, 3, 3, 64, 65, 200, 2, 64, 1] * len(forms)):
             form = forms[round_number % len(forms)]
             src = list(range(round_number, round_number + count))
@@ -422,7 +423,8 @@ class TestPullBlocks:
         "blocks",
         [
             np.array([1.0, 2.0]),
-            np.array([1, 2], np.int32),
+            np.array([1, 2], np.int16),
+            np.array([1, 2], ">i4"),
             np.array([1, 2], ">u8"),
             np.array([[1], [2]], np.uint64),
             np.array(1, np.uint64),
@@ -452,6 +454,23 @@ class TestPullBlocks:
         with pytest.raises(TypeError, match=r"dst_blocks\[1\].*-3"):
             manager.pull_blocks(KEY, BLOCKS, [1, 2], np.array([1, -3]))
         assert native.last("pull")[1]["dst_blocks"] == [1, 2**64 - 3]
+
+    @pytest.mark.rule("C10-66")
+    def test_negative_numbers_of_what_is_converted(self, native, manager):
+        for form in (
+            lambda ids: np.array(ids, np.int32),
+            lambda ids: range(ids[0], ids[1] - 1, ids[1] - ids[0]),
+            lambda ids: ForeignTensor(np.array(ids, np.int64)),
+        ):
+            for lists, name in ((([1, 2], form([1, -3])), "dst"), ((form([1, -3]), [1, 2]), "src")):
+                with pytest.raises(TypeError, match=rf"^{name}_blocks\[1\] .*-3"):
+                    manager.pull_blocks(KEY, BLOCKS, *lists)
+        assert native.of("pull") == []
+
+    def test_a_refused_pull_of_converted_ids_is_the_engines(self, native, manager):
+        native.fail("pull", S.LLM_PARAM_INVALID)
+        for blocks in (np.array([1], np.uint32), range(1), ForeignTensor(np.array([1]))):
+            assert_invalid(lambda ids=blocks: manager.pull_blocks(KEY, BLOCKS, ids, ids))
 
     def test_calls_at_one_time_do_not_share_a_frame(self, native, manager):
         inside, seen = threading.Barrier(4, timeout=30), []

@@ -16,6 +16,7 @@ from llm_datadist._checks import check_signs
 from llm_datadist._layer_words import ALL_LAYERS, ALL_WHOLE_LAYERS
 from llm_datadist._native import _ffi, facade, marshal
 from llm_datadist._native.loader import Capability
+from tests.conformance.tensors import CUDA, CUDA_HOST, ForeignTensor
 
 IDS = st.lists(st.integers(0, 2**64 - 1), max_size=50)
 BORROW = marshal.borrower(_ffi.ffi)
@@ -80,6 +81,81 @@ def test_every_form_of_int64_ids(ids):
     assert convert([np.uint64(block) for block in ids]) == ids
 
 
+SMALLER_IDS = st.lists(st.integers(0, 2**31 - 1), max_size=50)
+
+
+@given(SMALLER_IDS)
+def test_every_form_of_ids_of_32_bits(ids):
+    for dtype, code in ((np.int32, "i"), (np.uint32, "I")):
+        blocks = np.array(ids, dtype=dtype)
+        assert convert(blocks) == ids
+        assert convert(blocks[::-1]) == ids[::-1]
+        assert convert(array(code, ids)) == ids
+        assert convert(memoryview(array(code, ids))) == ids
+        assert convert(ForeignTensor(blocks)) == ids
+    packed = memoryview(np.array(ids, dtype=np.uint32)).cast("B")
+    if ids:
+        assert convert(packed.cast("I")) == ids
+
+
+def test_the_largest_ids_of_32_bits():
+    assert convert(np.array([2**31, 2**32 - 1], dtype=np.uint32)) == [2**31, 2**32 - 1]
+    assert convert(np.array([2**31 - 1], dtype=np.int32)) == [2**31 - 1]
+
+
+@given(st.lists(st.integers(0, 2**63 - 1), max_size=50))
+def test_tensors_of_64_bits(ids):
+    for dtype in (np.int64, np.uint64):
+        blocks = np.array(ids, dtype=dtype)
+        assert convert(ForeignTensor(blocks)) == ids
+        assert convert(ForeignTensor(blocks, CUDA_HOST)) == ids
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 40), st.integers(-(2**60), 2**60).filter(bool))
+def test_ranges(start, count, step):
+    ids = range(start, start + count * step, step)
+    if all(0 <= block < 2**64 for block in ids):
+        assert convert(ids) == list(ids)
+    else:
+        with pytest.raises(TypeError, match=r"^blocks\[\d+\] only support an integer in "):
+            convert(ids)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "position", "value"),
+    [
+        (range(-2, 5), 0, -2),
+        (range(2, -2, -1), 3, -1),
+        (range(2**64 - 1, 2**64 + 1), 1, 2**64),
+        (np.array([1, 2, -7, -8], dtype=np.int32), 2, -7),
+        (array("i", [-7]), 0, -7),
+        (ForeignTensor(np.array([1, -7], dtype=np.int32)), 1, -7),
+        (ForeignTensor(np.array([1, -7])), 1, -7),
+    ],
+)
+def test_a_negative_id_is_named_with_index_and_value(blocks, position, value):
+    expected = rf"^blocks\[{position}\] only support an integer .*: {value}$"
+    with pytest.raises(TypeError, match=expected):
+        convert(blocks)
+
+
+@pytest.mark.parametrize("count", [2**50, 2**62, 2**63 + 5])
+def test_a_range_without_end_is_a_memory_error_at_once(count):
+    with pytest.raises(MemoryError):
+        convert(range(count))
+
+
+def test_a_tensor_on_a_device_is_a_type_error():
+    with pytest.raises(TypeError, match=r"blocks only support .* in the memory of the host, got F"):
+        convert(ForeignTensor(np.array([1]), CUDA))
+
+
+def test_a_numpy_that_does_not_know_dlpack(monkeypatch):
+    monkeypatch.delattr(np, "from_dlpack")
+    with pytest.raises(TypeError, match="blocks only support list or tuple"):
+        convert(ForeignTensor(np.array([1])))
+
+
 def test_smaller_numpy_integers_and_bools_in_lists():
     assert convert([np.uint8(3), np.int32(4), True]) == [3, 4, 1]
 
@@ -120,19 +196,26 @@ def test_a_bad_element_is_named_with_index_and_value(container, bad, position):
         b"12345678",
         {1, 2},
         {1: 2},
-        range(3),
         iter([1]),
-        np.array([1], dtype=np.int32),
+        np.array([1], dtype=np.int16),
+        np.array([1], dtype=">i4"),
         np.array([1.0]),
         np.array([1], dtype=">u8"),
         np.array([[1, 2]], dtype=np.uint64),
         np.array(1, dtype=np.uint64),
-        array("I", [1]),
+        np.array([[1, 2]], dtype=np.int32),
+        array("H", [1]),
         array("d", [1.0]),
+        ForeignTensor(np.array([1.0])),
+        ForeignTensor(np.array([True])),
+        ForeignTensor(np.array([1], dtype=np.int16)),
+        ForeignTensor(np.array([[1, 2]])),
+        ForeignTensor(np.array(1)),
+        ForeignTensor(np.array(["a"])),
     ],
 )
 def test_other_containers_are_type_errors(blocks):
-    with pytest.raises(TypeError, match="blocks only support list or tuple of int, or"):
+    with pytest.raises(TypeError, match="blocks only support list or tuple of int, a range, or"):
         convert(blocks)
 
 

@@ -10,10 +10,12 @@ import pytest
 
 from llm_datadist import (
     BlocksCacheKey,
+    Cache,
     CacheDesc,
     DataType,
     LLMClusterInfo,
     LLMDataDist,
+    LLMDataDistWarning,
     LLMStatusCode,
 )
 from llm_datadist.introspection import MemoryKind
@@ -38,9 +40,14 @@ def oddly_described(engine: EngineHere, keys=()) -> Held:
         seq_len_dim_index=0,
         kv_tensor_format="BNSD",
     )
-    if engine.memory is MemoryKind.ALLOCATED:
-        return engine.held(engine.manager.allocate_cache(desc, keys))
-    return engine.held(engine.manager.register_cache(desc, engine.addresses(desc), keys))
+
+    def make() -> Cache:
+        if engine.memory is MemoryKind.ALLOCATED:
+            return engine.manager.allocate_cache(desc, keys)
+        return engine.manager.register_cache(desc, engine.addresses(desc), keys)
+
+    with pytest.warns(LLMDataDistWarning, match=r"batch_dim_index 1.*shape\[0\], 4"):
+        return engine.held(make())
 
 
 @pytest.mark.rule("C10-18")

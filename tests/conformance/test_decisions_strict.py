@@ -12,6 +12,7 @@ from llm_datadist import CacheDesc, CacheKey, DataType, LLMStatusCode
 from llm_datadist.introspection import MemoryKind
 from tests.conformance.engines import HOST, EngineHere, Engines, Held, blocks_of, by_id
 from tests.conformance.refusals import refused
+from tests.conformance.tensors import ForeignTensor
 
 S = LLMStatusCode
 REGISTERED = MemoryKind.REGISTERED
@@ -111,7 +112,7 @@ def test_c10_28_it_is_off_unless_asked_for(
     puller.manager.pull_blocks(blocks_of(), target.cache, index, list(index))
 
 
-@pytest.mark.rule("C10-32", "C10-68")
+@pytest.mark.rule("C10-68", "C10-70")
 @pytest.mark.usefixtures("_strict")
 @pytest.mark.parametrize(
     "blocks",
@@ -123,8 +124,22 @@ def test_c10_28_it_is_off_unless_asked_for(
         (0, np.int64(1)),
         [0, 1.0],
         (3, True),
+        np.arange(2, dtype=np.int32),
+        range(2),
+        ForeignTensor(np.arange(2)),
     ],
-    ids=["int64", "uint64", "memoryview", "list of numpy", "numpy inside", "float inside", "bool"],
+    ids=[
+        "int64",
+        "uint64",
+        "memoryview",
+        "list of numpy",
+        "numpy inside",
+        "float inside",
+        "bool",
+        "int32",
+        "range",
+        "dlpack",
+    ],
 )
 def test_c10_32_only_lists_and_tuples_of_int(engines: Engines, blocks: Any) -> None:
     owner, puller = engines.two()
@@ -138,7 +153,7 @@ def test_c10_32_only_lists_and_tuples_of_int(engines: Engines, blocks: Any) -> N
     assert np.array_equal(target.now[:, :2], source.first[:, [3, 1]])
 
 
-@pytest.mark.rule("C10-32")
+@pytest.mark.rule("C10-66")
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("value", [-1, 2**64])
 def test_c10_32_a_value_that_is_no_uint64_is_named_with_its_index(

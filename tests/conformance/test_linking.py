@@ -8,13 +8,14 @@ import time
 
 import pytest
 
-from llm_datadist import BlocksCacheKey, LLMStatusCode
+from llm_datadist import BlocksCacheKey, LLMDataDistWarning, LLMStatusCode
 from llm_datadist.introspection import LinkState
 from llm_datadist.testing import Peer, check, eventually, moved
 from llm_datadist.testing.actor import ClusterAddress
 from tests.conformance.paths import IP
 from tests.conformance.refusals import GONE, check_refusal, refused
 from tests.conformance.stage import OWNER, PULLER, SMALL, Stage, linked
+from tests.conformance.together import NearStage
 
 S = LLMStatusCode
 
@@ -186,19 +187,21 @@ def test_different_modes_are_refused_at_once_and_the_text_names_both(stage: Stag
 
 
 @pytest.mark.rule("C7.1-21", "C10-49")
-def test_a_link_to_oneself_works_and_pulling_from_oneself_is_refused(stage: Stage) -> None:
-    peer = stage.engine(OWNER)
+def test_a_link_to_oneself_works_and_pulling_from_oneself_is_refused(together: NearStage) -> None:
+    peer = together.engine(OWNER)
     peer.register("kv", SMALL, 1, 0)
-    linked(peer, peer)
+    with pytest.warns(LLMDataDistWarning, match="own cluster id"):
+        linked(peer, peer)
     with refused(S.LLM_PARAM_INVALID, OWNER):
         pull(peer)
     assert peer.unlink(peer) == S.LLM_SUCCESS
 
 
 @pytest.mark.rule("C7.1-16", "C7.1-20", "C10-46")
-def test_a_wrong_remote_cluster_id_links_and_the_real_one_is_used(stage: Stage) -> None:
-    owner, puller = two(stage)
-    answer = puller.link_to(ClusterAddress(555, owner.listen_address))
+def test_a_wrong_remote_cluster_id_links_and_the_real_one_is_used(together: NearStage) -> None:
+    owner, puller = two(together)
+    with pytest.warns(LLMDataDistWarning, match=f"remote_cluster_id is 555.*{OWNER}"):
+        answer = puller.link_to(ClusterAddress(555, owner.listen_address))
     assert answer.statuses == [S.LLM_SUCCESS]
     pull(puller)
     with refused(S.LLM_NOT_YET_LINK, 555):

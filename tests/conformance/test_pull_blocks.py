@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import array
+from typing import Any
 
 import numpy as np
 import pytest
 
 from llm_datadist import BlocksCacheKey, LLMStatusCode
 from llm_datadist.testing import Geometry, check, moved
+from tests.conformance.engines import Engines, blocks_of
 from tests.conformance.paths import Path
 from tests.conformance.refusals import refused, refused_by_engine
 from tests.conformance.stage import OWNER, PULLER, SMALL, Pair, Stage, linked
+from tests.conformance.tensors import ForeignTensor
 
 S = LLMStatusCode
 KEY = BlocksCacheKey(OWNER, 0)
@@ -52,8 +55,29 @@ def test_block_lists(pair: Pair, name: str) -> None:
         lambda ids: np.array(ids, np.int64),
         lambda ids: [np.int32(each) for each in ids],
         lambda ids: np.array([ids, ids], np.int64)[0],
+        lambda ids: array.array("i", ids),
+        lambda ids: array.array("I", ids),
+        lambda ids: np.array(ids, np.int32),
+        lambda ids: np.array(ids, np.uint32),
+        lambda ids: np.array([ids, ids], np.int32)[1],
+        lambda ids: np.array(ids, np.int32)[::-1][::-1],
     ],
-    ids=["list", "tuple", "array Q", "array q", "uint64", "int64", "list of numpy", "row"],
+    ids=[
+        "list",
+        "tuple",
+        "array Q",
+        "array q",
+        "uint64",
+        "int64",
+        "list of numpy",
+        "row",
+        "array i",
+        "array I",
+        "int32",
+        "uint32",
+        "row of int32",
+        "view of int32",
+    ],
 )
 def test_forms_of_block_ids(pair: Pair, convert) -> None:
     src, dst = [11, 0, 15, 3], [4, 15, 1, 0]
@@ -61,8 +85,28 @@ def test_forms_of_block_ids(pair: Pair, convert) -> None:
     check(pair.target, moved(pair.target.filled(), pair.source.filled(), src, dst))
 
 
+@pytest.mark.rule("C10-32")
+def test_ranges_of_block_ids(pair: Pair) -> None:
+    pair.puller.pull("kv", KEY, range(3, 12, 2), range(9, 4, -1))
+    check(
+        pair.target,
+        moved(pair.target.filled(), pair.source.filled(), [3, 5, 7, 9, 11], [9, 8, 7, 6, 5]),
+    )
+
+
+@pytest.mark.rule("C10-32")
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int64, np.uint64])
+def test_tensors_of_other_packages_as_block_ids(engines: Engines, path: Path, dtype: Any) -> None:
+    owner, puller = engines.two(path)
+    source, target = owner.paged(model_id=0), puller.paged()
+    engines.link(puller, owner)
+    src, dst = np.array([3, 0], dtype), np.array([1, 2], dtype)
+    puller.manager.pull_blocks(blocks_of(), target.cache, ForeignTensor(src), ForeignTensor(dst))
+    assert np.array_equal(target.now[:, [1, 2]], source.first[:, [3, 0]])
+
+
 @pytest.mark.rule("C5.1-8", "C10-32")
-@pytest.mark.parametrize("wrong", [[-1], [2**64], ["0"], [0.0], np.array([0], np.int32), "0"])
+@pytest.mark.parametrize("wrong", [[-1], [2**64], ["0"], [0.0], np.array([0], np.int16), "0"])
 def test_other_forms_of_block_ids_are_type_errors(stage: Stage, path: Path, wrong) -> None:
     pair = stage.pair(path)
     for src, dst in ((wrong, [0]), ([0], wrong)):

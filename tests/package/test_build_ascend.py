@@ -47,7 +47,7 @@ def test_it_says_what_it_found_and_made(command, needs_compiler, machine, home):
     library = home / "libllm_datadist_ascend.so"
     assert f"CANN toolkit  {machine} (the usual place, version 8.5.0)" in out
     assert f"library       {library}\n" in out
-    assert "built         3 files" in out
+    assert "built         4 files" in out
     assert "[4/4] csrc/ascend/c.cc" in err
     # This tree is not all of it, and that is said, too.
     assert f"loads         not here: {library}: is not a library of llm_datadist" in out

@@ -24,7 +24,7 @@ from llm_datadist import (
     LLMStatusCode,
     Placement,
 )
-from llm_datadist.config import TRANSFER_BACKEND
+from llm_datadist.config import LLMConfig
 from llm_datadist.testing import device
 from tests.runtimes.ascend.ascend_peers import Peers
 
@@ -36,7 +36,7 @@ POOL = 256 << 20
 DEVICES = os.environ.get("LLM_DATADIST_TEST_DEVICES", "")
 IP = os.environ.get("LLM_DATADIST_TEST_DEVICE_IP", "127.0.0.1")
 # A link serves the end that made it, then.
-ONE_WAY = TRANSFER_BACKEND in device.options_of(0)
+ONE_WAY = LLMConfig.transfer_backend.key in device.options_of(0)
 
 
 @pytest.fixture

@@ -27,6 +27,8 @@ WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werr
 DRIVER_WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 MACHINE_AARCH64 = 183  # of an ELF header
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Made:
@@ -100,14 +102,12 @@ def _generate_layout(target: Path) -> None:
     target.write_text(declarations.layout_source(declarations.parse(header)))
 
 
-@pytest.mark.slow
 def test_the_library_compiles_without_warnings(made: Made) -> None:
     head = made.library.read_bytes()[:20]
     assert head[:4] == b"\x7fELF"
     assert int.from_bytes(head[18:20], "little") == MACHINE_AARCH64
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", ["local.kernels", "local.known_memory_merges", "local.cpu_quotas"])
 def test_cases_run(made: Made, case: str) -> None:
     command = [*_emulator(), str(made.driver), case]
@@ -115,7 +115,6 @@ def test_cases_run(made: Made, case: str) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@pytest.mark.slow
 def test_the_kernels_are_memcpy_and_neon(made: Made) -> None:
     command = [*_emulator(), str(made.driver), "kernels"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)

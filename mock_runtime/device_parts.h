@@ -1,0 +1,45 @@
+// What an opened device consists of, and what its connections are given: the device outlives them.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sys/types.h>
+
+#include <memory>
+#include <mutex>
+
+#include "base/event_loop.h"
+#include "mock_runtime/batch.h"
+#include "mock_runtime/channel.h"
+#include "mock_runtime/copy_kernels.h"
+#include "mock_runtime/copy_pool.h"
+#include "mock_runtime/environment.h"
+#include "mock_runtime/own_memory.h"
+#include "mock_runtime/passages.h"
+#include "mock_runtime/spares.h"
+
+namespace lldd::mock {
+
+// The pieces of a transfer by the way in which they are moved.
+struct TransferPlan {
+    Batch direct;   // both sides are mapped here, and known to be
+    Batch checked;  // the peer's pool is mapped here; the client's memory may not be
+    Batch cma;
+};
+
+struct DeviceParts {
+    Settings settings;
+    pid_t self = 0;
+    const CopyKernel *kernel = nullptr;
+    std::shared_ptr<EventLoop> loop;
+    std::shared_ptr<CopyPool> helpers;
+    std::unique_ptr<OwnMemory> memory;
+    std::unique_ptr<ChannelListener> channel;
+    std::mutex serve_lock;  // held by the I/O thread while it touches registered memory
+    Passages passages;      // over which peers may be inside the memory
+    // Of the device, not of its connections: there may be hundreds, and each of them may once have
+    // moved a lot.
+    Spares<TransferPlan> plans;
+};
+
+}  // namespace lldd::mock

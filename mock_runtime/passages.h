@@ -1,0 +1,71 @@
+// The links over which a peer may be inside this device's memory, and the owner's wait for it.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "base/deadline.h"
+#include "mock_runtime/link_page.h"
+#include "runtime/runtime.h"
+
+namespace lldd::mock {
+
+// One link as the owner of memory sees it that withdraws some. Outlives its connection while a
+// thread waits.
+class PeerPassage {
+public:
+    // mark: of the snapshot that the peer has got; it knows no region that came later.
+    PeerPassage(LinkEnd own_end, uint64_t mark) : own_end_(own_end), mark_(mark) {}
+
+    // From now on the peer may enter. Once.
+    void Open(LinkPage page);
+    bool is_open() const;
+    // Of an open one: the page, and what concerns the memory of either end.
+    LinkPage &page() { return page_; }
+    LinkSide &own_side() const { return page_.OfMemoryOf(own_end_); }
+    LinkSide &peer_side() const {
+        return page_.OfMemoryOf(own_end_ == LinkEnd::kInitiator ? LinkEnd::kAcceptor
+                                                                : LinkEnd::kInitiator);
+    }
+
+    uint64_t mark() const { return mark_; }
+    const std::atomic<bool> &peer_gone() const { return peer_gone_; }
+
+    // Ends all waits. Any thread, any time.
+    void PeerGone();
+
+    // Of an open one: waits until an access of the peer that was under way when it was called is
+    // over, or the peer is gone. False: it is under way at the deadline.
+    bool WaitUntilLeft(const Deadline &deadline);
+
+private:
+    const LinkEnd own_end_;
+    const uint64_t mark_;
+    std::atomic<bool> peer_gone_{false};
+    mutable std::mutex mutex_;  // between Open and PeerGone
+    LinkPage page_;
+};
+
+// Those of a device. Thread-safe.
+class Passages {
+public:
+    void Add(std::shared_ptr<PeerPassage> passage);
+    void Remove(const std::shared_ptr<PeerPassage> &passage);
+    size_t size() const;
+
+    // Waits for every peer that is inside and may know of a region: one whose mark is above
+    // `order`. False: one is still inside at the deadline.
+    bool WaitUntilLeft(uint64_t order, const Deadline &deadline);
+
+private:
+    mutable std::mutex mutex_;
+    std::multimap<uint64_t, std::shared_ptr<PeerPassage>> passages_;  // by their marks
+};
+
+}  // namespace lldd::mock

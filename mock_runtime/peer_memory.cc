@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mock_runtime/peer_memory.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "mock_runtime/process_vm.h"
+
+namespace lldd::mock {
+namespace {
+
+const char *WhatItIs(Transport transport) {
+    switch (transport) {
+        case Transport::kMapped: return "same host, the pool is mapped here";
+        case Transport::kCma: return "same host, process_vm_readv and process_vm_writev";
+        case Transport::kTcp: return "a TCP stream";
+    }
+    return "";
+}
+
+}  // namespace
+
+PeerMemory::PeerMemory(const Settings &settings, EndpointData peer)
+    : settings_(settings), peer_(std::move(peer)) {
+    // There may be a hundred thousand, at each of hundreds of links: they are kept once.
+    regions_.Assign(std::exchange(peer_.regions, {}));
+}
+
+bool PeerMemory::WantsChannel() const {
+    const uint32_t both = settings_.transport_bits() & peer_.transports;
+    return (both & (TransportBit(Transport::kMapped) | TransportBit(Transport::kCma))) != 0;
+}
+
+void PeerMemory::IsOnThisHost(pid_t pid, std::vector<PoolOffer> *pools) {
+    same_host_ = true;
+    pid_ = pid;
+    for (PoolOffer &offer : *pools) {
+        SharedMemory memory;
+        const Status mapped = SharedMemory::Map(std::move(offer.fd), offer.size, true, &memory);
+        if (mapped.ok()) {
+            mapped_pools_.push_back({offer.number, std::move(memory)});
+        } else {
+            why_not_mapped_ = mapped.text();
+        }
+    }
+}
+
+void PeerMemory::DecidePaths() {
+    if (same_host_ && settings_.allows(Transport::kCma)) {
+        why_not_cma_ = WhyProcessVmCannot(settings_, pid_, peer_.process);
+    }
+    std::lock_guard<std::mutex> lock(paths_mutex_);
+    DecidePathsLocked();
+}
+
+void PeerMemory::CmaIsRefused() {
+    std::lock_guard<std::mutex> lock(paths_mutex_);
+    why_not_cma_ = "the kernel refuses process_vm calls to the peer since the link was made";
+    DecidePathsLocked();
+}
+
+void PeerMemory::DecidePathsLocked() {
+    const auto describe = [this](bool pool, uint32_t memory, PathDescription *description) {
+        std::string reason;
+        const std::optional<Transport> transport = Choose(pool, nullptr, &reason);
+        *description = {memory, transport ? TransportName(*transport) : "none", reason};
+        return transport;
+    };
+    describe(true, LLDD_MEMORY_ALLOCATED, &path_to_pools_);
+    const auto to_registered = describe(false, LLDD_MEMORY_REGISTERED, &path_to_registered_);
+    regions_.ForEach([&](PeerRegion &peer) {
+        // Of registered memory all is reached alike, of pools only those that are mapped.
+        if (!peer.is_pool()) {
+            peer.transport = to_registered;
+            return;
+        }
+        std::string reason;
+        peer.transport = Choose(true, &peer, &reason);
+        for (const MappedPool &pool : mapped_pools_) {
+            if (pool.number == peer.pool) peer.mapped_at = pool.memory.address();
+        }
+    });
+}
+
+// "": the transport may serve that kind of memory (that region, if one is named).
+std::string PeerMemory::WhyNot(Transport transport, bool pool, const Region *region) const {
+    if (!settings_.allows(transport)) return "not in LLM_DATADIST_MOCK_TRANSPORT";
+    if ((peer_.transports & TransportBit(transport)) == 0) {
+        return "not in the peer's LLM_DATADIST_MOCK_TRANSPORT";
+    }
+    if (transport == Transport::kTcp) return "";
+    if (transport == Transport::kMapped && !pool) return "only pools can be mapped";
+    if (!same_host_) return why_not_same_host_;
+    if (transport == Transport::kCma) return why_not_cma_;
+    if (region == nullptr) return why_not_mapped_;
+    for (const MappedPool &mapped : mapped_pools_) {
+        if (mapped.number == region->pool && mapped.memory.size() == region->size) return "";
+    }
+    return why_not_mapped_.empty() ? "the peer did not hand over this pool" : why_not_mapped_;
+}
+
+std::optional<Transport> PeerMemory::Choose(bool pool, const Region *region,
+                                            std::string *reason) const {
+    const std::vector<Transport> &order = settings_.transports;
+    const auto chosen = std::find_if(order.begin(), order.end(), [&](Transport transport) {
+        return WhyNot(transport, pool, region).empty();
+    });
+    if (chosen != order.end()) *reason = WhatItIs(*chosen);
+    for (const Transport faster : kFastestFirst) {
+        if (chosen != order.end() && *chosen == faster) break;
+        std::string why = WhyNot(faster, pool, region);
+        if (why.empty()) why = "comes later in LLM_DATADIST_MOCK_TRANSPORT";
+        if (!reason->empty()) *reason += "; ";
+        *reason += std::string(TransportName(faster)) + ": " + why;
+    }
+    if (chosen == order.end()) return std::nullopt;
+    return *chosen;
+}
+
+std::vector<PathDescription> PeerMemory::Paths() const {
+    std::lock_guard<std::mutex> lock(paths_mutex_);
+    return {path_to_pools_, path_to_registered_};
+}
+
+std::string PeerMemory::Name() const {
+    return same_host_ ? Format("the peer (pid %d)", static_cast<int>(pid_)) : "the peer";
+}
+
+// ---------------------------------------------------------------------------- a transfer
+
+void PeerMemory::BeginTransfer() {
+    used_.clear();
+    ++transfers_;
+}
+
+PeerRegion *PeerMemory::Use(uint64_t addr) {
+    PeerRegion *const found =
+        regions_.Find(addr, [this](const PeerRegion &region) { return IsLive(region); });
+    if (found != nullptr && found->used_in != transfers_) {
+        found->used_in = transfers_;
+        used_.push_back(found);
+    }
+    return found;
+}
+
+MoveFailure PeerMemory::FirstWithdrawn() const {
+    for (const PeerRegion *region : used_) {
+        if (!IsLive(*region)) return {MoveFailure::kWithdrawn, 0, region->addr};
+    }
+    return {};
+}
+
+Status PeerMemory::Unreachable(const PeerRegion &region, uint64_t addr) const {
+    std::string reason;
+    Choose(region.is_pool(), &region, &reason);
+    return Failure(LLDD_FEATURE_NOT_ENABLED,
+                   "no transport that may be used reaches %s memory of %s at %#llx: %s",
+                   region.is_pool() ? "pool" : "registered", Name().c_str(), Printable(addr),
+                   reason.c_str());
+}
+
+}  // namespace lldd::mock

@@ -1,0 +1,56 @@
+// Objects that are used again for the memory that they have.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+namespace lldd::mock {
+
+// Keeps as many as were in use at the same time. Thread-safe; outlives its loans.
+template <typename T>
+class Spares {
+public:
+    // One of them, for one thread, while it lives. It is in the state in which it was returned.
+    class Loan {
+    public:
+        explicit Loan(Spares *spares) : spares_(spares), object_(spares->Take()) {}
+        ~Loan() { spares_->Return(std::move(object_)); }
+        Loan(const Loan &) = delete;
+        Loan &operator=(const Loan &) = delete;
+
+        T &operator*() const { return *object_; }
+
+    private:
+        Spares *const spares_;
+        std::unique_ptr<T> object_;
+    };
+
+private:
+    std::unique_ptr<T> Take() {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (idle_.empty()) {
+            // So that returning never needs memory.
+            idle_.reserve(++made_);
+            return std::make_unique<T>();
+        }
+        std::unique_ptr<T> object = std::move(idle_.back());
+        idle_.pop_back();
+        return object;
+    }
+
+    void Return(std::unique_ptr<T> object) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        idle_.push_back(std::move(object));
+    }
+
+    std::mutex mutex_;
+    std::vector<std::unique_ptr<T>> idle_;  // the one that was used last is taken first
+    size_t made_ = 0;
+};
+
+}  // namespace lldd::mock

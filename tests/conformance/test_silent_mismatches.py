@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What works otherwise than its caller thinks, and warns: decisions 18, 52, 53."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+from llm_datadist import (
+    BlocksCacheKey,
+    CacheDesc,
+    DataType,
+    LLMDataDistWarning,
+    LLMStatusCode,
+)
+from llm_datadist.testing import check, moved
+from llm_datadist.testing.actor import ClusterAddress
+from tests.conformance.engines import Engines
+from tests.conformance.paths import Path
+from tests.conformance.refusals import refused
+from tests.conformance.stage import OWNER, PULLER, SMALL, linked
+from tests.conformance.together import NearPeer, NearStage
+
+S = LLMStatusCode
+WRONG = 555
+HIXL = {"llm.TransferBackend": "hixl"}
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Nothing is warned of: pytest makes a warning an error, here by name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LLMDataDistWarning)
+        yield
+
+
+def two(stage: NearStage, path: Path | None = None, **spec) -> tuple[NearPeer, NearPeer]:
+    return stage.engine(OWNER, path, **spec), stage.engine(PULLER, path, **spec)
+
+
+@pytest.mark.rule("C10-52", "C7.1-20")
+def test_c10_52_a_wrong_id_links_and_the_warning_names_the_real_one(
+    together: NearStage, path: Path
+) -> None:
+    owner, puller = two(together, path)
+    source, target = path.cache(owner, "kv", SMALL, 1, 0), path.cache(puller, "kv", SMALL, 2, 0)
+    match = rf"remote_cluster_id is {WRONG}, but cluster {OWNER} is there; keys must name {OWNER}"
+    with pytest.warns(LLMDataDistWarning, match=match):
+        answer = puller.link_to(ClusterAddress(WRONG, owner.listen_address))
+    assert answer.statuses == [S.LLM_SUCCESS]
+    path.require(puller, owner, together.process_vm_refused)
+    with silence():
+        with refused(S.LLM_NOT_YET_LINK, WRONG):
+            puller.pull("kv", BlocksCacheKey(WRONG, 0), [0], [0])
+        puller.pull("kv", BlocksCacheKey(OWNER, 0), [3], [4])
+    check(target, moved(target.filled(), source.filled(), [3], [4]))
+
+
+@pytest.mark.rule("C10-52")
+@pytest.mark.parametrize("cluster_id", [OWNER, None], ids=["its id", "no id"])
+def test_c10_52_the_right_id_or_none_says_nothing(together: NearStage, cluster_id) -> None:
+    owner, puller = two(together)
+    with silence():
+        answer = puller.link_to(ClusterAddress(cluster_id, owner.listen_address))
+        assert answer.statuses == [S.LLM_SUCCESS]
+        # A link that was not made surprises nobody.
+        refused_again = puller.link_to(ClusterAddress(OWNER, owner.listen_address))
+        assert refused_again.statuses == [S.LLM_ALREADY_LINK]
+
+
+@pytest.mark.rule("C10-52", "C7.1-21", "C10-49")
+def test_c10_52_the_own_id_warns(together: NearStage) -> None:
+    peer = together.engine(OWNER)
+    peer.register("kv", SMALL, 1, 0)
+    with pytest.warns(LLMDataDistWarning, match=f"cluster {OWNER} is the own cluster id"):
+        linked(peer, peer)
+    with silence(), refused(S.LLM_PARAM_INVALID, OWNER):
+        peer.pull("kv", BlocksCacheKey(OWNER, 0), [0], [0])
+
+
+@pytest.mark.rule("C10-52", "C7.3-4")
+def test_c10_52_one_way_links_go_by_the_id_given(together: NearStage) -> None:
+    owner, puller = two(together, options=HIXL)
+    with silence():
+        answer = puller.link_to(ClusterAddress(WRONG, owner.listen_address))
+    assert answer.statuses == [S.LLM_SUCCESS]
+    other = together.engine(3, options=HIXL)
+    with pytest.warns(LLMDataDistWarning, match="cluster 3 is the own cluster id"):
+        other.link_to(ClusterAddress(3, owner.listen_address))
+
+
+@pytest.mark.rule("C10-53")
+@pytest.mark.parametrize(
+    ("wildcard", "listen"), [("0.0.0.0", "127.0.0.1:0"), ("::", "[::1]:0"), ("0::0", "[::1]:0")]
+)
+def test_c10_53_a_wildcard_address_reaches_this_host_and_warns(
+    together: NearStage, wildcard: str, listen: str
+) -> None:
+    owner, puller = together.engine(OWNER, listen=listen), together.engine(PULLER, listen=None)
+    _, port = owner.listen_address
+    with pytest.warns(LLMDataDistWarning, match="the address of no host"):
+        answer = puller.link_to(ClusterAddress(OWNER, (wildcard, port)))
+    assert answer.statuses == [S.LLM_SUCCESS]
+
+
+@pytest.mark.rule("C10-53")
+def test_c10_53_it_warns_where_nobody_listens_too(together: NearStage) -> None:
+    puller = together.engine(PULLER, listen=None)
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        with pytest.warns(LLMDataDistWarning, match="the address of no host"):
+            answer = puller.link_to(ClusterAddress(OWNER, ("0.0.0.0", bound.getsockname()[1])))
+    assert answer.statuses == [S.LLM_LINK_FAILED]
+
+
+@pytest.mark.rule("C10-18")
+def test_c10_18_the_batch_dimension_of_paged_caches_says_nothing(
+    engines: Engines, path: Path
+) -> None:
+    engine, _ = engines.two(path)
+    desc = CacheDesc(1, [4, 256], DataType.DT_INT8, batch_dim_index=1)
+    with silence():
+        engine.manager.register_blocks_cache(desc, engine.addresses(desc))
+        plain = CacheDesc(1, [4, 256], DataType.DT_INT8)
+        engine.manager.register_cache(plain, engine.addresses(plain))
+    for _ in range(2):
+        # Each cache that is made, not each description.
+        with pytest.warns(LLMDataDistWarning, match="batch_dim_index 1"):
+            engine.manager.register_cache(desc, engine.addresses(desc))
