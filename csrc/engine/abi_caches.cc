@@ -15,8 +15,6 @@ using lldd::Engine;
 using lldd::Failure;
 using lldd::Status;
 using lldd::abi::CheckList;
-using lldd::abi::kClosedFailed;
-using lldd::abi::kClosedInvalid;
 using lldd::abi::OnEngine;
 using lldd::abi::ReadArray;
 using lldd::abi::ReadKey;
@@ -25,7 +23,7 @@ using lldd::abi::ReadStruct;
 lldd_status lldd_cache_allocate(lldd_engine *handle, const lldd_cache_desc *desc,
                                 const lldd_cache_key *keys, uint64_t num_keys, int64_t *cache_id,
                                 uint64_t *addrs) {
-    return OnEngine(handle, kClosedFailed, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         lldd_cache_desc read;
         std::vector<lldd_cache_key> read_keys;
         LLDD_RETURN_IF_ERROR(ReadStruct("desc", desc, &read));
@@ -45,7 +43,7 @@ lldd_status lldd_cache_allocate(lldd_engine *handle, const lldd_cache_desc *desc
 
 lldd_status lldd_cache_register(lldd_engine *handle, const lldd_register_args *args,
                                 int64_t *cache_id) {
-    return OnEngine(handle, kClosedFailed, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         lldd_register_args read;
         lldd_cache_desc desc;
         std::vector<lldd_cache_key> keys;
@@ -63,17 +61,15 @@ lldd_status lldd_cache_register(lldd_engine *handle, const lldd_register_args *a
 }
 
 lldd_status lldd_cache_deallocate(lldd_engine *handle, int64_t cache_id) {
-    return OnEngine(handle, kClosedInvalid,
-                    [&](Engine &engine) { return engine.Deallocate(cache_id); });
+    return OnEngine(handle, [&](Engine &engine) { return engine.Deallocate(cache_id); });
 }
 
 lldd_status lldd_cache_unregister(lldd_engine *handle, int64_t cache_id) {
-    return OnEngine(handle, kClosedFailed,
-                    [&](Engine &engine) { return engine.Unregister(cache_id); });
+    return OnEngine(handle, [&](Engine &engine) { return engine.Unregister(cache_id); });
 }
 
 lldd_status lldd_key_remove(lldd_engine *handle, const lldd_cache_key *key) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         lldd_cache_key read;
         LLDD_RETURN_IF_ERROR(ReadKey(key, &read));
         return engine.RemoveKey(read);
@@ -81,7 +77,7 @@ lldd_status lldd_key_remove(lldd_engine *handle, const lldd_cache_key *key) {
 }
 
 lldd_status lldd_memory_remap(lldd_engine *handle, const lldd_memory *memory, uint64_t count) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         std::vector<lldd_memory> read;
         LLDD_RETURN_IF_ERROR(ReadArray("memory", memory, count, &read));
         return engine.Remap(read);

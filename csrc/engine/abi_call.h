@@ -45,13 +45,9 @@ lldd_status Guarded(const Body &body) noexcept {
     }
 }
 
-// What a call on a closed engine returns, see the header at each function.
-constexpr lldd_status kClosedFailed = LLDD_FAILED;
-constexpr lldd_status kClosedInvalid = LLDD_PARAM_INVALID;
-
 // The same for calls on an engine, which must be open.
 template <typename Body>
-lldd_status OnEngine(lldd_engine *handle, lldd_status when_closed, const Body &body) noexcept {
+lldd_status OnEngine(lldd_engine *handle, const Body &body) noexcept {
     return Guarded([&]() -> Status {
         if (handle == nullptr) return Failure(LLDD_PARAM_INVALID, "engine is null");
         Engine &engine = *handle->engine;
@@ -61,7 +57,7 @@ lldd_status OnEngine(lldd_engine *handle, lldd_status when_closed, const Body &b
                 "the engine belongs to the parent of this forked process; open one here instead");
         }
         const CallGate::Pass pass(&engine.gate());
-        if (!pass) return Failure(when_closed, "the engine is closed");
+        if (!pass) return Failure(LLDD_ENGINE_FINALIZED, "the engine is closed");
         return body(engine);
     });
 }

@@ -17,7 +17,6 @@ using lldd::Status;
 using lldd::abi::CheckOut;
 using lldd::abi::CopyText;
 using lldd::abi::Guarded;
-using lldd::abi::kClosedInvalid;
 using lldd::abi::OnEngine;
 using lldd::abi::ReadStruct;
 using lldd::abi::WriteStruct;
@@ -56,7 +55,7 @@ void lldd_engine_free(lldd_engine *handle) {
 }
 
 lldd_status lldd_engine_describe(lldd_engine *handle, lldd_engine_info *info) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         LLDD_RETURN_IF_ERROR(CheckOut("info", info));
         lldd_engine_info written{};
         engine.Describe(&written);
@@ -66,7 +65,7 @@ lldd_status lldd_engine_describe(lldd_engine *handle, lldd_engine_info *info) {
 }
 
 lldd_status lldd_engine_counters(lldd_engine *handle, lldd_counters *counters) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         LLDD_RETURN_IF_ERROR(CheckOut("counters", counters));
         lldd_counters written{};
         engine.ReadCounters(&written);
@@ -77,7 +76,7 @@ lldd_status lldd_engine_counters(lldd_engine *handle, lldd_counters *counters) {
 
 lldd_status lldd_engine_next_notice(lldd_engine *handle, char *text, uint64_t size,
                                     uint64_t *length) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         if (text == nullptr || size == 0 || length == nullptr) {
             return Failure(LLDD_PARAM_INVALID, "text and length must not be null, size not 0");
         }
@@ -90,6 +89,5 @@ lldd_status lldd_engine_next_notice(lldd_engine *handle, char *text, uint64_t si
 }
 
 lldd_status lldd_engine_switch_listener(lldd_engine *handle, const char *ip, uint32_t port) {
-    return OnEngine(handle, kClosedInvalid,
-                    [&](Engine &engine) { return engine.SwitchListener(ip, port); });
+    return OnEngine(handle, [&](Engine &engine) { return engine.SwitchListener(ip, port); });
 }

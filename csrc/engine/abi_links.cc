@@ -22,7 +22,6 @@ using lldd::Printable;
 using lldd::Status;
 using lldd::abi::CheckOut;
 using lldd::abi::CopyText;
-using lldd::abi::kClosedInvalid;
 using lldd::abi::OnEngine;
 using lldd::abi::ReadArray;
 using lldd::abi::ReadStruct;
@@ -103,7 +102,7 @@ Status WriteList(const std::vector<T> &from, const char *name, T *to, uint64_t c
 lldd_status lldd_link_clusters(lldd_engine *handle, const lldd_cluster *clusters,
                                uint64_t num_clusters, uint32_t timeout_ms,
                                lldd_cluster_result *results) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         std::vector<lldd::ClusterSpec> specs;
         LLDD_RETURN_IF_ERROR(ReadClusters(clusters, num_clusters, timeout_ms, &specs));
         LLDD_RETURN_IF_ERROR(CheckOut("results", results));
@@ -115,7 +114,7 @@ lldd_status lldd_link_clusters(lldd_engine *handle, const lldd_cluster *clusters
 lldd_status lldd_unlink_clusters(lldd_engine *handle, const lldd_cluster *clusters,
                                  uint64_t num_clusters, uint32_t timeout_ms, uint32_t force,
                                  lldd_cluster_result *results) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         std::vector<lldd::ClusterSpec> specs;
         LLDD_RETURN_IF_ERROR(ReadClusters(clusters, num_clusters, timeout_ms, &specs));
         LLDD_RETURN_IF_ERROR(CheckOut("results", results));
@@ -126,7 +125,7 @@ lldd_status lldd_unlink_clusters(lldd_engine *handle, const lldd_cluster *cluste
 }
 
 lldd_status lldd_link(lldd_engine *handle, const lldd_group *group, uint64_t *comm_id) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         lldd_group read;
         std::vector<lldd_member> members;
         LLDD_RETURN_IF_ERROR(ReadStruct("group", group, &read));
@@ -144,12 +143,11 @@ lldd_status lldd_link(lldd_engine *handle, const lldd_group *group, uint64_t *co
 }
 
 lldd_status lldd_unlink(lldd_engine *handle, uint64_t comm_id) {
-    return OnEngine(handle, kClosedInvalid,
-                    [&](Engine &engine) { return engine.LeaveGroup(comm_id); });
+    return OnEngine(handle, [&](Engine &engine) { return engine.LeaveGroup(comm_id); });
 }
 
 lldd_status lldd_group_state(lldd_engine *handle, uint64_t comm_id, uint32_t *state) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         if (state == nullptr) return Failure(LLDD_PARAM_INVALID, "state is null");
         return engine.GroupState(comm_id, state);
     });
@@ -157,7 +155,7 @@ lldd_status lldd_group_state(lldd_engine *handle, uint64_t comm_id, uint32_t *st
 
 lldd_status lldd_links(lldd_engine *handle, lldd_link_info *links, uint64_t capacity,
                        uint64_t *count) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         if (count == nullptr) return Failure(LLDD_PARAM_INVALID, "count is null");
         std::vector<lldd_link_info> written;
         for (const auto &link : engine.links().All()) written.push_back(InfoOf(*link));
@@ -167,7 +165,7 @@ lldd_status lldd_links(lldd_engine *handle, lldd_link_info *links, uint64_t capa
 
 lldd_status lldd_link_paths(lldd_engine *handle, uint64_t peer_cluster_id, lldd_path_info *paths,
                             uint64_t capacity, uint64_t *count) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         if (count == nullptr) return Failure(LLDD_PARAM_INVALID, "count is null");
         const auto link = engine.links().Find(peer_cluster_id);
         if (link == nullptr) {

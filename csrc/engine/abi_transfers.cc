@@ -13,7 +13,6 @@ namespace {
 using lldd::Engine;
 using lldd::Status;
 using lldd::abi::CheckList;
-using lldd::abi::kClosedInvalid;
 using lldd::abi::OnEngine;
 using lldd::abi::ReadKey;
 using lldd::abi::ReadStruct;
@@ -33,7 +32,7 @@ lldd::TransferScratch &ThisThreadsScratch() {
 }  // namespace
 
 lldd_status lldd_pull(lldd_engine *handle, const lldd_pull_args *args) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         lldd_pull_args read;
         lldd_cache_key key;
         LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
@@ -45,7 +44,7 @@ lldd_status lldd_pull(lldd_engine *handle, const lldd_pull_args *args) {
 
 lldd_status lldd_push(lldd_engine *handle, const lldd_push_args *args, uint32_t *layers_done) {
     uint32_t done = 0;
-    const lldd_status status = OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    const lldd_status status = OnEngine(handle, [&](Engine &engine) -> Status {
         lldd_push_args read;
         lldd_cache_key key;
         LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
@@ -58,7 +57,7 @@ lldd_status lldd_push(lldd_engine *handle, const lldd_push_args *args, uint32_t 
 }
 
 lldd_status lldd_transfer_layer(lldd_engine *handle, const lldd_transfer_args *args) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         lldd_transfer_args read;
         lldd_cache_key key{};
         LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
@@ -72,7 +71,7 @@ lldd_status lldd_transfer_layer(lldd_engine *handle, const lldd_transfer_args *a
 // ---- local copies ----
 
 lldd_status lldd_cache_copy(lldd_engine *handle, const lldd_copy_args *args) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         lldd_copy_args read;
         LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
         return engine.copies().Copy(read, &ThisThreadsScratch());
@@ -81,7 +80,7 @@ lldd_status lldd_cache_copy(lldd_engine *handle, const lldd_copy_args *args) {
 
 lldd_status lldd_blocks_copy(lldd_engine *handle, int64_t cache_id, const uint64_t *src_blocks,
                              const uint64_t *dst_blocks, uint64_t num_pairs) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         LLDD_RETURN_IF_ERROR(CheckList("src_blocks", src_blocks, num_pairs));
         LLDD_RETURN_IF_ERROR(CheckList("dst_blocks", dst_blocks, num_pairs));
         return engine.copies().CopyBlocks(cache_id, src_blocks, dst_blocks, num_pairs,
@@ -90,7 +89,7 @@ lldd_status lldd_blocks_copy(lldd_engine *handle, int64_t cache_id, const uint64
 }
 
 lldd_status lldd_blocks_swap(lldd_engine *handle, const lldd_swap_args *args) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         lldd_swap_args read;
         LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
         LLDD_RETURN_IF_ERROR(CheckList("src_addrs", read.src_addrs, read.num_tensors));

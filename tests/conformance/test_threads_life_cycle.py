@@ -189,14 +189,13 @@ def test_finalize_races_with_sixteen_threads(
     assert time.monotonic() - start < 10
     for call in calls:
         name, status, text = call.result()
+        # Some go through LLMDataDist; they may also reach the closed engine (contract 1.10).
+        ends = {"LLM_ENGINE_FINALIZED"}
         if name in ("link", "links", "paths"):
-            # These go through LLMDataDist, or reach the closed engine (contract 1.10).
-            assert status in ("not initialized", "LLM_PARAM_INVALID"), (name, status, text)
-        elif name == "allocate":
-            # Which of the two calls of a pair comes too late is chance.
-            assert status in ("LLM_FAILED", "LLM_PARAM_INVALID"), (name, status, text)
-        else:
-            assert status == "LLM_PARAM_INVALID", (name, status, text)
+            ends.add("not initialized")
+        elif name == "push" and not one_sided:
+            ends = {"LLM_PARAM_INVALID"}  # at its first call
+        assert status in ends, (name, status, text)
     # The peers are as they were, and the same object may begin again.
     assert [link.peer_cluster_id for link in pair.owner.call("links")] == [PULLER]
     check_blocks_untouched(pair.source, one_sided)
