@@ -22,6 +22,7 @@ from ._checks import (
 from ._finalized import FinalizedEngine
 from ._layer_words import ALL_LAYERS, TENSORS_PER_LAYER
 from ._layers import (
+    async_tensors_per_layer,
     config_layers,
     pull_layers,
     pull_tensors_per_layer,
@@ -39,6 +40,10 @@ from .transfer import (
 )
 
 if TYPE_CHECKING:
+    # Known to every type checker; nothing is installed for it.
+    from typing_extensions import Unpack
+
+    from ._layers import PullKeywords
     from ._native.engine import Engine
 
 __all__ = ["CacheManager"]
@@ -244,7 +249,7 @@ class CacheManager:
         cache: Cache,
         batch_index: int = 0,
         size: int = -1,
-        **kwargs: Any,
+        **kwargs: Unpack[PullKeywords],
     ) -> None:
         """Pull a batch entry of a peer's contiguous cache into one of an own contiguous cache.
 
@@ -282,7 +287,7 @@ class CacheManager:
         dst_cache: Cache,
         src_blocks: Any = (),
         dst_blocks: Any = (),
-        **kwargs: Any,
+        **kwargs: Unpack[PullKeywords],
     ) -> None:
         """Pull from a peer's cache into blocks of an own paged cache.
 
@@ -455,11 +460,13 @@ class CacheManager:
         src_block_indices: Any = None,
         dst_block_indices: Any = None,
         dst_block_memory_size: int | None = None,
+        *,
+        tensor_num_per_layer: int | None = None,
     ) -> CacheTask:
         """Send an own device cache to peers, each layer as soon as the client says it is ready.
 
         Args:
-            src_cache: that is sent; two tensors are a layer.
+            src_cache: that is sent.
             layer_synchronizer: is asked once for each layer that is sent, on the task's thread.
             transfer_configs: TransferConfig in request mode, TransferWithCacheKeyConfig in
                 one-sided mode.
@@ -468,6 +475,9 @@ class CacheManager:
             dst_block_indices: destination blocks.
             dst_block_memory_size: bytes of a destination block, needed when the source is
                 contiguous.
+            tensor_num_per_layer: how many tensors a layer has; uint32, > 0; must divide the number
+                of tensors. None: 2, as CANN, which does not have this argument; so strict-hardware
+                mode refuses it.
 
         Returns the running task. Raises TypeError, ValueError, LLMException (LLM_PARAM_INVALID).
         Source: 6.2.
@@ -497,17 +507,20 @@ class CacheManager:
         check_elements("transfer_configs", transfer_configs, config_type)
         if dst_block_memory_size and not len(dst):
             refuse("dst_block_memory_size needs dst_block_indices")
-        if desc.num_tensors % TENSORS_PER_LAYER:
-            refuse(f"transfer_cache_async needs an even number of tensors, got {desc.num_tensors}")
-        num_layers = desc.num_tensors // TENSORS_PER_LAYER
+        per_layer = async_tensors_per_layer(tensor_num_per_layer, engine.options.strict_hardware)
+        if desc.num_tensors % per_layer:
+            refuse(
+                f"transfer_cache_async: {desc.num_tensors} tensors are no whole number of layers "
+                f"of {per_layer}"
+            )
         configs = [
-            (config, config_layers(index, config, num_layers, bool(len(src))))
+            (config, config_layers(index, config, src_cache, per_layer, bool(len(src))))
             for index, config in enumerate(transfer_configs)
         ]
         return CacheTask(
             engine,
             src_cache.cache_id,
-            num_layers,
+            (desc.num_tensors // per_layer, per_layer),
             layer_synchronizer,
             configs,
             src,

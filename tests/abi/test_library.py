@@ -21,7 +21,7 @@ def test_exports_exactly_the_functions_of_the_header(mock_library, parsed):
         check=True,
     )
     exported = {line.split()[-1].partition("@")[0] for line in result.stdout.splitlines()}
-    assert exported == set(parsed.functions)
+    assert exported == {function.name for function in parsed.functions}
 
 
 @pytest.mark.sanitize
@@ -181,7 +181,7 @@ def test_a_closed_engine_answers_a_status(mock_library, engine, parsed):
     ffi, lib = mock_library.ffi, mock_library.lib
     calls = {
         name: [ffi.cast(kind, 0) for kind in ffi.typeof(getattr(lib, name)).args[1:]]
-        for name in parsed.functions
+        for name in (function.name for function in parsed.functions)
         if ffi.typeof(getattr(lib, name)).args[:1] == (ffi.typeof("lldd_engine *"),)
     }
     del calls["lldd_engine_free"]
