@@ -629,7 +629,7 @@ class CacheManager:
         )
 
     def remap_registered_memory(self, mem_infos: MemInfo | list[MemInfo]) -> None:
-        """Tell the device that registered memory was mapped anew; without effect on the mock.
+        """Check memory that was mapped anew; nothing else happens, since no runtime has to know.
 
         Raises LLMException: LLM_PARAM_INVALID, LLM_NOT_YET_LINK, LLM_FAILED. Source: 6.5, decision
         26.
