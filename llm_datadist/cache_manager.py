@@ -330,7 +330,8 @@ class CacheManager:
             if few == 0:
                 return
             if few is not None:
-                self._raise_of_blocks("pull_blocks", few, src_blocks, dst_blocks)
+                self._settle_blocks("pull_blocks", few, src_blocks, dst_blocks)
+                return
         by_blocks = isinstance(src_cache_key, BlocksCacheKey)
         if not by_blocks:
             check_type("src_cache_key", src_cache_key, _PULL_KEYS)
@@ -358,9 +359,12 @@ class CacheManager:
             src_cache_key, dst_cache._cache_id, src, dst, tensors_per_layer, layers
         )
         if status:
-            self._raise_of_blocks("pull_blocks", status, src_blocks, dst_blocks)
+            self._settle_blocks("pull_blocks", status, src_blocks, dst_blocks)
 
-    def _raise_of_blocks(self, name: str, status: int, src_blocks: Any, dst_blocks: Any) -> None:
+    def _settle_blocks(self, name: str, status: int, src_blocks: Any, dst_blocks: Any) -> None:
+        # Of a call that answered another status than success.
+        if self._engine.only_left_a_notice(status):
+            return
         failure = self._engine.error(name, status)
         check_signs("src_blocks", src_blocks)
         check_signs("dst_blocks", dst_blocks)
@@ -461,7 +465,7 @@ class CacheManager:
                 num_layers,
             )
             if status:
-                self._raise_of_blocks("push_blocks", status, src_blocks, dst_blocks)
+                self._settle_blocks("push_blocks", status, src_blocks, dst_blocks)
 
     def _require_one_sided(self, name: str) -> None:
         if not self._engine.options.one_sided:

@@ -16,6 +16,7 @@ struct TransferScratch {
     BlockPairs pairs;
     std::vector<Run> runs;
     std::vector<LocalRun> copies;
+    bool notice_left = false;  // by the last pull, push or layer
 };
 
 }  // namespace lldd

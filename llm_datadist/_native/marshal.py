@@ -36,7 +36,9 @@ ID_UNSET = 0xFFFFFFFFFFFFFFFF
 UNSET = 0xFFFFFFFF
 MODE_ONE_SIDED = 1
 LINK_STYLE_ONE_WAY = 1
-CONFIG_STRICT_HARDWARE, CONFIG_LISTEN = 1, 2
+CONFIG_STRICT_HARDWARE, CONFIG_LISTEN, CONFIG_TELL_NOTICES = 1, 2, 4
+# A transfer succeeded and left a notice.
+NOTICE_LEFT = 0x4C4C0002
 REGISTER_REMOTE_ACCESSIBLE = 1
 CLUSTER_HAS_ID = 1
 
@@ -81,7 +83,9 @@ def config(ffi: Any, options: EngineOptions) -> tuple[Any, list[Any]]:
     struct.mode = MODE_ONE_SIDED if options.one_sided else 0
     struct.link_style = LINK_STYLE_ONE_WAY if options.one_way_links else 0
     struct.device_id = options.device_id
-    struct.flags = CONFIG_STRICT_HARDWARE if options.strict_hardware else 0
+    struct.flags = CONFIG_TELL_NOTICES
+    if options.strict_hardware:
+        struct.flags |= CONFIG_STRICT_HARDWARE
     struct.sync_timeout_ms = options.sync_timeout_ms
     if options.listen_ip is not None:
         struct.flags |= CONFIG_LISTEN
