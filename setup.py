@@ -8,7 +8,7 @@ header. Developers run it alone:
 
     python setup.py build_native --inplace
 
-Environment, beside what building.py reads:
+Environment, beside what compiler.py reads:
     LLM_DATADIST_BUILD_ASCEND  1: also the library for Ascend devices, or fail; 0: not that one;
                                default: if a CANN toolkit is found
     LLM_DATADIST_SANITIZE      "address,undefined" or "thread": libraries beside the normal ones
@@ -17,10 +17,12 @@ Environment, beside what building.py reads:
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 
 from setuptools import Command, Distribution, setup
 from setuptools.command.build import build
@@ -35,16 +37,17 @@ ROOT = Path(__file__).resolve().parent
 
 
 def load_native(name: str):
-    """Load a module of ``llm_datadist._native`` without importing the package around it."""
-    path = ROOT / "llm_datadist" / "_native" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"lldd_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Import a module of ``llm_datadist._native`` without the packages around it."""
+    if "lldd_native" not in sys.modules:
+        package = ModuleType("lldd_native")
+        package.__path__ = [str(ROOT / "llm_datadist" / "_native")]
+        sys.modules["lldd_native"] = package
+    return importlib.import_module(f"lldd_native.{name}")
 
 
 building = load_native("building")
 cann = load_native("cann")
+compiler = load_native("compiler")
 declarations = load_native("declarations")
 
 HEADER = ROOT / building.HEADER
@@ -65,7 +68,7 @@ def ascend_target():
         toolkit = cann.find()
         target = building.ascend(toolkit)
         target.sources(ROOT)
-    except (cann.ToolkitError, building.BuildError) as error:
+    except (cann.ToolkitError, compiler.BuildError) as error:
         if asked:
             raise PlatformError(f"LLM_DATADIST_BUILD_ASCEND is 1, but {error}") from error
         print(f"no Ascend library: {error}", flush=True)
@@ -101,7 +104,7 @@ class build_native(Command):
         try:
             building.check_platform()
             sanitize = building.sanitizers_asked_for()
-        except building.BuildError as error:
+        except compiler.BuildError as error:
             raise PlatformError(str(error)) from error
         targets = [building.MOCK]
         ascend = ascend_target()
@@ -120,9 +123,11 @@ class build_native(Command):
             output = self._output(target, build_dir, bool(sanitize))
             try:
                 building.build(target, ROOT, build_dir, output, generated, sanitize)
-            except building.BuildError as error:
+            except compiler.BuildError as error:
                 raise PlatformError(f"{target.library}: {error}{self._way_out(target)}") from error
             print(f"built {output}", flush=True)
+        if self._in_tree() and not sanitize:
+            building.write_commands(ROOT, [building.build_folder(ROOT, each) for each in targets])
         if ascend is None and not sanitize and not self.library_dir:
             # What an earlier build left would be used, or go into the wheel.
             for left in (package / "_native" / "lib").glob("*_ascend.so"):
@@ -133,7 +138,7 @@ class build_native(Command):
             for folder in (SOURCES, SUITE):
                 shutil.rmtree(package / folder, ignore_errors=True)
             for source, name in self._copies():
-                building.write_if_changed(package / name, source.read_text())
+                compiler.write_if_changed(package / name, source.read_text())
 
     @staticmethod
     def _copies() -> list[tuple[Path, str]]:
@@ -209,7 +214,7 @@ class build_native(Command):
         # Here, so that no import has to read all sources.
         text += f"SOURCES = {sources:#018x}\n"
         draft.unlink()
-        building.write_if_changed(path, text)
+        compiler.write_if_changed(path, text)
 
 
 class build_with_native(build):

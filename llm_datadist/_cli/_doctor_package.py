@@ -12,7 +12,8 @@ import sys
 from collections.abc import Sequence
 
 import llm_datadist
-from llm_datadist._native import building, loader
+from llm_datadist._native import compiler as native_compiler
+from llm_datadist._native import loader
 from llm_datadist._version import __version__
 
 from ._findings import Finding, Machine, fail, ok, warn
@@ -89,10 +90,10 @@ def versions(machine: Machine) -> Finding:
 def compiler(machine: Machine) -> Finding:
     """Which C++ compiler would be used."""
     try:
-        command = building.find_compiler()
-    except building.BuildError:
+        command = native_compiler.find_compiler()
+    except native_compiler.BuildError:
         return ok("compiler", "none; one is needed only to build libraries", version=None)
-    version = building.compiler_version(command)
+    version = native_compiler.compiler_version(command)
     return ok("compiler", f"{' '.join(command)}: {version}", version=version)
 
 

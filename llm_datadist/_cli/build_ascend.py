@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build the library; returns the exit status."""
     # Nothing of this is imported to print a help text.
-    from llm_datadist._native.building import BuildError
     from llm_datadist._native.cann import ToolkitError
+    from llm_datadist._native.compiler import BuildError
     from llm_datadist._native.loader import NativeLibraryError
 
     try:

@@ -13,6 +13,7 @@ import sys
 import pytest
 
 from llm_datadist._native import building, cann
+from llm_datadist._native.compiler import BuildError
 from tests.package.small_cann import empty_toolkit, small_toolkit, small_tree
 
 
@@ -286,7 +287,7 @@ def test_a_tree_without_the_runtime_says_so(tmp_path, generated):
     tree = small_tree(tmp_path)
     shutil.rmtree(tree / "csrc" / "ascend")
     toolkit = cann.Toolkit(tmp_path, "", tmp_path, (), tmp_path)
-    with pytest.raises(building.BuildError, match=r"has no csrc/ascend, which .*_ascend\.so is"):
+    with pytest.raises(BuildError, match=r"has no csrc/ascend, which .*_ascend\.so is"):
         building.build(building.ascend(toolkit), tree, tmp_path, tmp_path / "x.so", generated)
     assert not (tmp_path / "x.so").exists()
 

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 
 import pytest
 
 from llm_datadist._native import building
+from llm_datadist._native.compiler import COMMANDS, BuildError, Compiler
 
 EXPORTS = "{ global: lldd_*; local: *; };\n"
 TARGET = building.Target("sample", (".",))
@@ -27,6 +29,11 @@ def tree(needs_compiler, tmp_path, monkeypatch):
     return tmp_path
 
 
+def compiler_of(target, tree, build_dir, defines=(), sanitize=(), werror=None):
+    flags = building.compile_flags(target, tree, build_dir, sanitize)
+    return Compiler(tree, build_dir, [*flags, *defines], werror=werror)
+
+
 @pytest.fixture
 def make(tree, capfd):
     """Build the tree; returns the names of the files that were compiled. ``make.printed()`` is what
@@ -36,8 +43,14 @@ def make(tree, capfd):
         build_dir = tree / "build" / "-".join(["normal", *sanitize])
         build_dir.mkdir(parents=True, exist_ok=True)
         capfd.readouterr()
-        compiler = building.Compiler(target, tree, build_dir, defines, sanitize)
-        compiler.link(compiler.compile_all(target.sources(tree), jobs=2), build_dir / "lib.so")
+        compiler = compiler_of(target, tree, build_dir, defines, sanitize)
+        compiler.link(
+            compiler.compile_all(target.sources(tree), jobs=2),
+            build_dir / "lib.so",
+            building.link_flags(target, tree, sanitize),
+            target.libraries,
+            [tree / building.VERSION_SCRIPT],
+        )
         shown = capfd.readouterr()
         printed.append(shown.err)
         lines = shown.out.split("\n")
@@ -121,7 +134,7 @@ def test_a_sanitized_library_lies_beside_the_normal_one(make, tree):
 
 def test_errors_are_shown(make, tree):
     (tree / "two.cc").write_text("int broken( {}\n")
-    with pytest.raises(building.BuildError, match=r"two\.cc"):
+    with pytest.raises(BuildError, match=r"two\.cc"):
         make()
 
 
@@ -131,7 +144,7 @@ WARNED = "int f(long x);\nint f(long x) { return x; }\n"
 def test_warnings_are_errors_in_this_projects_own_tests(make, tree):
     """tests/conftest.py says so."""
     (tree / "two.cc").write_text(WARNED)
-    with pytest.raises(building.BuildError, match="conversion"):
+    with pytest.raises(BuildError, match="conversion"):
         make()
 
 
@@ -154,7 +167,7 @@ def test_what_was_compiled_with_warnings_does_not_stay(make, tree, monkeypatch):
     make()
     monkeypatch.setenv("LLM_DATADIST_WERROR", "1")
     for _ in range(2):
-        with pytest.raises(building.BuildError, match="conversion"):
+        with pytest.raises(BuildError, match="conversion"):
             make()
     (tree / "two.cc").write_text("int f(int x);\nint f(int x) { return x; }\n")
     # The other one had none.
@@ -166,9 +179,9 @@ def test_an_argument_decides_about_warnings_first(tree, monkeypatch):
     (tree / "two.cc").write_text(WARNED)
     for variable, werror in (("1", False), ("0", True)):
         monkeypatch.setenv("LLM_DATADIST_WERROR", variable)
-        compiler = building.Compiler(TARGET, tree, tree / variable, werror=werror)
+        compiler = compiler_of(TARGET, tree, tree / variable, werror=werror)
         if werror:
-            with pytest.raises(building.BuildError, match="conversion"):
+            with pytest.raises(BuildError, match="conversion"):
                 compiler.compile_all(TARGET.sources(tree), jobs=1)
         else:
             compiler.compile_all(TARGET.sources(tree), jobs=1)
@@ -176,22 +189,22 @@ def test_an_argument_decides_about_warnings_first(tree, monkeypatch):
 
 def test_any_other_value_is_refused(tree, monkeypatch):
     monkeypatch.setenv("LLM_DATADIST_WERROR", "yes")
-    with pytest.raises(building.BuildError, match="WERROR must be 0, 1 or empty, not 'yes'"):
-        building.Compiler(TARGET, tree, tree)
+    with pytest.raises(BuildError, match="WERROR must be 0, 1 or empty, not 'yes'"):
+        compiler_of(TARGET, tree, tree)
 
 
 def test_undefined_symbols_are_errors(make, tree):
     (tree / "two.cc").write_text(
         'int nowhere();\nextern "C" int lldd_two();\nint lldd_two() { return nowhere(); }\n'
     )
-    with pytest.raises(building.BuildError, match=r"linking failed[\s\S]*nowhere"):
+    with pytest.raises(BuildError, match=r"linking failed[\s\S]*nowhere"):
         make()
 
 
 def test_a_missing_compiler_is_named(tree, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(building.BuildError, match=r"no C\+\+ compiler \(no-such-compiler\)"):
-        building.Compiler(TARGET, tree, tree)
+    with pytest.raises(BuildError, match=r"no C\+\+ compiler \(no-such-compiler\)"):
+        compiler_of(TARGET, tree, tree)
 
 
 def test_a_compiler_that_is_too_old_is_named(tree, monkeypatch):
@@ -199,20 +212,20 @@ def test_a_compiler_that_is_too_old_is_named(tree, monkeypatch):
     old.write_text("#!/bin/sh\necho 'unrecognized option -std=c++17' >&2\nexit 1\n")
     old.chmod(0o755)
     monkeypatch.setenv("CXX", str(old))
-    with pytest.raises(building.BuildError, match=r"old-c\+\+ does not compile C\+\+17"):
-        building.Compiler(TARGET, tree, tree)
+    with pytest.raises(BuildError, match=r"old-c\+\+ does not compile C\+\+17"):
+        compiler_of(TARGET, tree, tree)
 
 
 @pytest.mark.parametrize("system", ["Darwin", "Windows"])
 def test_other_systems_are_refused(mocker, system):
     mocker.patch.object(building.platform, "system", return_value=system)
-    with pytest.raises(building.BuildError, match=f"Linux only; this is {system}"):
+    with pytest.raises(BuildError, match=f"Linux only; this is {system}"):
         building.check_platform()
 
 
 def test_32_bits_are_refused(mocker):
     mocker.patch.object(building.struct, "calcsize", return_value=4)
-    with pytest.raises(building.BuildError, match="64-bit"):
+    with pytest.raises(BuildError, match="64-bit"):
         building.check_platform()
 
 
@@ -227,5 +240,26 @@ def test_sanitizers_are_read(monkeypatch, value, expected):
 
 def test_unknown_sanitizers_are_refused(monkeypatch):
     monkeypatch.setenv("LLM_DATADIST_SANITIZE", "address,rust")
-    with pytest.raises(building.BuildError, match="rust; legal names are address"):
+    with pytest.raises(BuildError, match="rust; legal names are address"):
         building.sanitizers_asked_for()
+
+
+def test_what_was_compiled_how_is_written_down(make, tree, monkeypatch):
+    """With the compiler first, as clangd wants it, and in any order of builds."""
+    cxx = tree / "ccache"
+    cxx.write_text('#!/bin/sh\nexec "$@"\n')
+    cxx.chmod(0o755)
+    monkeypatch.setenv("CXX", f"{cxx} c++")
+    make(["-DSAMPLE=1"])
+    build_dir = tree / "build" / "normal"
+    commands = json.loads((build_dir / COMMANDS).read_text())
+    assert [command["file"] for command in commands] == [
+        str(tree / n) for n in ("one.cc", "two.cc")
+    ]
+    for command in commands:
+        assert command["directory"] == str(tree)
+        assert command["arguments"][0] == "c++"
+        assert {"-std=c++17", "-DSAMPLE=1", command["file"]} <= {*command["arguments"]}
+        assert subprocess.run(command["arguments"], cwd=tree).returncode == 0
+    building.write_commands(tree, [build_dir, build_dir])
+    assert json.loads((tree / "build" / COMMANDS).read_text()) == commands

@@ -24,7 +24,7 @@ from llm_datadist._cli._host import AvailableMemory, UsableCpus
 from llm_datadist._cli._probe import Tried
 from llm_datadist._cli._variables import Variable
 from llm_datadist._cli.doctor import first_to_fix, works
-from llm_datadist._native import building, cann, libraries, loader
+from llm_datadist._native import cann, compiler, libraries, loader
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = Tried(name="mock", version="0.1.0", description="host memory", path="/lib/m.so")
@@ -254,7 +254,7 @@ def test_versions(machine, mocker):
 
 
 def test_a_missing_compiler_is_no_fault(machine, mocker):
-    mocker.patch.object(building, "find_compiler", side_effect=building.BuildError("none"))
+    mocker.patch.object(compiler, "find_compiler", side_effect=compiler.BuildError("none"))
     assert package.compiler(machine()).level is Level.OK
 
 

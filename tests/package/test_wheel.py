@@ -22,6 +22,8 @@ from llm_datadist._version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 
+pytestmark = pytest.mark.slow
+
 
 def run_setup(directory, *commands, **environment):
     """Run setup.py on the checkout, all but the objects elsewhere; returns what it printed."""

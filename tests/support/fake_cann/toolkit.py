@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import llm_datadist
-from llm_datadist._native import building, cann, declarations
+from llm_datadist._native import building, cann, compiler, declarations
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -26,7 +26,7 @@ BUILD = ROOT / "build" / "fake_cann"
 # As CANN's: what its libraries export is seen, and its strings are those of the old ABI.
 FLAGS = [
     *(flag for flag in building.COMPILE_FLAGS if "visibility" not in flag),
-    building.WERROR,
+    compiler.WERROR,
     "-D_GLIBCXX_USE_CXX11_ABI=0",
     f"-I{HERE / 'include'}",
 ]
@@ -41,12 +41,12 @@ LIBRARIES = (
 def toolkit() -> Path:
     """Return the root of the fake toolkit: what ASCEND_HOME_PATH names."""
     inputs = sorted(path for path in HERE.rglob("*") if path.suffix in (".cc", ".h"))
-    digest = hashlib.sha256(" ".join([*compiler(), *FLAGS]).encode())
+    digest = hashlib.sha256(" ".join([*compiler.find_compiler(), *FLAGS]).encode())
     for path in inputs:
         digest.update(f"{path.relative_to(HERE)}\n".encode() + path.read_bytes())
     # A folder for each state: who uses an older one keeps it.
     root = BUILD / digest.hexdigest()[:16]
-    with building.exclusive(BUILD):
+    with compiler.exclusive(BUILD):
         if not root.exists():
             draft = BUILD / "draft"
             shutil.rmtree(draft, ignore_errors=True)
@@ -58,13 +58,14 @@ def toolkit() -> Path:
     return root
 
 
-def compiler() -> list[str]:
-    """Return the compiler, as the package's own build finds it."""
-    return building.find_compiler()
-
-
 def _link(folder: Path, name: str, sources: tuple[str, ...], needed: tuple[str, ...]) -> None:
-    command = [*compiler(), *FLAGS, "-shared", "-Wl,--no-undefined", f"-Wl,-soname,lib{name}.so"]
+    command = [
+        *compiler.find_compiler(),
+        *FLAGS,
+        "-shared",
+        "-Wl,--no-undefined",
+        f"-Wl,-soname,lib{name}.so",
+    ]
     command += [str(HERE / source) for source in sources]
     command += [f"-L{folder}", "-Wl,-rpath,$ORIGIN", *(f"-l{library}" for library in needed)]
     command += ["-o", str(folder / f"lib{name}.so")]
