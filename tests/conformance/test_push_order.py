@@ -213,7 +213,8 @@ def test_c6_1_30_the_own_cluster_is_not_linked_unless_it_is(together: NearStage)
     peer.register("to", SMALL, 2, 0)
     with refused_by_engine("push_blocks", S.LLM_NOT_YET_LINK, OWNER):
         push_blocks(peer, "from", BlocksCacheKey(OWNER, 0))
-    linked(peer, peer)
+    with pytest.warns(LLMDataDistWarning, match="own cluster id"):
+        linked(peer, peer)
     push_blocks(peer, "from", BlocksCacheKey(OWNER, 0), [3, 4], [5, 9])
     after = peer.call("read", "to")
     assert after[:, [5, 9]].tolist() == SMALL.filled(1)[:, [3, 4]].tolist()
