@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import pytest
 
-from llm_datadist import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex, LLMStatusCode
+from llm_datadist import (
+    BlocksCacheKey,
+    CacheKey,
+    CacheKeyByIdAndIndex,
+    LLMDataDistWarning,
+    LLMStatusCode,
+)
 from llm_datadist.testing import Geometry
 from tests.conformance.orders import check_order
 from tests.conformance.refusals import refused, refused_by_engine
