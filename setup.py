@@ -4,7 +4,7 @@
 setuptools can build extension modules, which are tied to one Python version, but not a plain
 shared library. So one command of our own, ``build_native``, takes part in ``build``: it compiles
 and links what ``llm_datadist/_native/building.py`` describes, and generates ``_ffi.py`` from the
-header. Developers run it alone:
+header, with ``_ffi.pyi`` for checkers of types. Developers run it alone:
 
     python setup.py build_native --inplace
 
@@ -49,6 +49,7 @@ building = load_native("building")
 cann = load_native("cann")
 compiler = load_native("compiler")
 declarations = load_native("declarations")
+stubs = load_native("stubs")
 
 HEADER = ROOT / building.HEADER
 # Where they are in a package that was built.
@@ -115,6 +116,7 @@ class build_native(Command):
         package = self._package_dir()
         sources = building.sources_digest(ROOT)
         self._write_ffi(parsed, sources, package / "_native" / "_ffi.py")
+        building.write_if_changed(package / "_native" / "_ffi.pyi", stubs.stub(parsed))
         generated = building.Generated(
             parsed.fingerprint, declarations.layout_source(parsed), self.distribution.get_version()
         )
@@ -183,7 +185,7 @@ class build_native(Command):
     def get_outputs(self) -> list[str]:
         """List what this command creates."""
         package = self._package_dir()
-        names = ["_native/_ffi.py"]
+        names = ["_native/_ffi.py", "_native/_ffi.pyi"]
         names += [str(path.relative_to(package)) for path in package.glob("_native/lib/*.so")]
         if not self._in_tree():
             names += [name for _, name in self._copies()]

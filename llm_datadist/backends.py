@@ -56,10 +56,13 @@ _choice = _Choice()
 def select(backend: str | os.PathLike[str]) -> None:
     """Choose the library for this process, before the first engine is opened.
 
-    :param backend: ``auto``, ``mock``, ``ascend``, or the absolute path of a library.
-    :raises ValueError: another name, or a relative path.
-    :raises NativeLibraryError: the library cannot be used.
-    :raises RuntimeError: another library is in use already.
+    Args:
+        backend: ``auto``, ``mock``, ``ascend``, or the absolute path of a library.
+
+    Raises:
+        ValueError: another name, or a relative path.
+        NativeLibraryError: the library cannot be used.
+        RuntimeError: another library is in use already.
     """
     name = _legal(os.fspath(backend), "select()")
     with _choice.lock:
@@ -71,10 +74,13 @@ def select(backend: str | os.PathLike[str]) -> None:
 def library(backend: str | os.PathLike[str] | None = None) -> NativeLibrary:
     """Return the library that engines are opened with, and fix it for this process.
 
-    :param backend: as for :func:`select`; None: what was selected, the environment, ``auto``.
-    :raises ValueError: a name that is not legal.
-    :raises NativeLibraryError: the library cannot be used.
-    :raises RuntimeError: ``backend`` is not the library in use.
+    Args:
+        backend: as for :func:`select`; None: what was selected, the environment, ``auto``.
+
+    Raises:
+        ValueError: a name that is not legal.
+        NativeLibraryError: the library cannot be used.
+        RuntimeError: ``backend`` is not the library in use.
     """
     with _choice.lock:
         if backend is None:

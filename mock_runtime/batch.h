@@ -13,7 +13,7 @@ namespace lldd::mock {
 
 // From here on copies go past the caches.
 constexpr uint64_t kWorthStreaming = 256U << 10;
-// With the cookie, one fewer than what a system call takes would do; more brought nothing.
+// IOV_MAX less one for the cookie would be possible; larger values were not faster.
 constexpr size_t kMostPiecesPerChunk = 512;
 
 // `length` bytes between two addresses; `there` is of the peer, or where its memory is mapped.

@@ -22,7 +22,7 @@ constexpr uint32_t kMagic = 0x48434D4C;  // "LMCH"
 constexpr uint32_t kVersion = 2;
 // The link page, the region table and the pools.
 constexpr size_t kMostDescriptors = 2 + kMostPoolsOnChannel;
-// Who says nothing for so long, or comes when so many wait, is sent away.
+// Visitors that send nothing within kPatienceMs, or exceed kMostVisitors, are closed.
 constexpr uint64_t kPatienceMs = 10000;
 constexpr size_t kMostVisitors = 256;
 

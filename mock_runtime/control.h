@@ -1,10 +1,10 @@
 // What lldd_runtime_control can tell the mock runtime. Answers are text; a command that takes no
 // argument ignores one.
 //
-//   help                     the commands, a line each
+//   help                     the commands, one line per command
 //   environment              every variable that the runtime reads, a line each, with tabs between
 //                            name, legal values, default and meaning
-//   devices                  the devices that are open in this process, a line each: pools,
+//   devices                  one line per device that is open in this process: pools,
 //                            registrations, links
 //   kernel                   "usable: NAMES\nchosen: NAME\n", the copy kernels of this CPU
 //   threads                  "helpers: N\nallowed: N\n", the copying threads
@@ -18,7 +18,7 @@
 //   faults.add SCRIPT        adds the rules of the script; the answer names them: "4 5\n"
 //   faults.remove IDS        takes rules away by the names that faults.add gave: "4 5"
 //   faults.clear             takes all rules away, those of the environment included
-//   faults.counters          a line a point, "point NAME CALLS FIRED", and a line a rule,
+//   faults.counters          one line per point, "point NAME CALLS FIRED", and one per rule,
 //                            "rule ID CALLS FIRED TEXT"
 //
 // Scripts are explained in docs/faults.md. LLDD_PARAM_INVALID: no such command, or a bad argument.

@@ -136,8 +136,7 @@ struct Candidate {
 // yet, so the C library's own copy, which is made for the CPU, comes first.
 constexpr Candidate kCandidates[] = {
 #if defined(__x86_64__)
-    {{"avx512", CopyAvx512, FinishStream}, HasAvx512},
-    {{"avx2", CopyAvx2, FinishStream}, HasAvx2},
+    {{"avx512", CopyAvx512, FinishStream}, HasAvx512}, {{"avx2", CopyAvx2, FinishStream}, HasAvx2},
     {{"movsb", CopyMovsb, NothingToFinish}, HasErms},
 #endif
     {{"memcpy", CopyMemcpy, NothingToFinish}, Always},

@@ -113,7 +113,9 @@ Status MockDevice::Withdraw(uint64_t addr, uint64_t size, const Deadline &deadli
     LLDD_RETURN_IF_ERROR(parts_.memory->Unregister(addr, size, &withdrawn, &order));
     if (!withdrawn) return Status::Ok();
     // The I/O thread is outside the memory, and from now on finds it withdrawn.
-    { const std::lock_guard<std::mutex> serving(parts_.serve_lock); }
+    {
+        const std::lock_guard<std::mutex> serving(parts_.serve_lock);
+    }
     if (parts_.passages.WaitUntilLeft(order, deadline)) return Status::Ok();
     return Failure(LLDD_TIMEOUT,
                    "a peer is still in the memory at %#llx (%llu bytes); it must not be used yet",

@@ -4,11 +4,13 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <string>
 #include <vector>
 
-#include "mock_runtime/own_memory.h"
+#include "base/status.h"
 #include "mock_runtime/process_vm.h"
+#include "mock_runtime/region.h"
 
 namespace lldd::mock {
 

@@ -70,7 +70,7 @@ void ClearFaults();
 // another value.
 Status UseFaultsOfEnvironment(const std::string &value);
 
-// A line a point, "point NAME CALLS FIRED", and then a line a rule, "rule ID CALLS FIRED TEXT". The
+// One line per point, "point NAME CALLS FIRED", then one per rule, "rule ID CALLS FIRED TEXT". The
 // counts of a point begin with the process and outlive its rules; calls of a rule are those at its
 // points and over its peer's link.
 std::string DescribeFaults();

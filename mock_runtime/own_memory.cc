@@ -264,6 +264,7 @@ OwnMemory::Claim OwnMemory::Check(uint64_t mark, uint64_t addr, uint64_t length,
 std::vector<OwnMemory::PoolDescriptor> OwnMemory::PoolDescriptors() const {
     std::lock_guard<std::mutex> lock(mutex_);
     std::vector<PoolDescriptor> descriptors;
+    descriptors.reserve(pools_.size());
     for (const Pool &pool : pools_) {
         descriptors.push_back({pool.number, pool.memory.fd(), pool.memory.size()});
     }

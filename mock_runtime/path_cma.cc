@@ -66,8 +66,9 @@ MoveFailure CmaMove::Explain(const VmResult &result, size_t chunk) const {
         moved -= piece->length;
     const uint64_t here = piece->here + moved;
     const uint64_t there = piece->there + moved;
-    // Which side was it? Ask for one byte of each; a side that can be read but not written is found
-    // by the other's innocence. A peer that went in between takes the blame for everything.
+    // Which side faulted? One byte of each is read. A local byte that cannot be read has faulted; so
+    // has one that a read should write, if the remote byte can be read. Otherwise the remote side
+    // has; a peer that exited meanwhile is reported as gone.
     if (!VmReadable(self_, here)) return {MoveFailure::kLocalFault, EFAULT, here};
     const MoveFailure identity = CheckCookie();
     if (identity.failed()) return identity;

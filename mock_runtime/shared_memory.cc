@@ -79,7 +79,7 @@ Status SharedMemory::Create(const char *name, uint64_t size, Writers writers,
 }
 
 Status SharedMemory::Map(Fd fd, uint64_t size, bool writable, SharedMemory *memory) {
-    struct stat info {};
+    struct stat info{};
     if (!fd || fstat(fd.get(), &info) != 0) {
         return ErrnoFailure(LLDD_FAILED, errno, "the peer sent no usable descriptor");
     }

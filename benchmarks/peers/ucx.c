@@ -33,11 +33,12 @@ int ucx_open(void) {
 
 /* *address NULL: UCX allocates memory that it can share. */
 int ucx_map(void **address, uint64_t size) {
-    ucp_mem_map_params_t params = {
-        .field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_FLAGS,
-        .address = *address,
-        .length = size,
-        .flags = *address == NULL ? UCP_MEM_MAP_ALLOCATE : 0};
+    ucp_mem_map_params_t params = {.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS |
+                                                 UCP_MEM_MAP_PARAM_FIELD_LENGTH |
+                                                 UCP_MEM_MAP_PARAM_FIELD_FLAGS,
+                                   .address = *address,
+                                   .length = size,
+                                   .flags = *address == NULL ? UCP_MEM_MAP_ALLOCATE : 0};
     TRY(ucp_mem_map(context, &params, &memory));
     ucp_mem_attr_t attributes = {.field_mask = UCP_MEM_ATTR_FIELD_ADDRESS};
     TRY(ucp_mem_query(memory, &attributes));
@@ -94,7 +95,8 @@ int64_t ucx_pull(const uint64_t *src, const uint64_t *dst, uint64_t count, uint6
     if (UCS_PTR_IS_ERR(flush)) return UCS_PTR_STATUS(flush);
     if (flush != NULL) {
         ucs_status_t status;
-        while ((status = ucp_request_check_status(flush)) == UCS_INPROGRESS) ucp_worker_progress(worker);
+        while ((status = ucp_request_check_status(flush)) == UCS_INPROGRESS)
+            ucp_worker_progress(worker);
         ucp_request_free(flush);
         if (status != UCS_OK) return status;
     }

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "ascend/device.h"
 #include "base/codec.h"
 #include "base/log.h"
 #include "runtime/pieces.h"
@@ -13,7 +12,7 @@
 namespace lldd::ascend {
 namespace {
 
-// Between two calls of HIXL a peer's wish to take memory back is heard: a few milliseconds of HCCS.
+// Between two calls of HIXL a peer that withdraws memory is heard: a few milliseconds of HCCS.
 constexpr uint64_t kMostBytesACall = 256ull << 20;
 constexpr size_t kMostDescsACall = 65536;
 
@@ -35,26 +34,26 @@ std::string Encode(Message message, uint64_t number = 0) {
 
 }  // namespace
 
-AscendConnection::AscendConnection(AscendDevice *device, const ConnectionSetup &setup,
+AscendConnection::AscendConnection(DeviceParts *device, const ConnectionSetup &setup,
                                    EndpointData peer)
     : device_(device),
       streams_(setup.streams),
       passive_(setup.passive),
       peer_passive_(setup.peer_passive),
-      remote_(device->transport().Use(peer.engine)) {
+      remote_(device->engine->Use(peer.engine)) {
     reachable_.Assign(std::move(peer.regions));
-    device_->Add(this);
+    device_->withdrawals->Add(this);
 }
 
 AscendConnection::~AscendConnection() {
-    device_->Remove(this);
+    device_->withdrawals->Remove(this);
     (void)Close(Deadline::Passed());
 }
 
 // ---- making the link ----
 
 Status AscendConnection::Dial(const Deadline &deadline) {
-    const Context::Scope in_context(device_->context());
+    const Context::Scope in_context(*device_->context);
     Status status = remote_->Connect(deadline);
     if (status.code() != LLDD_FAILED && status.code() != LLDD_NOT_YET_LINK) return status;
     return Status(LLDD_LINK_FAILED, status.text(), status.raw());
@@ -64,7 +63,7 @@ Status AscendConnection::Dial(const Deadline &deadline) {
 // comes sooner makes it.
 Status AscendConnection::Confirm() {
     if (passive_) return Status::Ok();
-    device_->transport().ConnectSoon(remote_);
+    device_->engine->ConnectSoon(remote_);
     return Status::Ok();
 }
 
@@ -90,7 +89,7 @@ Status AscendConnection::Write(const Run *runs, size_t count, const Deadline &de
 Status AscendConnection::Transfer(hixl::TransferOp operation, const Run *runs, size_t count,
                                   const Deadline &deadline) {
     LLDD_RETURN_IF_ERROR(Plan(runs, count));
-    const Context::Scope in_context(device_->context());
+    const Context::Scope in_context(*device_->context);
     for (size_t i = 0; i < num_pieces_; ++i) {
         const Piece &piece = pieces_[i];
         Status may_move;
@@ -106,7 +105,7 @@ Status AscendConnection::Transfer(hixl::TransferOp operation, const Run *runs, s
 // Everything is looked up before anything is moved: HIXL must not see an address that it does not
 // know, which it would take for host memory (on this side) or which would cost the connection.
 Status AscendConnection::Plan(const Run *runs, size_t count) {
-    const std::shared_ptr<const Regions> known = device_->memory().Known();
+    const std::shared_ptr<const Regions> known = device_->memory->Known();
     num_pieces_ = 0;
     std::lock_guard<std::mutex> lock(mutex_);
     LLDD_RETURN_IF_ERROR(CheckLinkLocked());
@@ -167,7 +166,7 @@ Status AscendConnection::UnreachableLocked(uint64_t remote) const {
 }
 
 // Asked when nothing but HIXL's call is left to do. The peer waits for the connection to be
-// dropped, so whatever it has taken back or said by now holds.
+// dropped, so whatever it has withdrawn or said by now holds.
 Status AscendConnection::MayMove(const Piece &piece) {
     std::lock_guard<std::mutex> lock(mutex_);
     LLDD_RETURN_IF_ERROR(CheckLinkLocked());
@@ -190,7 +189,7 @@ Status AscendConnection::Explain(Status failed, const Deadline &deadline) const 
     return Status(LLDD_TIMEOUT, PeerIsGone().text() + "; " + failed.text(), failed.raw());
 }
 
-// ---- who takes memory back, and who uses it ----
+// ---- memory that is withdrawn ----
 
 // What is answered when a transfer that is under way is over also holds for all later ones.
 void AscendConnection::OnMessage(std::string_view message, std::function<void()> answer) {
@@ -241,21 +240,21 @@ Status AscendConnection::AskPeer(const std::string &message, const Deadline &dea
     return asked.code() == LLDD_TIMEOUT ? asked : Status::Ok();
 }
 
-Status AscendConnection::Withdraw(uint64_t region, const Deadline &deadline) {
+Status AscendConnection::Forget(uint64_t region, const Deadline &deadline) {
     return AskPeer(Encode(Message::kForget, region), deadline);
 }
 
-Status AscendConnection::KeepPeerAway(const Deadline &deadline) {
+Status AscendConnection::StayAway(const Deadline &deadline) {
     return AskPeer(Encode(Message::kDisconnect), deadline);
 }
 
-void AscendConnection::LetPeerComeBack() {
+void AscendConnection::ComeBack() {
     // Whether it is heard is of no importance here: a peer that is gone has no connection.
     (void)AskPeer(Encode(Message::kGoOn), Deadline::Passed());
 }
 
 // The link stays until the client unlinks, but it does not keep the HIXL connection: the peer's
-// process may be there as before, and wants its memory back.
+// process may be there as before, and withdraw its memory.
 void AscendConnection::PeerGone() {
     peer_gone_.store(true);
     LeaveRemote(Deadline::Passed());
@@ -271,7 +270,7 @@ void AscendConnection::LeaveRemote(const Deadline &deadline) {
             remote_->GoOn();
         }
     }
-    device_->transport().Release(remote_, deadline);
+    device_->engine->Release(remote_, deadline);
 }
 
 Status AscendConnection::Close(const Deadline &deadline) {
@@ -281,10 +280,9 @@ Status AscendConnection::Close(const Deadline &deadline) {
         if (std::exchange(closed_, true)) return Status::Ok();
         ask = !left_by_peer_;
     }
-    // Without time there is nobody to wait: the link ends because the peer's end has. A peer that
-    // does not answer may be anywhere, which HIXL does not tell; memory that it still knows is
-    // refused to the owner who wants it back (Memory::GiveBack), and pools are freed when HIXL has
-    // ended.
+    // Without time no thread waits: the link ends because the peer's end has. A peer that does not
+    // answer may be anywhere, which HIXL does not tell; HIXL refuses to deregister memory that it
+    // still knows (OwnMemory::Deregister), and pools are freed when HIXL has ended.
     if (ask && !deadline.passed()) {
         const Status left = AskPeer(Encode(Message::kLeave), deadline);
         if (!left.ok()) {

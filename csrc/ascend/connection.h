@@ -1,12 +1,10 @@
 // One end of a link: what of the peer's memory it reaches, and the transfers over HIXL.
 //
-// HIXL gives the owner of memory no way to end a peer's access: it can deregister only what no
-// connection knows. So the two ends tell each other, over the link's control connection: who takes
-// memory back, or ends the link, asks the peer, and the peer answers as soon as no transfer of its
-// own is under way and its HIXL connection is gone. It does not connect again before the owner has
-// taken the memory back. What the device cannot give is a guarantee against a peer that does not
-// answer: then the owner learns LLDD_TIMEOUT, and the memory must not be used for something else
-// before the peer has gone.
+// An end that withdraws memory (see withdrawals.h), or ends the link, asks the peer over the link's
+// control connection, and the peer answers as soon as no transfer of its own is under way and its
+// HIXL connection is gone. It does not connect again before the owner has withdrawn the memory.
+// The device cannot give a guarantee against a peer that does not answer: then the owner learns
+// LLDD_TIMEOUT, and the memory must not be used for something else before the peer has gone.
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
@@ -19,18 +17,17 @@
 #include <string>
 #include <vector>
 
+#include "ascend/device_parts.h"
 #include "ascend/regions.h"
-#include "ascend/transport.h"
+#include "ascend/remote.h"
+#include "ascend/withdrawals.h"
 #include "runtime/runtime.h"
 
 namespace lldd::ascend {
 
-class AscendDevice;
-
-// The device outlives its connections.
-class AscendConnection final : public Connection {
+class AscendConnection final : public Connection, public MemoryUser {
 public:
-    AscendConnection(AscendDevice *device, const ConnectionSetup &setup, EndpointData peer);
+    AscendConnection(DeviceParts *device, const ConnectionSetup &setup, EndpointData peer);
     ~AscendConnection() override;
 
     // The initiator's part of Device::Connect.
@@ -45,13 +42,9 @@ public:
     Status Close(const Deadline &deadline) override;
     std::vector<PathDescription> Paths() const override;
 
-    // For the device, which takes memory back. LLDD_TIMEOUT: the peer does not answer. First it
-    // forgets the region,
-    Status Withdraw(uint64_t region, const Deadline &deadline);
-    // then it has no HIXL connection
-    Status KeepPeerAway(const Deadline &deadline);
-    // until it is told. Does not wait.
-    void LetPeerComeBack();
+    Status Forget(uint64_t region, const Deadline &deadline) override;
+    Status StayAway(const Deadline &deadline) override;
+    void ComeBack() override;
 
 private:
     // What one call of HIXL moves.
@@ -75,7 +68,7 @@ private:
     Status Explain(Status failed, const Deadline &deadline) const;
     Status AskPeer(const std::string &message, const Deadline &deadline) const;
 
-    AscendDevice *const device_;
+    DeviceParts *const device_;
     StreamProvider *const streams_;
     const bool passive_;
     const bool peer_passive_;
@@ -84,11 +77,11 @@ private:
 
     std::mutex mutex_;
     Regions reachable_;              // of the peer
-    std::vector<Region> withdrawn_;  // what it has taken back
+    std::vector<Region> withdrawn_;  // by the peer
     bool left_by_peer_ = false;
     bool closed_ = false;
     bool left_remote_ = false;
-    uint64_t holds_ = 0;  // for the peer, which is taking memory back
+    uint64_t holds_ = 0;  // for the peer, which is withdrawing memory
 
     // Of the transfer that is under way; kept to use its memory again.
     std::vector<Piece> pieces_;

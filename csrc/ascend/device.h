@@ -3,23 +3,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <condition_variable>
-#include <functional>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <string>
-#include <vector>
 
 #include "ascend/cann.h"
 #include "ascend/copies.h"
-#include "ascend/memory.h"
-#include "ascend/transport.h"
+#include "ascend/device_parts.h"
 #include "runtime/runtime.h"
 
 namespace lldd::ascend {
-
-class AscendConnection;
 
 class AscendDevice final : public Device {
 public:
@@ -38,34 +30,11 @@ public:
     Status Connect(const ConnectionSetup &setup, const Deadline &deadline,
                    std::unique_ptr<Connection> *connection) override;
 
-    // For the connections.
-    const Context &context() const { return *context_; }
-    Memory &memory() { return *memory_; }
-    Transport &transport() { return *transport_; }
-    // Whom memory that is taken back must be taken from. Remove waits while one is asked.
-    void Add(AscendConnection *connection);
-    void Remove(AscendConnection *connection);
-
 private:
-    class Isolation;
-
     AscendDevice() = default;
-    Status GiveBack(const Memory::Taken &taken, const Deadline &deadline);
-    std::vector<AscendConnection *> Connections();
-    Status AskEverybody(const std::vector<AscendConnection *> &connections,
-                        const std::function<Status(AscendConnection *)> &ask);
-    // False: it is not there any more.
-    bool BeginAsking(AscendConnection *connection);
-    void EndAsking(AscendConnection *connection);
 
-    std::shared_ptr<Context> context_;
-    std::unique_ptr<Transport> transport_;
-    std::unique_ptr<Memory> memory_;
+    DeviceParts parts_;
     std::unique_ptr<Copies> copies_;
-
-    std::mutex mutex_;
-    std::condition_variable asked_;
-    std::map<AscendConnection *, size_t> connections_;  // and how many are asking it
 };
 
 }  // namespace lldd::ascend

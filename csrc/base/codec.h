@@ -22,6 +22,9 @@ namespace lldd {
 // Appends numbers and texts to a message.
 class Writer {
 public:
+    // For a message whose size is known: no memory is moved while it is written.
+    void Reserve(size_t size) { bytes_.reserve(size); }
+
     template <typename T>
     void Number(T value) {
         static_assert(std::is_integral_v<T>);

@@ -40,8 +40,8 @@ Status CacheStore::ReadKeys(const Cache &cache, const lldd_cache_key *keys, uint
     return Status::Ok();
 }
 
-Status CacheStore::AddAllocated(CacheRef cache, const lldd_cache_key *keys, uint64_t num_keys,
-                                std::vector<std::string> *notices) {
+Status CacheStore::AddAllocated(const CacheRef &cache, const lldd_cache_key *keys,
+                                uint64_t num_keys, std::vector<std::string> *notices) {
     const bool blocks = cache->shape.blocks;
     if (!blocks && num_keys > cache->shape.count) {
         return Failure(LLDD_PARAM_INVALID, "%" PRIu64 " keys for %" PRIu64 " batch entries",
@@ -83,8 +83,8 @@ Status CacheStore::AddAllocated(CacheRef cache, const lldd_cache_key *keys, uint
     return Status::Ok();
 }
 
-Status CacheStore::AddRegistered(CacheRef cache, const lldd_cache_key *keys, uint64_t num_keys,
-                                 std::vector<std::string> *notices) {
+Status CacheStore::AddRegistered(const CacheRef &cache, const lldd_cache_key *keys,
+                                 uint64_t num_keys, std::vector<std::string> *notices) {
     std::vector<Wanted> wanted;
     LLDD_RETURN_IF_ERROR(ReadKeys(*cache, keys, num_keys, &wanted));
     const bool blocks = cache->shape.blocks;

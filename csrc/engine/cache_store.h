@@ -84,12 +84,12 @@ public:
     // (LLDD_KEY_BLOCKS). LLDD_PARAM_INVALID, and nothing changes: more keys than that, a key of
     // another kind, a name that is bound already or repeated, a placeholder while a blocks cache
     // has its model_id. Notices for the client are appended.
-    Status AddAllocated(CacheRef cache, const lldd_cache_key *keys, uint64_t num_keys,
+    Status AddAllocated(const CacheRef &cache, const lldd_cache_key *keys, uint64_t num_keys,
                         std::vector<std::string> *notices);
     // The same for registered memory, whose keys are not checked for repetition: a blocks cache
     // takes its name over from an older one, a contiguous one leaves a name where it is bound
     // already. Either leaves a notice.
-    Status AddRegistered(CacheRef cache, const lldd_cache_key *keys, uint64_t num_keys,
+    Status AddRegistered(const CacheRef &cache, const lldd_cache_key *keys, uint64_t num_keys,
                          std::vector<std::string> *notices);
 
     // Null: no such cache.

@@ -199,7 +199,7 @@ Status LinkInitiator::LinkForGroup(const SocketAddress &address, uint64_t peer,
             ? Shake(link, false, deadline)
             : Failure(LLDD_LINK_FAILED, "cluster %llu was expected there", Printable(peer));
     if (!status.ok()) return Undo(link, deadline, std::move(status));
-    *out = link;
+    *out = std::move(link);
     return Status::Ok();
 }
 

@@ -100,6 +100,7 @@ void OwnerPins::StopWaiting(const PinName &name) {
 }
 
 void OwnerPins::UseUp(const NamedEntry &entry, const wire::Release &release) {
+    // NOLINTNEXTLINE(bugprone-unchecked-optional-access): only a consumable entry is used up.
     const CacheName &name = *entry.consumable;
     const uint64_t num_tensors = entry.cache->shape.num_tensors;
     if (release.num_tensors != 0) {

@@ -42,6 +42,7 @@ std::string Canonical(const JsonValue &value) {
     if (value.kind == JsonValue::Kind::kText) return QuoteJson(value.text);
     const bool is_object = value.kind == JsonValue::Kind::kObject;
     std::vector<std::string> parts;
+    parts.reserve(value.children.size());
     for (const JsonValue &child : value.children)
         parts.push_back((is_object ? QuoteJson(child.name) + ": " : "") + Canonical(child));
     if (FindUnordered(value) != nullptr) std::sort(parts.begin(), parts.end());

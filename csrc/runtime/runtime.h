@@ -96,6 +96,7 @@ public:
 
     // A message of the peer's connection, see StreamProvider::Ask. `answer` is called once, then or
     // later, on any thread. On the I/O thread; does not block.
+    // NOLINTNEXTLINE(performance-unnecessary-value-param): an implementation may keep `answer`.
     virtual void OnMessage(std::string_view message, std::function<void()> answer) {
         (void)message;
         answer();

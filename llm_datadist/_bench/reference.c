@@ -77,7 +77,9 @@ static void copy_nt128(void *dst, const void *src, size_t size) {
 }
 
 static copy_fn reference_kernel(void) { return copy_movsb; }
-static copy_fn streaming_kernel(void) { return __builtin_cpu_supports("avx512f") ? copy_nt512 : copy_nt128; }
+static copy_fn streaming_kernel(void) {
+    return __builtin_cpu_supports("avx512f") ? copy_nt512 : copy_nt128;
+}
 const char *reference_kernel_name(void) { return "rep movsb"; }
 const char *streaming_kernel_name(void) {
     return __builtin_cpu_supports("avx512f") ? "AVX-512 streaming stores" : "SSE2 streaming stores";
@@ -127,15 +129,16 @@ static void *pull_share(void *arg) {
         remote[count++] = (struct iovec){from, length};
         bytes += length;
         if (count == READV_IOV || bytes >= PIECE || i + 1 == s->end) {
-            if (process_vm_readv(s->pid, local, count, remote, count, 0) != (ssize_t)bytes) s->failed = 1;
+            if (process_vm_readv(s->pid, local, count, remote, count, 0) != (ssize_t)bytes)
+                s->failed = 1;
             count = bytes = 0;
         }
     }
     return NULL;
 }
 
-static int64_t pull_shared(int pid, copy_fn copy, const uint64_t *src, const uint64_t *dst, size_t count, size_t size,
-                           int threads) {
+static int64_t pull_shared(int pid, copy_fn copy, const uint64_t *src, const uint64_t *dst,
+                           size_t count, size_t size, int threads) {
     int64_t start = now_ns();
     size_t pieces_per_block = (size + PIECE - 1) / PIECE, pieces = count * pieces_per_block;
     share shares[MAX_THREADS];
@@ -144,7 +147,15 @@ static int64_t pull_shared(int pid, copy_fn copy, const uint64_t *src, const uin
     if (pieces < MIN_SHARED_PIECES) threads = 1;
     int started = 1, failed = 0;
     for (int i = 0; i < threads; i++)
-        shares[i] = (share){pid, src, dst, size, pieces_per_block, pieces * i / threads, pieces * (i + 1) / threads, copy, 0};
+        shares[i] = (share){pid,
+                            src,
+                            dst,
+                            size,
+                            pieces_per_block,
+                            pieces * i / threads,
+                            pieces * (i + 1) / threads,
+                            copy,
+                            0};
     for (; started < threads; started++)
         if (pthread_create(&ids[started], NULL, pull_share, &shares[started]) != 0) break;
     if (started < threads) failed = 1;
@@ -158,12 +169,14 @@ static int64_t pull_shared(int pid, copy_fn copy, const uint64_t *src, const uin
 }
 
 /* src: addresses in process pid. */
-int64_t pull_readv(int pid, const uint64_t *src, const uint64_t *dst, uint64_t count, uint64_t size, int threads) {
+int64_t pull_readv(int pid, const uint64_t *src, const uint64_t *dst, uint64_t count, uint64_t size,
+                   int threads) {
     return pull_shared(pid, copy_memcpy, src, dst, count, size, threads);
 }
 
 /* src: addresses here, of memory shared with the other process. */
-int64_t pull_mapped(const uint64_t *src, const uint64_t *dst, uint64_t count, uint64_t size, int threads) {
+int64_t pull_mapped(const uint64_t *src, const uint64_t *dst, uint64_t count, uint64_t size,
+                    int threads) {
     return pull_shared(0, streaming_kernel(), src, dst, count, size, threads);
 }
 
@@ -212,7 +225,8 @@ int serve_stream(int fd, uint64_t *addrs, uint64_t capacity) {
     }
 }
 
-int64_t pull_stream(int fd, const uint64_t *src, const uint64_t *dst, uint64_t count, uint64_t size) {
+int64_t pull_stream(int fd, const uint64_t *src, const uint64_t *dst, uint64_t count,
+                    uint64_t size) {
     int64_t start = now_ns();
     uint64_t head[2] = {count, size};
     struct iovec v[2] = {{head, sizeof head}, {(void *)src, count * sizeof *src}};

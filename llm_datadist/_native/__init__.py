@@ -1,2 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only part of the package that knows cffi and the C ABI."""
+"""The part of the package that knows cffi and the C ABI; elsewhere only ``doctor`` asks cffi
+for the version of the ABI.
+"""

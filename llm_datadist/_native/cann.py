@@ -101,9 +101,11 @@ def present(environ: Mapping[str, str] = os.environ) -> list[Place]:
 def find(candidates: Iterable[Place] | None = None) -> Toolkit:
     """Return the first toolkit that has all that a build needs.
 
-    :param candidates: where to look; None: in :func:`places`.
+    Args:
+        candidates: where to look; None: in :func:`places`.
 
-    :raises ToolkitError: there is none; the text says for each place what is missing.
+    Raises:
+        ToolkitError: there is none; the text says for each place what is missing.
     """
     complaints = []
     for place in places() if candidates is None else candidates:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the C header to what the build needs: cffi declarations, a fingerprint, a layout table.
+"""From the C header to what the build needs: cffi declarations, a fingerprint, a layout table, and
+the types of all of it for a checker of Python types.
 
 Pure functions over text. setup.py loads this file by its path before the package exists, so it
 imports nothing but the standard library.
@@ -22,19 +23,38 @@ _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 _DEFINE = re.compile(r"#define (\w+) (0[xX][0-9a-fA-F]+|[0-9]+)")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _STRUCT = re.compile(r"typedef struct (\w+) \{ (.*) \} (\w+) ;")
-_MEMBER = re.compile(r"[\w *]*?\b(\w+)(?: \[ \d+ \])?")
-_FUNCTION = re.compile(r"[\w *]*?\b(\w+) \( [^()]* \) ;")
+_MEMBER = re.compile(r"([\w *]*?)\b(\w+)((?: \[ \d+ \])?)")
+_FUNCTION = re.compile(r"([\w *]*?)\b(\w+) \( ([^()]*) \) ;")
 
 
 class DeclarationError(ValueError):
     """The header has something in its marked region that the binding cannot read."""
 
 
+class Value(NamedTuple):
+    """A member, an argument, or what a function returns.
+
+    ``ctype`` is the C type without "const" and the stars, ``depth`` counts the stars and brackets.
+    """
+
+    name: str
+    ctype: str
+    depth: int
+
+
 class Struct(NamedTuple):
     """A struct with members; opaque ones are not listed."""
 
     name: str
-    members: tuple[str, ...]
+    members: tuple[Value, ...]
+
+
+class Function(NamedTuple):
+    """A function of the library."""
+
+    name: str
+    returns: Value
+    arguments: tuple[Value, ...]
 
 
 class Declarations(NamedTuple):
@@ -43,7 +63,7 @@ class Declarations(NamedTuple):
     text: str
     constants: dict[str, int]
     structs: tuple[Struct, ...]
-    functions: tuple[str, ...]
+    functions: tuple[Function, ...]
 
     @property
     def fingerprint(self) -> int:
@@ -112,8 +132,8 @@ def layout_source(declarations: Declarations) -> str:
     for name, members in declarations.structs:
         rows.append(f'    {{"{name}", "", 0, sizeof(::{name})}},')
         rows.extend(
-            f'    {{"{name}", "{member}", offsetof(::{name}, {member}), '
-            f"sizeof(::{name}::{member})}},"
+            f'    {{"{name}", "{member.name}", offsetof(::{name}, {member.name}), '
+            f"sizeof(::{name}::{member.name})}},"
             for member in members
         )
     return "\n".join(
@@ -142,15 +162,25 @@ def _struct(statement: str) -> Struct:
     return Struct(found.group(1), tuple(members))
 
 
-def _member(text: str) -> str:
+def _member(text: str) -> Value:
     found = _MEMBER.fullmatch(text)
     if found is None:
         raise DeclarationError(f"expected one member of a plain type: {text}")
-    return found.group(1)
+    return _value(found.group(2), found.group(1), 1 if found.group(3) else 0)
 
 
-def _function(statement: str) -> str:
+def _function(statement: str) -> Function:
     found = _FUNCTION.fullmatch(statement)
     if found is None:
         raise DeclarationError(f"expected a function: {statement}")
-    return found.group(1)
+    arguments = [] if found.group(3) == "void" else found.group(3).split(" , ")
+    return Function(
+        found.group(2),
+        _value("", found.group(1), 0),
+        tuple(_member(text) for text in arguments),
+    )
+
+
+def _value(name: str, ctype: str, brackets: int) -> Value:
+    words = [word for word in ctype.split() if word not in ("const", "*")]
+    return Value(name, " ".join(words), ctype.count("*") + brackets)

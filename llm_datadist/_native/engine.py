@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One open engine: marshals, calls the library, and raises what it answers.
 
-Each method is one function of the header. Objects that outlive the engine's finalize (a
-CacheManager, a running CacheTask) keep the Engine alive: the library then answers their calls with
-a status, and the handle ends with the last of them.
+Each method is one function of the header. A running CacheTask and calls that other threads make
+keep the Engine alive while it is finalized: the library then answers them with
+LLM_ENGINE_FINALIZED, and the handle ends with the last of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Callable, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 import numpy as np
 
@@ -26,9 +26,13 @@ from ..status import LLMException, LLMStatusCode, code_of, native_error, warn
 from ..utils.log import get_logger
 from . import facade, marshal
 from .facade import Facade
-from .marshal import FEW_BLOCKS, PullFrame, PushFrame
+from .marshal import FEW_BLOCKS, AnyKey, PullFrame, PushFrame
+
+if TYPE_CHECKING:
+    from ._ffi import Array, lldd_cluster_result, lldd_engine
 
 Row = TypeVar("Row")
+RowStruct = TypeVar("RowStruct")
 
 # numpy has one object for each type of its own; arrays made in other ways have equal ones.
 _UINT64 = np.dtype(np.uint64)
@@ -41,10 +45,12 @@ def _error(native: Facade, name: str, status: int) -> LLMException:
     return native_error(name, status, details, native.last_error_raw())
 
 
-def _free_in_this_process(free: Callable[[Any], Any]) -> Callable[[Any], None]:
+def _free_in_this_process(
+    free: Callable[[lldd_engine], None],
+) -> Callable[[lldd_engine], None]:
     pid, getpid = os.getpid(), os.getpid
 
-    def free_unless_forked(handle: Any) -> None:
+    def free_unless_forked(handle: lldd_engine) -> None:
         # In a forked child the engine's threads do not exist, and its memory belongs to the parent.
         if getpid() == pid:
             free(handle)
@@ -76,7 +82,7 @@ class Engine:
         convert = marshal.strict_block_ids if options.strict_hardware else marshal.block_ids
         # block_ids(argument name, list or buffer): the array that pull_blocks and push_blocks below
         # take.
-        self.block_ids: Callable[[str, Any], Any] = partial(convert, self._borrow)
+        self.block_ids: Callable[[str, Any], Array[int]] = partial(convert, self._borrow)
         # What pull_few_blocks() takes. On hardware each id of a list is looked at; before Python
         # 3.10 too, see uint64s().
         self.array_type = None if options.strict_hardware else np.ndarray
@@ -87,6 +93,11 @@ class Engine:
         self._pull_frames: list[PullFrame] = []
         self._push_frames: list[PushFrame] = []
 
+    @property
+    def opened(self) -> Engine:
+        """The engine itself; what stands in for it after finalize() raises here."""
+        return self
+
     def error(self, name: str, status: int) -> LLMException:
         """Make the exception of this thread's last call, which answered a status that is not
         success.
@@ -95,7 +106,7 @@ class Engine:
 
     def only_left_a_notice(self, status: int) -> bool:
         """Whether a transfer that answered status succeeded all the same; if so, warn of it."""
-        if status != marshal.NOTICE_LEFT:
+        if status != marshal.constant(self._native.ffi, "LLDD_NOTICE_LEFT"):
             return False
         self.warn_of_notices()
         return True
@@ -153,7 +164,7 @@ class Engine:
     # ---- caches ----
 
     def allocate(
-        self, name: str, desc: CacheDesc, keys: Sequence[Any], is_blocks: bool
+        self, name: str, desc: CacheDesc, keys: Sequence[AnyKey], is_blocks: bool
     ) -> tuple[int, list[int]]:
         """Allocate a cache; returns its id and addresses."""
         native, ffi = self._native, self._native.ffi
@@ -176,7 +187,7 @@ class Engine:
         name: str,
         desc: CacheDesc,
         addrs: Sequence[int],
-        keys: Sequence[Any],
+        keys: Sequence[AnyKey],
         is_blocks: bool,
         remote_accessible: bool,
     ) -> int:
@@ -186,7 +197,8 @@ class Engine:
         struct, keep = marshal.cache_desc(ffi, desc, is_blocks)
         address_array = marshal.uint64s(self._borrow, "addrs", addrs)
         key_array = marshal.keys(ffi, keys)
-        args.flags = marshal.REGISTER_REMOTE_ACCESSIBLE if remote_accessible else 0
+        if remote_accessible:
+            args.flags = marshal.constant(ffi, "LLDD_REGISTER_REMOTE_ACCESSIBLE")
         args.desc = struct
         args.addrs = address_array
         args.num_addrs = len(addrs)
@@ -196,7 +208,7 @@ class Engine:
         status = self._native.cache_register(self._handle, args, cache_id)
         del keep, key_array
         self._check(name, status)
-        return int(cache_id[0])
+        return cache_id[0]
 
     def deallocate(self, name: str, cache_id: int) -> None:
         """Release an allocated cache."""
@@ -206,7 +218,7 @@ class Engine:
         """Remove a cache with its keys and registration."""
         self._check("unregister_cache", self._native.cache_unregister(self._handle, cache_id))
 
-    def remove_key(self, key: Any) -> None:
+    def remove_key(self, key: AnyKey) -> None:
         """Unbind a key."""
         struct = marshal.key(self._native.ffi, key)
         self._check("remove_cache_key", self._native.key_remove(self._handle, struct))
@@ -242,7 +254,7 @@ class Engine:
         del keep
         return self._outcome(infos, status, results)
 
-    def _results(self, count: int) -> Any:
+    def _results(self, count: int) -> Array[lldd_cluster_result]:
         results = marshal.new_array(self._native.ffi, "lldd_cluster_result", count)
         for index in range(count):
             # A call that is refused as a whole writes no results.
@@ -250,7 +262,7 @@ class Engine:
         return results
 
     def _outcome(
-        self, infos: Sequence[LLMClusterInfo], status: int, results: Any
+        self, infos: Sequence[LLMClusterInfo], status: int, results: Array[lldd_cluster_result]
     ) -> tuple[LLMStatusCode, list[LLMStatusCode]]:
         whole_call = marshal.text(self._native.ffi, self._native.last_error()) if status else ""
         codes = []
@@ -268,7 +280,7 @@ class Engine:
         status = self._native.link(self._handle, struct, comm_id)
         del keep
         self._check("link", status)
-        return int(comm_id[0])
+        return comm_id[0]
 
     def unlink(self, comm_id: int) -> None:
         """Leave a communicator."""
@@ -279,14 +291,14 @@ class Engine:
         state = self._native.ffi.new("uint32_t *")
         status = self._native.group_state(self._handle, comm_id, state)
         self._check("query_register_mem_status", status)
-        return int(state[0])
+        return state[0]
 
     def links(self) -> list[LinkInfo]:
         """Return the links of the engine."""
         ffi = self._native.ffi
         return self._rows(
             "links",
-            "lldd_link_info",
+            lambda count: marshal.new_array(ffi, "lldd_link_info", count),
             partial(self._native.links, self._handle),
             lambda row: LinkInfo(
                 peer_cluster_id=row.peer_cluster_id,
@@ -306,7 +318,7 @@ class Engine:
         ffi = self._native.ffi
         return self._rows(
             "link_paths",
-            "lldd_path_info",
+            lambda count: marshal.new_array(ffi, "lldd_path_info", count),
             partial(self._native.link_paths, self._handle, cluster_id),
             lambda row: PathInfo(
                 memory=MemoryKind(row.memory),
@@ -316,12 +328,16 @@ class Engine:
         )
 
     def _rows(
-        self, name: str, struct: str, call: Callable[..., int], read: Callable[[Any], Row]
+        self,
+        name: str,
+        make: Callable[[int], Array[RowStruct]],
+        call: Callable[[Array[RowStruct], int, Array[int]], int],
+        read: Callable[[RowStruct], Row],
     ) -> list[Row]:
         count = self._native.ffi.new("uint64_t *")
         capacity = 16
         while True:
-            rows = marshal.new_array(self._native.ffi, struct, capacity)
+            rows = make(capacity)
             self._check(name, call(rows, capacity, count))
             if count[0] <= capacity:
                 # Read here: a row does not keep the array alive that it lies in.
@@ -331,7 +347,7 @@ class Engine:
     # ---- transfers ----
 
     def pull_few_blocks(
-        self, key: Any, cache_id: int, src_blocks: Any, dst_blocks: Any
+        self, key: AnyKey, cache_id: int, src_blocks: Any, dst_blocks: Any
     ) -> int | None:
         """Pull the blocks of two numpy arrays or two lists, all layers; returns the status, or None
         when pull_blocks has to: they are long, empty, unequal, or not of uint64 or int64.
@@ -362,16 +378,16 @@ class Engine:
             frame.set_key(key)
         if count != frame.few or cache_id != frame.cache_id:
             frame.set_few(few, cache_id, count)
-        status: int = self._native.pull(self._handle, frame.args)
+        status = self._native.pull(self._handle, frame.args)
         self._pull_frames.append(frame)
         return status
 
     def pull_blocks(
         self,
-        key: Any,
+        key: AnyKey,
         cache_id: int,
-        src_blocks: Any,
-        dst_blocks: Any,
+        src_blocks: Array[int],
+        dst_blocks: Array[int],
         tensors_per_layer: int,
         layers: LayerRanges,
     ) -> int:
@@ -392,13 +408,13 @@ class Engine:
         args.num_src_blocks = len(src_blocks)
         args.dst_blocks = dst_blocks
         args.num_dst_blocks = len(dst_blocks)
-        status: int = self._native.pull(self._handle, args)
+        status = self._native.pull(self._handle, args)
         self._pull_frames.append(frame)
         return status
 
     def pull_cache(
         self,
-        key: Any,
+        key: AnyKey,
         cache_id: int,
         batch_index: int,
         size: int,
@@ -417,10 +433,10 @@ class Engine:
 
     def push_blocks(
         self,
-        key: Any,
+        key: AnyKey,
         cache_id: int,
-        src_blocks: Any,
-        dst_blocks: Any,
+        src_blocks: Array[int],
+        dst_blocks: Array[int],
         tensors_per_layer: int,
         starts: tuple[int, int],
         num_layers: int,
@@ -443,13 +459,13 @@ class Engine:
         args.num_dst_blocks = len(dst_blocks)
         args.src_layer_start, args.dst_layer_start = starts
         args.num_layers = num_layers
-        status: int = self._native.push(self._handle, args, self._native.ffi.NULL)
+        status = self._native.push(self._handle, args, self._native.ffi.NULL)
         self._push_frames.append(frame)
         return status
 
     def push_cache(
         self,
-        key: Any,
+        key: AnyKey,
         cache_id: int,
         src_batch_index: int,
         tensors_per_layer: int,
@@ -470,13 +486,13 @@ class Engine:
     def transfer_layer(
         self,
         cache_id: int,
-        key: Any,
+        key: AnyKey | None,
         dst_cluster_id: int,
         dst_addrs: Sequence[int],
         layer: tuple[int, int],
         src_batch_index: int,
-        src_blocks: Any,
-        dst_blocks: Any,
+        src_blocks: Array[int],
+        dst_blocks: Array[int],
         dst_block_size: int,
     ) -> None:
         """Send one layer: to the cache named by key, or (key None) to dst_addrs; layer is (here,
@@ -515,7 +531,7 @@ class Engine:
         args.size = size
         self._check("copy_cache", self._native.cache_copy(self._handle, args))
 
-    def copy_blocks(self, cache_id: int, src_blocks: Any, dst_blocks: Any) -> None:
+    def copy_blocks(self, cache_id: int, src_blocks: Array[int], dst_blocks: Array[int]) -> None:
         """Copy blocks within a cache; two arrays of one length."""
         status = self._native.blocks_copy(
             self._handle, cache_id, src_blocks, dst_blocks, len(src_blocks)
@@ -528,8 +544,8 @@ class Engine:
         src_addrs: Sequence[int],
         dst_addrs: Sequence[int],
         block_bytes: int,
-        src_blocks: Any,
-        dst_blocks: Any,
+        src_blocks: Array[int],
+        dst_blocks: Array[int],
     ) -> None:
         """Copy blocks between host and device tensors given by address."""
         ffi = self._native.ffi
@@ -549,7 +565,7 @@ class Engine:
         self._check("swap_blocks", self._native.blocks_swap(self._handle, args))
 
     def remap(self, infos: Sequence[MemInfo]) -> None:
-        """Tell the device that registered memory was mapped anew."""
+        """Have the engine check memory that the client says was mapped anew."""
         structs = marshal.new_array(self._native.ffi, "lldd_memory", len(infos))
         for index, info in enumerate(infos):
             on_device = info.mem_type is Memtype.MEM_TYPE_DEVICE

@@ -9,64 +9,31 @@ cffi's functions themselves.
 from __future__ import annotations
 
 import threading
-from typing import Any, Callable
+from typing import TYPE_CHECKING
 
-Function = Callable[..., Any]
+if TYPE_CHECKING:
+    from ._ffi import FFI, Lib
+    from ._ffi import Functions as _Functions
+else:
+    _Functions = object
 
 PREFIX = "lldd_"
 
 
-class Facade:
+class Facade(_Functions):
     """One attribute for each function of the header, without its prefix, and cffi's ffi object.
 
     Args:
         ffi: that the declarations were compiled into.
-        lib: an object with a function lldd_x for each attribute x below.
+        lib: an object with a function lldd_x for each attribute x.
     """
 
-    version: Function
-    fingerprint: Function
-    layout: Function
-    runtime_describe: Function
-    runtime_control: Function
-    status_name: Function
-    last_error: Function
-    last_error_raw: Function
-    log_set: Function
-    engine_open: Function
-    engine_close: Function
-    engine_free: Function
-    engine_describe: Function
-    engine_counters: Function
-    engine_next_notice: Function
-    engine_switch_listener: Function
-    cache_allocate: Function
-    cache_register: Function
-    cache_deallocate: Function
-    cache_unregister: Function
-    key_remove: Function
-    link_clusters: Function
-    unlink_clusters: Function
-    link: Function
-    unlink: Function
-    group_state: Function
-    links: Function
-    link_paths: Function
-    pull: Function
-    push: Function
-    transfer_layer: Function
-    cache_copy: Function
-    blocks_copy: Function
-    blocks_swap: Function
-    memory_remap: Function
-
-    def __init__(self, ffi: Any, lib: Any) -> None:
+    def __init__(self, ffi: FFI, lib: Lib) -> None:
         self.ffi = ffi
-        for name in FUNCTIONS:
-            setattr(self, name, getattr(lib, PREFIX + name))
+        for name in dir(lib):
+            if name.startswith(PREFIX):
+                setattr(self, name[len(PREFIX) :], getattr(lib, name))
 
-
-FUNCTIONS: tuple[str, ...] = tuple(Facade.__annotations__)
 
 _lock = threading.Lock()
 _facades: dict[str, Facade] = {}

@@ -38,7 +38,8 @@ def user_folder() -> str | None:
 
     Below ``XDG_CACHE_HOME``, by default ``~/.cache``; None if the user has no home either.
 
-    :raises NativeLibraryError: the declarations were not generated.
+    Raises:
+        NativeLibraryError: the declarations were not generated.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):
@@ -52,7 +53,8 @@ def user_folder() -> str | None:
 def fingerprint() -> int:
     """Return the fingerprint of the declarations that this package calls libraries by.
 
-    :raises NativeLibraryError: they were not generated.
+    Raises:
+        NativeLibraryError: they were not generated.
     """
     return int(loader.declarations().FINGERPRINT)
 
@@ -60,7 +62,8 @@ def fingerprint() -> int:
 def sources() -> int:
     """Return the digest of the sources that this package was built from.
 
-    :raises NativeLibraryError: it was not generated.
+    Raises:
+        NativeLibraryError: it was not generated.
     """
     declarations = loader.declarations()
     if not hasattr(declarations, "SOURCES"):
@@ -74,7 +77,8 @@ def sources() -> int:
 def of_other_builds(name: str) -> list[str]:
     """Return the libraries that ``build-ascend`` made of other sources, for this machine.
 
-    :raises NativeLibraryError: the declarations were not generated.
+    Raises:
+        NativeLibraryError: the declarations were not generated.
     """
     folder = user_folder() if name == "ascend" else None
     if folder is None:
@@ -90,7 +94,8 @@ def candidates(name: str) -> list[str]:
 
     If none has, this is the path in the package, so that loading it says what is missing.
 
-    :raises NativeLibraryError: the declarations were not generated.
+    Raises:
+        NativeLibraryError: the declarations were not generated.
     """
     paths = [packaged(name)]
     folder = user_folder() if name == "ascend" else None
@@ -102,7 +107,8 @@ def candidates(name: str) -> list[str]:
 def load(name: str) -> NativeLibrary:
     """Load the first candidate that fits this package.
 
-    :raises NativeLibraryError: none does; the text says what is wrong with each.
+    Raises:
+        NativeLibraryError: none does; the text says what is wrong with each.
     """
     failures = []
     for path in candidates(name):

@@ -19,7 +19,10 @@ import os
 import threading
 from dataclasses import dataclass
 from enum import IntFlag
-from typing import Any
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from ._ffi import FFI, Lib, Module
 
 Absent = tuple[type[Exception], ...]
 
@@ -57,8 +60,8 @@ class RuntimeInfo:
 class NativeLibrary:
     """A library that passed the handshake: cffi's two objects, where it is, what it drives."""
 
-    ffi: Any
-    lib: Any
+    ffi: FFI
+    lib: Lib
     path: str
     info: RuntimeInfo
 
@@ -67,7 +70,7 @@ _lock = threading.Lock()
 _loaded: dict[str, NativeLibrary] = {}
 # Also the refused ones: their constructors ran, and a library that is closed takes its code away
 # from whatever thread it may have started.
-_opened: list[Any] = []
+_opened: list[Lib] = []
 
 
 def load(path: str | os.PathLike[str]) -> NativeLibrary:
@@ -84,14 +87,14 @@ def load(path: str | os.PathLike[str]) -> NativeLibrary:
         return _loaded[where]
 
 
-def declarations() -> Any:
+def declarations() -> Module:
     """Return the module that cffi generated from the header.
 
     Raises NativeLibraryError if there is none, or no cffi.
     """
     name = "llm_datadist._native._ffi"
     try:
-        return importlib.import_module(name)
+        return cast("Module", importlib.import_module(name))
     except ModuleNotFoundError as error:
         if error.name != name:
             raise NativeLibraryError(f"{error}: pip install cffi") from error
@@ -128,7 +131,7 @@ def _refuse(path: str, what: str) -> NativeLibraryError:
     return NativeLibraryError(f"{path}: {what}; {ADVICE}", path=path)
 
 
-def _check_version(lib: Any, path: str, absent: Absent) -> None:
+def _check_version(lib: Lib, path: str, absent: Absent) -> None:
     try:
         version = lib.lldd_version()
     except absent as error:
@@ -145,7 +148,7 @@ def _check_version(lib: Any, path: str, absent: Absent) -> None:
         )
 
 
-def _check_fingerprint(lib: Any, path: str, expected: int, absent: Absent) -> None:
+def _check_fingerprint(lib: Lib, path: str, expected: int, absent: Absent) -> None:
     try:
         found = lib.lldd_fingerprint()
     except absent as error:
@@ -158,7 +161,7 @@ def _check_fingerprint(lib: Any, path: str, expected: int, absent: Absent) -> No
         )
 
 
-def _check_functions(lib: Any, path: str, absent: Absent) -> None:
+def _check_functions(lib: Lib, path: str, absent: Absent) -> None:
     missing = []
     for name in dir(lib):
         try:
@@ -169,7 +172,7 @@ def _check_functions(lib: Any, path: str, absent: Absent) -> None:
         raise _refuse(path, f"lacks {', '.join(sorted(missing))}")
 
 
-def expected_layout(ffi: Any) -> dict[tuple[str, str], tuple[int, int]]:
+def expected_layout(ffi: FFI) -> dict[tuple[str, str], tuple[int, int]]:
     """Return cffi's view of every struct: (struct, member) -> (offset, size) in bytes.
 
     The struct itself stands under the empty member name, at offset 0.
@@ -189,7 +192,7 @@ def expected_layout(ffi: Any) -> dict[tuple[str, str], tuple[int, int]]:
     return table
 
 
-def _check_layout(ffi: Any, lib: Any, path: str) -> None:
+def _check_layout(ffi: FFI, lib: Lib, path: str) -> None:
     count = ffi.new("uint64_t *")
     rows = lib.lldd_layout(count)
     if rows == ffi.NULL:
@@ -213,7 +216,7 @@ def _place(place: tuple[int, int] | None) -> str:
     return "nothing" if place is None else f"{place[1]} bytes at offset {place[0]}"
 
 
-def _describe(ffi: Any, lib: Any, path: str) -> RuntimeInfo:
+def _describe(ffi: FFI, lib: Lib, path: str) -> RuntimeInfo:
     info = ffi.new("lldd_runtime_info *")
     info.struct_size = ffi.sizeof("lldd_runtime_info")
     status = lib.lldd_runtime_describe(info)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from operator import index
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Union
 
 import numpy as np
 
@@ -22,51 +22,70 @@ from .._checks import UINT64_MAX, wrong_type
 from .._layer_words import ALL_LAYERS, TENSORS_PER_LAYER, LayerRanges
 from ..cache import CacheDesc
 from ..config import IpInfo, LLMClusterInfo
-from ..keys import BlocksCacheKey, CacheKeyByIdAndIndex
+from ..keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
 from ..options import EngineOptions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Borrow = Callable[[Any], Any]
+    from ._ffi import (
+        FFI,
+        Array,
+        Constant,
+        NewArray,
+        NewStruct,
+        Null,
+        lldd_address,
+        lldd_cache_desc,
+        lldd_cache_key,
+        lldd_cluster,
+        lldd_config,
+        lldd_group,
+    )
 
-KEY_REQUEST, KEY_ID, KEY_BLOCKS = 1, 2, 3
-LAYOUT_CONTIGUOUS, LAYOUT_BLOCKS = 0, 1
-ID_UNSET = 0xFFFFFFFFFFFFFFFF
-UNSET = 0xFFFFFFFF
-MODE_ONE_SIDED = 1
-LINK_STYLE_ONE_WAY = 1
-CONFIG_STRICT_HARDWARE, CONFIG_LISTEN, CONFIG_TELL_NOTICES = 1, 2, 4
-# A transfer succeeded and left a notice.
-NOTICE_LEFT = 0x4C4C0002
-REGISTER_REMOTE_ACCESSIBLE = 1
-CLUSTER_HAS_ID = 1
+Borrow = Callable[[Any], "Array[int]"]
+AnyKey = Union[BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex]
+# What only has to live until a call returns.
+Keep = list[object]
 
 
-def new(ffi: Any, name: str) -> Any:
+def _constant(ffi: FFI, name: Constant) -> int:
+    """Return a constant of the header."""
+    return ffi.integer_const(name)
+
+
+constant: Callable[[FFI, Constant], int] = cache(_constant)
+
+
+def _new(ffi: FFI, name: str) -> Any:
     """Make one zeroed struct with its struct_size."""
-    struct = ffi.new(name + " *")
+    struct: Any = ffi.new(name + " *")  # type: ignore[call-overload]
     struct.struct_size = ffi.sizeof(name)
     return struct
 
 
-def new_array(ffi: Any, name: str, count: int) -> Any:
+def _new_array(ffi: FFI, name: str, count: int) -> Any:
     """Make zeroed structs with their struct_size; null for none."""
     if count == 0:
         return ffi.NULL
-    structs = ffi.new(name + "[]", count)
+    structs: Any = ffi.new(name + "[]", count)  # type: ignore[call-overload]
     size = ffi.sizeof(name)
     for struct in structs:
         struct.struct_size = size
     return structs
 
 
-def text(ffi: Any, chars: Any) -> str:
+# By the name of a struct, a checker of types knows what is made.
+new: NewStruct = _new
+new_array: NewArray = _new_array
+
+
+def text(ffi: FFI, chars: Array[bytes] | Null) -> str:
     """Read a text of the library, null included."""
-    return str(ffi.string(chars).decode("utf-8", "replace")) if chars else ""
+    return ffi.string(chars).decode("utf-8", "replace") if chars else ""
 
 
-def _chars(ffi: Any, value: str | None, keep: list[Any]) -> Any:
+def _chars(ffi: FFI, value: str | None, keep: Keep) -> Array[bytes] | Null:
     if value is None:
         return ffi.NULL
     chars = ffi.new("char[]", value.encode())
@@ -74,21 +93,23 @@ def _chars(ffi: Any, value: str | None, keep: list[Any]) -> Any:
     return chars
 
 
-def config(ffi: Any, options: EngineOptions) -> tuple[Any, list[Any]]:
+def config(ffi: FFI, options: EngineOptions) -> tuple[lldd_config, Keep]:
     """Make an lldd_config; returns it and keep."""
-    keep: list[Any] = []
+    keep: Keep = []
     struct = new(ffi, "lldd_config")
     struct.role = options.role
     struct.cluster_id = options.cluster_id
-    struct.mode = MODE_ONE_SIDED if options.one_sided else 0
-    struct.link_style = LINK_STYLE_ONE_WAY if options.one_way_links else 0
+    if options.one_sided:
+        struct.mode = constant(ffi, "LLDD_MODE_ONE_SIDED")
+    if options.one_way_links:
+        struct.link_style = constant(ffi, "LLDD_LINK_STYLE_ONE_WAY")
     struct.device_id = options.device_id
-    struct.flags = CONFIG_TELL_NOTICES
+    struct.flags = constant(ffi, "LLDD_CONFIG_TELL_NOTICES")
     if options.strict_hardware:
-        struct.flags |= CONFIG_STRICT_HARDWARE
+        struct.flags |= constant(ffi, "LLDD_CONFIG_STRICT_HARDWARE")
     struct.sync_timeout_ms = options.sync_timeout_ms
     if options.listen_ip is not None:
-        struct.flags |= CONFIG_LISTEN
+        struct.flags |= constant(ffi, "LLDD_CONFIG_LISTEN")
         struct.listen_ip = _chars(ffi, options.listen_ip, keep)
         struct.listen_port = options.listen_port
     struct.device_pool_size = options.device_pool.size
@@ -98,15 +119,16 @@ def config(ffi: Any, options: EngineOptions) -> tuple[Any, list[Any]]:
     struct.link_total_time_s = options.link_total_time_s
     struct.link_retry_count = options.link_retry_count
     traffic_class, service_level = options.rdma_traffic_class, options.rdma_service_level
-    struct.rdma_traffic_class = UNSET if traffic_class is None else traffic_class
-    struct.rdma_service_level = UNSET if service_level is None else service_level
+    unset = constant(ffi, "LLDD_UNSET")
+    struct.rdma_traffic_class = unset if traffic_class is None else traffic_class
+    struct.rdma_service_level = unset if service_level is None else service_level
     struct.local_comm_res = _chars(ffi, options.local_comm_res, keep)
     struct.global_resource_config = _chars(ffi, options.global_resource_config, keep)
     struct.auth_token = _chars(ffi, options.auth_token, keep)
     return struct, keep
 
 
-def cache_desc(ffi: Any, desc: CacheDesc, is_blocks: bool) -> tuple[Any, list[Any]]:
+def cache_desc(ffi: FFI, desc: CacheDesc, is_blocks: bool) -> tuple[lldd_cache_desc, Keep]:
     """Make an lldd_cache_desc; returns it and keep.
 
     The layout belongs to the call, not to desc (decision 1).
@@ -114,7 +136,8 @@ def cache_desc(ffi: Any, desc: CacheDesc, is_blocks: bool) -> tuple[Any, list[An
     dims = ffi.new("int64_t[]", list(desc.shape))
     struct = new(ffi, "lldd_cache_desc")
     struct.num_tensors = desc.num_tensors
-    struct.layout = LAYOUT_BLOCKS if is_blocks else LAYOUT_CONTIGUOUS
+    layout: Constant = "LLDD_LAYOUT_BLOCKS" if is_blocks else "LLDD_LAYOUT_CONTIGUOUS"
+    struct.layout = constant(ffi, layout)
     struct.placement = desc.placement
     struct.data_type = desc.data_type.value
     struct.num_dims = len(desc.shape)
@@ -123,41 +146,41 @@ def cache_desc(ffi: Any, desc: CacheDesc, is_blocks: bool) -> tuple[Any, list[An
     return struct, [dims]
 
 
-def fill_key(struct: Any, key: Any) -> None:
+def fill_key(ffi: FFI, struct: lldd_cache_key, key: AnyKey) -> None:
     """Write a key of any kind into an lldd_cache_key that has its struct_size."""
     if isinstance(key, BlocksCacheKey):
-        struct.kind = KEY_BLOCKS
+        struct.kind = constant(ffi, "LLDD_KEY_BLOCKS")
         struct.cluster_id = key._cluster_id
         struct.model_id = key._model_id
     elif isinstance(key, CacheKeyByIdAndIndex):
-        struct.kind = KEY_ID
+        struct.kind = constant(ffi, "LLDD_KEY_ID")
         struct.cluster_id = key.cluster_id
         struct.cache_id = key.cache_id
         struct.batch_index = key.batch_index
     else:
-        struct.kind = KEY_REQUEST
+        struct.kind = constant(ffi, "LLDD_KEY_REQUEST")
         struct.cluster_id = key.cluster_id
         struct.model_id = key.model_id
         struct.req_id = key.req_id
         struct.prefix_id = key.prefix_id
 
 
-def key(ffi: Any, value: Any) -> Any:
+def key(ffi: FFI, value: AnyKey) -> lldd_cache_key:
     """Make an lldd_cache_key of a key of any kind."""
     struct = new(ffi, "lldd_cache_key")
-    fill_key(struct, value)
+    fill_key(ffi, struct, value)
     return struct
 
 
-def keys(ffi: Any, values: Sequence[Any]) -> Any:
+def keys(ffi: FFI, values: Sequence[AnyKey]) -> Array[lldd_cache_key]:
     """Make an array of lldd_cache_key; null for none."""
     structs = new_array(ffi, "lldd_cache_key", len(values))
     for position, value in enumerate(values):
-        fill_key(structs[position], value)
+        fill_key(ffi, structs[position], value)
     return structs
 
 
-def _address_array(ffi: Any, infos: Sequence[IpInfo], keep: list[Any]) -> Any:
+def _address_array(ffi: FFI, infos: Sequence[IpInfo], keep: Keep) -> Array[lldd_address]:
     structs = new_array(ffi, "lldd_address", len(infos))
     keep.append(structs)
     for position, (ip, port) in enumerate(infos):
@@ -166,17 +189,17 @@ def _address_array(ffi: Any, infos: Sequence[IpInfo], keep: list[Any]) -> Any:
     return structs
 
 
-def clusters(ffi: Any, infos: Sequence[LLMClusterInfo]) -> tuple[Any, list[Any]]:
+def clusters(ffi: FFI, infos: Sequence[LLMClusterInfo]) -> tuple[Array[lldd_cluster], Keep]:
     """Make an array of lldd_cluster; returns it and keep.
 
     Raises TypeError for an int that is no IPv4 address.
     """
-    keep: list[Any] = []
+    keep: Keep = []
     structs = new_array(ffi, "lldd_cluster", len(infos))
     for position, info in enumerate(infos):
         struct = structs[position]
         if info.remote_cluster_id is not None:
-            struct.flags = CLUSTER_HAS_ID
+            struct.flags = constant(ffi, "LLDD_CLUSTER_HAS_ID")
             struct.remote_cluster_id = info.remote_cluster_id
         struct.remote = _address_array(ffi, info.remote_ip_info_list, keep)
         struct.num_remote = len(info.remote_ip_info_list)
@@ -185,9 +208,9 @@ def clusters(ffi: Any, infos: Sequence[LLMClusterInfo]) -> tuple[Any, list[Any]]
     return structs, keep
 
 
-def group(ffi: Any, name: str, ranks: dict[int, int], rank_table: str) -> tuple[Any, list[Any]]:
+def group(ffi: FFI, name: str, ranks: dict[int, int], rank_table: str) -> tuple[lldd_group, Keep]:
     """Make an lldd_group of cluster id to rank; returns it and keep."""
-    keep: list[Any] = []
+    keep: Keep = []
     members = new_array(ffi, "lldd_member", len(ranks))
     for position, (cluster_id, rank) in enumerate(ranks.items()):
         members[position].cluster_id = cluster_id
@@ -205,12 +228,12 @@ def group(ffi: Any, name: str, ranks: dict[int, int], rank_table: str) -> tuple[
 # len() is the number of elements, and it can be assigned to a `const uint64_t *` member.
 
 
-def borrower(ffi: Any) -> Borrow:
+def borrower(ffi: FFI) -> Borrow:
     """Make the function that looks at a buffer as an array, with its type looked up already."""
     return partial(ffi.from_buffer, ffi.typeof("uint64_t[]"))
 
 
-def uint64s(borrow: Borrow, name: str, values: Sequence[int]) -> Any:
+def uint64s(borrow: Borrow, name: str, values: Sequence[int]) -> Array[int]:
     """Copy a list or tuple into an array.
 
     Raises TypeError for anything but integers in [0, 2^64), naming index and value.
@@ -238,7 +261,7 @@ def _no_id(name: str, position: int, value: Any) -> TypeError:
     return wrong_type(f"{name}[{position}]", value, "an integer in [0, 2^64)")
 
 
-def block_ids(borrow: Borrow, name: str, blocks: Any) -> Any:
+def block_ids(borrow: Borrow, name: str, blocks: Any) -> Array[int]:
     """Make an array of a list, a tuple, a range, or a one-dimensional array of 32 or 64 bits.
 
     A C-contiguous buffer of 64 bits is borrowed, no Python work is done per id. Negative numbers in
@@ -311,7 +334,7 @@ def _from_dlpack(name: str, blocks: Any) -> Any:
     raise wrong_type(name, blocks, _BLOCK_IDS + " in the memory of the host")
 
 
-def strict_block_ids(borrow: Borrow, name: str, blocks: Any) -> Any:
+def strict_block_ids(borrow: Borrow, name: str, blocks: Any) -> Array[int]:
     """As block_ids, but only lists and tuples of int pass, as on hardware (decisions 32 and 63)."""
     if not isinstance(blocks, (list, tuple)):
         raise wrong_type(name, blocks, "list or tuple")
@@ -348,7 +371,7 @@ class FewBlocks:
 
     __slots__ = ("destinations", "signed", "sources", "unsigned")
 
-    def __init__(self, ffi: Any) -> None:
+    def __init__(self, ffi: FFI) -> None:
         self.sources = ffi.new("uint64_t[]", FEW_BLOCKS)
         self.destinations = ffi.new("uint64_t[]", FEW_BLOCKS)
         room = [memoryview(ffi.buffer(ids)) for ids in (self.sources, self.destinations)]
@@ -360,9 +383,10 @@ class FewBlocks:
 class PullFrame:
     """The structs of one pull, used again and again: making them costs more than the rest."""
 
-    __slots__ = ("args", "cache_id", "few", "few_blocks", "key", "key_struct", "layers")
+    __slots__ = ("args", "cache_id", "few", "few_blocks", "ffi", "key", "key_struct", "layers")
 
-    def __init__(self, ffi: Any) -> None:
+    def __init__(self, ffi: FFI) -> None:
+        self.ffi = ffi
         self.key_struct = new(ffi, "lldd_cache_key")
         self.args = new(ffi, "lldd_pull_args")
         self.args.key = self.key_struct
@@ -370,17 +394,17 @@ class PullFrame:
         self.few_blocks: FewBlocks | None = None  # made with the first short lists
         # What the structs hold now, so that a frame used for the same again need not be filled in
         # again.
-        self.key: Any = None
+        self.key: AnyKey | None = None
         self.layers = ALL_LAYERS
         self.cache_id = 0
         self.few = 0  # so many ids of few_blocks; 0: other lists, or other arguments
 
-    def set_key(self, key: Any) -> None:
+    def set_key(self, key: AnyKey) -> None:
         """Write the source."""
         # Keys are immutable, and the frame's reference keeps another one from getting this one's
         # identity.
         if key is not self.key:
-            fill_key(self.key_struct, key)
+            fill_key(self.ffi, self.key_struct, key)
             self.key = key
 
     def set_layers(self, layers: LayerRanges) -> None:
@@ -395,7 +419,7 @@ class PullFrame:
             ) = layers
             self.layers = layers
 
-    def make_few_blocks(self, ffi: Any) -> FewBlocks:
+    def make_few_blocks(self, ffi: FFI) -> FewBlocks:
         """Make and return few_blocks."""
         self.few_blocks = FewBlocks(ffi)
         return self.few_blocks
@@ -414,16 +438,17 @@ class PullFrame:
 class PushFrame:
     """The structs of one push; see PullFrame."""
 
-    __slots__ = ("args", "key", "key_struct")
+    __slots__ = ("args", "ffi", "key", "key_struct")
 
-    def __init__(self, ffi: Any) -> None:
+    def __init__(self, ffi: FFI) -> None:
+        self.ffi = ffi
         self.key_struct = new(ffi, "lldd_cache_key")
         self.args = new(ffi, "lldd_push_args")
         self.args.key = self.key_struct
-        self.key: Any = None
+        self.key: AnyKey | None = None
 
-    def set_key(self, key: Any) -> None:
+    def set_key(self, key: AnyKey) -> None:
         """Write the destination."""
         if key is not self.key:
-            fill_key(self.key_struct, key)
+            fill_key(self.ffi, self.key_struct, key)
             self.key = key

@@ -68,7 +68,8 @@ lldd_status lldd_runtime_describe(lldd_runtime_info *info) {{
         }
         written = [bodies[name] for name in ANSWERED if name not in self.without]
         # Defined without a prototype in scope would be refused, so: by assembler name.
-        idle = [name for name in self.parsed.functions if name not in (*ANSWERED, *self.without)]
+        declared = [function.name for function in self.parsed.functions]
+        idle = [name for name in declared if name not in (*ANSWERED, *self.without)]
         written += [
             f'int idle_{name}(void) __asm__("{name}"); int idle_{name}(void) {{ return 0; }}'
             for name in idle
@@ -80,7 +81,7 @@ lldd_status lldd_runtime_describe(lldd_runtime_info *info) {{
         rows: dict[tuple[str, str], str | None] = {}
         for name, members in self.parsed.structs:
             rows[name, ""] = f"0, sizeof({name})"
-            for member in members:
+            for member in (each.name for each in members):
                 rows[name, member] = f"offsetof({name}, {member}), sizeof((({name} *)0)->{member})"
         rows.update(self.layout_rows)
         return "\n".join(

@@ -37,8 +37,15 @@ def parse(body):
 def test_reads_constants_structs_and_functions():
     parsed = parse(BODY)
     assert parsed.constants == {"LLDD_ONE": 1, "LLDD_UNSET": 2**64 - 1}
-    assert parsed.structs == (("lldd_pair", ("struct_size", "reserved", "name", "text")),)
-    assert parsed.functions == ("lldd_open",)
+    members = (
+        ("struct_size", "uint32_t", 0),
+        ("reserved", "uint32_t", 0),
+        ("name", "char", 1),
+        ("text", "char", 1),
+    )
+    assert parsed.structs == (("lldd_pair", members),)
+    arguments = (("pair", "lldd_pair", 1), ("engine", "lldd_engine", 2))
+    assert parsed.functions == (("lldd_open", ("", "lldd_status", 0), arguments),)
 
 
 def test_comments_and_spacing_do_not_count():

@@ -98,13 +98,13 @@ def test_only_plain_member_types(structs):
 
 
 def test_every_name_has_the_prefix(parsed):
-    assert all(name.startswith("lldd_") for name in parsed.functions)
+    assert all(function.name.startswith("lldd_") for function in parsed.functions)
     assert all(struct.name.startswith("lldd_") for struct in parsed.structs)
     assert all(name.startswith("LLDD_") for name in parsed.constants)
 
 
 def test_every_function_is_documented(header, parsed):
-    for name in parsed.functions:
+    for name in (function.name for function in parsed.functions):
         declaration = re.search(rf"^\w[\w *]*\b{name}\(", header, re.MULTILINE)
         before = header[: declaration.start()].rstrip()
         assert before.endswith("*/"), f"{name} has no comment"

@@ -31,7 +31,8 @@ class NativeDouble:
         self.raw = 0
         self.writers = {}
         # Plain functions: a Mock would keep the arguments alive, the engine's handle among them.
-        functions = {facade.PREFIX + name: self._answer(name) for name in facade.FUNCTIONS}
+        declared = [name for name in dir(ffi.dlopen(None)) if name.startswith(facade.PREFIX)]
+        functions = {name: self._answer(name[len(facade.PREFIX) :]) for name in declared}
         self.facade = facade.Facade(ffi, SimpleNamespace(**functions))
         self.facade.last_error = self._last_error
         self.facade.last_error_raw = lambda: self.raw

@@ -82,8 +82,8 @@ static long make(long number, const greg_t *registers) {
     long result;
     __asm__ volatile("syscall"
                      : "=a"(result)
-                     : "a"(number), "D"(registers[REG_RDI]), "S"(registers[REG_RSI]), "d"(registers[REG_RDX]), "r"(r10),
-                       "r"(r8), "r"(r9)
+                     : "a"(number), "D"(registers[REG_RDI]), "S"(registers[REG_RSI]),
+                       "d"(registers[REG_RDX]), "r"(r10), "r"(r8), "r"(r9)
                      : "rcx", "r11", "memory");
     return result;
 }
@@ -108,10 +108,11 @@ struct kernel_sigaction {
 };
 
 static int dispatch_on(void) {
-    struct kernel_sigaction action = {on_syscall, SA_SIGINFO | 0x04000000 /* SA_RESTORER */, always_allowed, 0};
+    struct kernel_sigaction action = {on_syscall, SA_SIGINFO | 0x04000000 /* SA_RESTORER */,
+                                      always_allowed, 0};
     if (syscall(SYS_rt_sigaction, SIGSYS, &action, NULL, sizeof action.mask) != 0) return -errno;
-    if (prctl(PR_SET_SYSCALL_USER_DISPATCH, DISPATCH_ON, always_allowed, always_allowed_end - always_allowed + 1,
-              &selector) != 0)
+    if (prctl(PR_SET_SYSCALL_USER_DISPATCH, DISPATCH_ON, always_allowed,
+              always_allowed_end - always_allowed + 1, &selector) != 0)
         return -errno;
     return 0;
 }

@@ -108,6 +108,7 @@ def test_contents(wheel):
         "llm_datadist/__init__.py",
         "llm_datadist/py.typed",
         "llm_datadist/_native/_ffi.py",
+        "llm_datadist/_native/_ffi.pyi",
         "llm_datadist/_native/lib/libllm_datadist_mock.so",
         "llm_datadist/include/llm_datadist.h",
         "llm_datadist/_bench/reference.c",
@@ -366,4 +367,4 @@ def test_a_source_distribution_has_what_the_build_needs(setup_module, tmp_path):
     }
     needed |= {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"}
     assert needed - names == set()
-    assert [name for name in names if name.endswith((".so", "_ffi.py"))] == []
+    assert [name for name in names if name.endswith((".so", "_ffi.py", "_ffi.pyi"))] == []

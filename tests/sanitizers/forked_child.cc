@@ -14,6 +14,4 @@ __attribute__((constructor)) void WatchForks() {
 
 }  // namespace
 
-extern "C" int __lsan_is_turned_off() {
-    return in_forked_child;
-}
+extern "C" int __lsan_is_turned_off() { return in_forked_child; }

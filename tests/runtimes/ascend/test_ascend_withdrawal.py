@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory that is taken back while peers are connected, connecting, stopped, or refused by HIXL.
+"""Memory that is withdrawn while peers are connected, connecting, stopped, or refused by HIXL.
 
 HIXL lets an owner deregister what no connection knows, and tells nobody when that is.
 """

@@ -74,7 +74,7 @@ void Withdrawn() {
     CHECK(Holds(own, kMiB, 2));
 }
 
-// The owner takes memory back and uses it for something else, while the peer reads and writes:
+// The owner withdraws memory and uses it for something else, while the peer reads and writes:
 // nothing of the new contents is read, nothing of them is overwritten.
 void WithdrawnMeanwhile() {
     const uint64_t size = 16 * kMiB;

@@ -182,8 +182,7 @@ void Copies() {
     Device &device = side.device();
     const auto copy = [&](uint64_t dst, uint64_t src, uint64_t length) {
         const LocalRun run{dst, src, length};
-        return device.Copy(&run, 1, Placement::kDevice, Placement::kDevice,
-                           Deadline::InMs(5000));
+        return device.Copy(&run, 1, Placement::kDevice, Placement::kDevice, Deadline::InMs(5000));
     };
     uint64_t seed = 0;
     for (const uint64_t from : {known, pool, unknown}) {

@@ -370,9 +370,7 @@ Status PeerProcess::Link(Side *side, uint64_t nonce, bool initiator) {
     return side->Confirm();
 }
 
-void PeerProcess::Signal(int signal) {
-    CHECK(kill(pid_, signal) == 0);
-}
+void PeerProcess::Signal(int signal) { CHECK(kill(pid_, signal) == 0); }
 
 void PeerProcess::Kill() {
     Signal(SIGKILL);

@@ -55,12 +55,8 @@ void EverySize(bool initiator) {
     }
 }
 
-void EverySizeAsInitiator() {
-    EverySize(true);
-}
-void EverySizeAsAcceptor() {
-    EverySize(false);
-}
+void EverySizeAsInitiator() { EverySize(true); }
+void EverySizeAsAcceptor() { EverySize(false); }
 
 // Both ends ask, over streams of their own where there are streams.
 void BothEndsAsk() {

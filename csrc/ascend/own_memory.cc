@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ascend/memory.h"
+#include "ascend/own_memory.h"
 
 #include <algorithm>
 #include <chrono>
@@ -15,7 +15,7 @@ constexpr uint64_t kPatienceMs = 100;
 
 }  // namespace
 
-Memory::~Memory() {
+OwnMemory::~OwnMemory() {
     const Context::Scope in_context(*context_);
     for (const auto &[range, entry] : entries_) {
         if (!entry.region.pool) continue;
@@ -27,17 +27,17 @@ Memory::~Memory() {
     }
 }
 
-Status Memory::RegisterAll() {
+Status OwnMemory::RegisterAll() {
     std::lock_guard<std::mutex> one_at_a_time(change_mutex_);
     for (auto &[range, entry] : entries_) {
         if (entry.handle != nullptr) continue;
         LLDD_RETURN_IF_ERROR(
-            transport_->Register(range.first, range.second, entry.placement, &entry.handle));
+            engine_->Register(range.first, range.second, entry.placement, &entry.handle));
     }
     return Status::Ok();
 }
 
-Status Memory::AllocatePool(Placement placement, uint64_t size, uint64_t *addr) {
+Status OwnMemory::AllocatePool(Placement placement, uint64_t size, uint64_t *addr) {
     void *memory = nullptr;
     const Context::Scope in_context(*context_);
     const bool on_device = placement == Placement::kDevice;
@@ -57,7 +57,7 @@ Status Memory::AllocatePool(Placement placement, uint64_t size, uint64_t *addr) 
     return added;
 }
 
-Status Memory::Register(uint64_t addr, uint64_t size, Placement placement) {
+Status OwnMemory::Register(uint64_t addr, uint64_t size, Placement placement) {
     if (size == 0 || size - 1 > UINT64_MAX - addr) {
         return Failure(LLDD_PARAM_INVALID, "%llu bytes at %#llx end past the address space",
                        Printable(size), Printable(addr));
@@ -65,7 +65,7 @@ Status Memory::Register(uint64_t addr, uint64_t size, Placement placement) {
     return Add(addr, size, placement, false);
 }
 
-Status Memory::Add(uint64_t addr, uint64_t size, Placement placement, bool pool) {
+Status OwnMemory::Add(uint64_t addr, uint64_t size, Placement placement, bool pool) {
     std::lock_guard<std::mutex> one_at_a_time(change_mutex_);
     {
         std::lock_guard<std::mutex> lock(mutex_);
@@ -78,17 +78,17 @@ Status Memory::Add(uint64_t addr, uint64_t size, Placement placement, bool pool)
     Entry entry;
     entry.placement = placement;
     entry.count = 1;
-    if (transport_->started())
+    if (engine_->started())
         LLDD_RETURN_IF_ERROR(RegisterAnew(addr, size, placement, &entry.handle));
     std::lock_guard<std::mutex> lock(mutex_);
     entry.region = {{addr, size}, next_id_++, pool};
     entries_.emplace(Range(addr, size), entry);
-    transport_->SetNextRegion(next_id_);
+    engine_->SetNextRegion(next_id_);
     Publish();
     return Status::Ok();
 }
 
-Status Memory::Take(uint64_t addr, uint64_t size, Taken *taken) {
+Status OwnMemory::Unregister(uint64_t addr, uint64_t size, Withdrawn *withdrawn) {
     std::lock_guard<std::mutex> one_at_a_time(change_mutex_);
     std::lock_guard<std::mutex> lock(mutex_);
     const auto found = entries_.find({addr, size});
@@ -97,29 +97,29 @@ Status Memory::Take(uint64_t addr, uint64_t size, Taken *taken) {
                        Printable(addr));
     }
     if (--found->second.count > 0) return Status::Ok();
-    *taken = {found->second.region.id, found->second.handle};
+    *withdrawn = {found->second.region.id, found->second.handle};
     entries_.erase(found);
     Publish();
     return Status::Ok();
 }
 
-Status Memory::GiveBack(const Taken &taken) {
+Status OwnMemory::Deregister(const Withdrawn &withdrawn) {
     std::lock_guard<std::mutex> one_at_a_time(change_mutex_);
-    GiveBackLeftOver();
-    return IsInUse(taken.handle) ? Status::Ok() : Deregister(taken.handle);
+    DeregisterLeftOver();
+    return IsInUse(withdrawn.handle) ? Status::Ok() : DeregisterInPatience(withdrawn.handle);
 }
 
-void Memory::LeaveOver(const Taken &taken) {
+void OwnMemory::DeregisterLater(const Withdrawn &withdrawn) {
     std::lock_guard<std::mutex> one_at_a_time(change_mutex_);
-    if (!IsInUse(taken.handle)) left_over_.push_back(taken.handle);
+    if (!IsInUse(withdrawn.handle)) left_over_.push_back(withdrawn.handle);
 }
 
 // HIXL has the same handle for the same range, and maybe the memory that was there before: what is
 // left over of it has to go first.
-Status Memory::RegisterAnew(uint64_t addr, uint64_t size, Placement placement,
-                            hixl::MemHandle *handle) {
-    GiveBackLeftOver();
-    LLDD_RETURN_IF_ERROR(transport_->Register(addr, size, placement, handle));
+Status OwnMemory::RegisterAnew(uint64_t addr, uint64_t size, Placement placement,
+                               hixl::MemHandle *handle) {
+    DeregisterLeftOver();
+    LLDD_RETURN_IF_ERROR(engine_->Register(addr, size, placement, handle));
     if (std::count(left_over_.begin(), left_over_.end(), *handle) == 0) return Status::Ok();
     return Failure(LLDD_FAILED,
                    "%llu bytes at %#llx are known to HIXL from an earlier registration, which a "
@@ -129,30 +129,28 @@ Status Memory::RegisterAnew(uint64_t addr, uint64_t size, Placement placement,
 
 // A peer whose link has ended disconnects a moment later, which HIXL tells nobody: so a refusal is
 // not believed at once.
-Status Memory::Deregister(hixl::MemHandle handle) {
+Status OwnMemory::DeregisterInPatience(hixl::MemHandle handle) {
     const Deadline patience = Deadline::InMs(kPatienceMs);
     for (;;) {
-        Status status = transport_->Deregister(handle);
+        Status status = engine_->Deregister(handle);
         if (status.ok() || patience.passed()) return status;
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
 }
 
-void Memory::GiveBackLeftOver() {
-    const auto goes = [this](hixl::MemHandle handle) {
-        return transport_->Deregister(handle).ok();
-    };
+void OwnMemory::DeregisterLeftOver() {
+    const auto goes = [this](hixl::MemHandle handle) { return engine_->Deregister(handle).ok(); };
     left_over_.erase(std::remove_if(left_over_.begin(), left_over_.end(), goes), left_over_.end());
 }
 
-// Somebody has registered the same range meanwhile.
-bool Memory::IsInUse(hixl::MemHandle handle) const {
+// The same range may have been registered again meanwhile.
+bool OwnMemory::IsInUse(hixl::MemHandle handle) const {
     std::lock_guard<std::mutex> lock(mutex_);
     return std::any_of(entries_.begin(), entries_.end(),
                        [handle](const auto &each) { return each.second.handle == handle; });
 }
 
-void Memory::Publish() {
+void OwnMemory::Publish() {
     std::vector<Region> regions;
     regions.reserve(entries_.size());
     for (const auto &[range, entry] : entries_) regions.push_back(entry.region);
@@ -161,7 +159,7 @@ void Memory::Publish() {
     known_ = std::move(known);
 }
 
-std::shared_ptr<const Regions> Memory::Known() const {
+std::shared_ptr<const Regions> OwnMemory::Known() const {
     std::lock_guard<std::mutex> lock(mutex_);
     return known_;
 }

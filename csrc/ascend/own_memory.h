@@ -11,40 +11,40 @@
 #include <vector>
 
 #include "ascend/cann.h"
+#include "ascend/hixl_engine.h"
 #include "ascend/regions.h"
-#include "ascend/transport.h"
 #include "runtime/runtime.h"
 
 namespace lldd::ascend {
 
 // Thread-safe.
-class Memory {
+class OwnMemory {
 public:
-    Memory(std::shared_ptr<Context> context, Transport *transport)
-        : context_(std::move(context)), transport_(transport) {}
-    // Frees the pools; the transport has ended by then.
-    ~Memory();
-    Memory(const Memory &) = delete;
-    Memory &operator=(const Memory &) = delete;
+    OwnMemory(std::shared_ptr<Context> context, HixlEngine *engine)
+        : context_(std::move(context)), engine_(engine) {}
+    // Frees the pools; the HIXL engine has ended by then.
+    ~OwnMemory();
+    OwnMemory(const OwnMemory &) = delete;
+    OwnMemory &operator=(const OwnMemory &) = delete;
 
-    // Once the transport runs: registers what came before.
+    // Once the HIXL engine runs: registers what came before.
     Status RegisterAll();
 
     Status AllocatePool(Placement placement, uint64_t size, uint64_t *addr);
     Status Register(uint64_t addr, uint64_t size, Placement placement);
 
-    // A registration that its owner takes back.
-    struct Taken {
-        uint64_t id = 0;  // 0: there are more of that range, nothing is to be done
+    // A region that its owner has withdrawn.
+    struct Withdrawn {
+        uint64_t id = 0;  // 0: there are more registrations of that range, nothing is to be done
         hixl::MemHandle handle = nullptr;
     };
-    // Takes one back: peers that connect from now on do not learn of it. LLDD_FAILED: there is
-    // none.
-    Status Take(uint64_t addr, uint64_t size, Taken *taken);
-    // The second half, when no link knows it any more; HIXL may refuse.
-    Status GiveBack(const Taken &taken);
-    // Instead: the region stays HIXL's until another one is given back.
-    void LeaveOver(const Taken &taken);
+    // Takes one registration back. With the last one the region is withdrawn: peers that connect
+    // from now on do not learn of it. LLDD_FAILED: there is none.
+    Status Unregister(uint64_t addr, uint64_t size, Withdrawn *withdrawn);
+    // The second half, when no link knows the region any more; HIXL may refuse.
+    Status Deregister(const Withdrawn &withdrawn);
+    // Instead: the region stays HIXL's until another one is deregistered.
+    void DeregisterLater(const Withdrawn &withdrawn);
 
     // The answer changes with every registration. For transfers.
     std::shared_ptr<const Regions> Known() const;
@@ -60,13 +60,13 @@ private:
 
     Status Add(uint64_t addr, uint64_t size, Placement placement, bool pool);
     Status RegisterAnew(uint64_t addr, uint64_t size, Placement placement, hixl::MemHandle *handle);
-    Status Deregister(hixl::MemHandle handle);
-    void GiveBackLeftOver();
+    Status DeregisterInPatience(hixl::MemHandle handle);
+    void DeregisterLeftOver();
     bool IsInUse(hixl::MemHandle handle) const;
     void Publish();
 
     const std::shared_ptr<Context> context_;
-    Transport *const transport_;
+    HixlEngine *const engine_;
 
     // Held for calls of HIXL, which may take long; the other one never is.
     std::mutex change_mutex_;

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is run before a change goes in, each in a virtual environment of its own.
+
+    nox                    lint, types and docs: what .ci/run begins with
+    nox -s tests           the test suite; arguments after -- go to pytest
+    nox -s tidy            clang-tidy, on what build/compile_commands.json lists
+    nox -s format          rewrite what ruff and clang-format would write otherwise
+
+With --no-venv the tools on PATH are taken, which ``pip install -e '.[test,dev]'`` installs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nox
+from nox.virtualenv import PassthroughEnv
+
+ROOT = Path(__file__).resolve().parent
+PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")["project"]
+DEV = PROJECT["optional-dependencies"]["dev"]
+CPP = ("*.cc", "*.h", "*.c")
+
+nox.options.sessions = ["lint", "types", "docs"]
+
+
+def _install(session: nox.Session, *packages: str) -> None:
+    if not isinstance(session.virtualenv, PassthroughEnv):
+        session.install(*packages)
+
+
+def _tracked(session: nox.Session, *patterns: str) -> list[str]:
+    listed = session.run("git", "ls-files", "--", *patterns, external=True, silent=True)
+    return str(listed).split()
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, spelling and format of Python and C++."""
+    _install(session, *DEV)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("codespell", *_tracked(session))
+    session.run("clang-format", "--dry-run", "-Werror", *_tracked(session, *CPP))
+
+
+@nox.session(name="format")
+def format_all(session: nox.Session) -> None:
+    """Write Python and C++ as the formatters have it."""
+    _install(session, *DEV)
+    session.run("ruff", "check", "--fix", ".")
+    session.run("ruff", "format", ".")
+    session.run("clang-format", "-i", *_tracked(session, *CPP))
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of the package, with the declarations that its build generates."""
+    _install(session, "-e", ".[test,dev]")
+    session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Check that docs/fidelity.md is what the contract and the tests say."""
+    session.run("python", "docs/fidelity.py")
+    session.run("git", "diff", "--exit-code", "--", "docs/fidelity.md", external=True)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the test suite."""
+    _install(session, "-e", ".[test]")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def tidy(session: nox.Session) -> None:
+    """Run clang-tidy on every source of the mock library."""
+    _install(session, "-e", ".[dev]")
+    commands = json.loads((ROOT / "build" / "compile_commands.json").read_text())
+    sources = session.posargs or [command["file"] for command in commands]
+
+    def check(source: str) -> None:
+        session.run("clang-tidy", "--quiet", "-p", "build", source, silent=True)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(check, sources))
