@@ -97,9 +97,30 @@ def _warn_of_no_layer(name: str, num_tensors: int, tensors_per_layer: int) -> No
     )
 
 
-def config_layers(index: int, config: AnyTransferConfig, num_layers: int, by_blocks: bool) -> range:
+def async_tensors_per_layer(asked: int | None, strict_hardware: bool) -> int:
+    """Check and return tensor_num_per_layer of a transfer_cache_async."""
+    if asked is None:
+        return TENSORS_PER_LAYER
+    if strict_hardware:
+        raise TypeError(
+            "tensor_num_per_layer of transfer_cache_async is an extension that CANN does not have: "
+            f"in strict-hardware mode a layer has {TENSORS_PER_LAYER} tensors"
+        )
+    check_uint32("tensor_num_per_layer", asked)
+    require(asked > 0, "tensor_num_per_layer must be positive")
+    return int(asked)
+
+
+def config_layers(
+    index: int,
+    config: AnyTransferConfig,
+    src_cache: Cache,
+    tensors_per_layer: int,
+    by_blocks: bool,
+) -> range:
     """Check one config of a transfer_cache_async, fill in its range if need be, and return it."""
     name = f"transfer_configs[{index}]"
+    num_layers = src_cache.cache_desc.num_tensors // tensors_per_layer
     if config.src_layer_range is None:
         require(num_layers, f"{name}: the cache has no layer")
         config.src_layer_range = range(num_layers)
@@ -109,12 +130,17 @@ def config_layers(index: int, config: AnyTransferConfig, num_layers: int, by_blo
             f"{name}: src_batch_index must be 0 with src_block_indices, "
             f"got {config.src_batch_index}"
         )
+    if not src_cache.is_blocks_cache and config.src_batch_index >= src_cache._count:
+        refuse(
+            f"{name}: src_batch_index must be in [0, {src_cache._count}), "
+            f"got {config.src_batch_index}"
+        )
     if layers.stop > num_layers:
         refuse(f"{name}: src_layer_range must be in [0, {num_layers}), got {layers}")
     if isinstance(config, TransferConfig):
-        if len(config.dst_addrs) != TENSORS_PER_LAYER * len(layers):
+        if len(config.dst_addrs) != tensors_per_layer * len(layers):
             refuse(
-                f"{name}: {len(layers)} layers need {TENSORS_PER_LAYER * len(layers)} dst_addrs, "
+                f"{name}: {len(layers)} layers need {tensors_per_layer * len(layers)} dst_addrs, "
                 f"got {len(config.dst_addrs)}"
             )
     elif config.dst_layer_range is None or length(config.dst_layer_range) != len(layers):

@@ -195,6 +195,8 @@ class Cache:
         self._cache_desc = cache_desc
         self._tensor_addrs = tensor_addrs
         self._is_blocks_cache = is_blocks_cache
+        # The batch size or number of blocks; the client may write into the shape of its desc.
+        self._count = cache_desc.shape[0]
 
     @classmethod
     def create_cpu_cache(cls, cache_desc: CacheDesc, addrs: list[int]) -> Cache:

@@ -22,6 +22,7 @@ from ._checks import (
 from ._finalized import FinalizedEngine
 from ._layer_words import ALL_LAYERS, TENSORS_PER_LAYER
 from ._layers import (
+    async_tensors_per_layer,
     config_layers,
     pull_layers,
     pull_tensors_per_layer,
@@ -460,11 +461,13 @@ class CacheManager:
         src_block_indices: Any = None,
         dst_block_indices: Any = None,
         dst_block_memory_size: int | None = None,
+        *,
+        tensor_num_per_layer: int | None = None,
     ) -> CacheTask:
         """Send an own device cache to peers, each layer as soon as the client says it is ready.
 
         Args:
-            src_cache: that is sent; two tensors are a layer.
+            src_cache: that is sent.
             layer_synchronizer: is asked once for each layer that is sent, on the task's thread.
             transfer_configs: TransferConfig in request mode, TransferWithCacheKeyConfig in
                 one-sided mode.
@@ -473,6 +476,9 @@ class CacheManager:
             dst_block_indices: destination blocks.
             dst_block_memory_size: bytes of a destination block, needed when the source is
                 contiguous.
+            tensor_num_per_layer: how many tensors a layer has; uint32, > 0; must divide the number
+                of tensors. None: 2, as CANN, which does not have this argument; so strict-hardware
+                mode refuses it.
 
         Returns the running task. Raises TypeError, ValueError, LLMException (LLM_PARAM_INVALID).
         Source: 6.2.
@@ -502,17 +508,20 @@ class CacheManager:
         check_elements("transfer_configs", transfer_configs, config_type)
         if dst_block_memory_size and not len(dst):
             refuse("dst_block_memory_size needs dst_block_indices")
-        if desc.num_tensors % TENSORS_PER_LAYER:
-            refuse(f"transfer_cache_async needs an even number of tensors, got {desc.num_tensors}")
-        num_layers = desc.num_tensors // TENSORS_PER_LAYER
+        per_layer = async_tensors_per_layer(tensor_num_per_layer, engine.options.strict_hardware)
+        if desc.num_tensors % per_layer:
+            refuse(
+                f"transfer_cache_async: {desc.num_tensors} tensors are no whole number of layers "
+                f"of {per_layer}"
+            )
         configs = [
-            (config, config_layers(index, config, num_layers, bool(len(src))))
+            (config, config_layers(index, config, src_cache, per_layer, bool(len(src))))
             for index, config in enumerate(transfer_configs)
         ]
         return CacheTask(
             engine,
             src_cache.cache_id,
-            num_layers,
+            (desc.num_tensors // per_layer, per_layer),
             layer_synchronizer,
             configs,
             src,
@@ -621,7 +630,7 @@ class CacheManager:
         )
 
     def remap_registered_memory(self, mem_infos: MemInfo | list[MemInfo]) -> None:
-        """Tell the device that registered memory was mapped anew; without effect on the mock.
+        """Check memory that was mapped anew; nothing else happens, since no runtime has to know.
 
         Raises LLMException: LLM_PARAM_INVALID, LLM_NOT_YET_LINK, LLM_FAILED. Source: 6.5, decision
         26.

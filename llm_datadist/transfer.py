@@ -20,7 +20,6 @@ from ._checks import (
     length,
     refuse,
 )
-from ._layer_words import TENSORS_PER_LAYER
 from .keys import BlocksCacheKey, CacheKeyByIdAndIndex
 from .status import LLMException, LLMStatusCode
 from .utils.log import get_logger
@@ -51,7 +50,8 @@ class TransferConfig:
 
     Args:
         dst_cluster_id: the peer, uint64.
-        dst_addrs: two addresses a layer, each inside a cache of the peer, uint64.
+        dst_addrs: one address per tensor of each layer (two layer by layer, unless
+            tensor_num_per_layer says otherwise), each inside a cache of the peer, uint64.
         src_layer_range: own layers; None: all, filled in by transfer_cache_async.
         src_batch_index: uint32.
 
@@ -84,7 +84,7 @@ class TransferConfig:
 
     @property
     def dst_addrs(self) -> Sequence[int]:
-        """Two addresses a layer."""
+        """One address per tensor of each layer."""
         return self._dst_addrs
 
     @dst_addrs.setter
@@ -204,8 +204,10 @@ AnyTransferConfig = Union[TransferConfig, TransferWithCacheKeyConfig]
 class _Destination:
     """What one config asks for, taken from the client's object when the call was made."""
 
-    def __init__(self, config: AnyTransferConfig, layers: range) -> None:
+    def __init__(self, config: AnyTransferConfig, layers: range, tensors_per_layer: int) -> None:
         self.layers = layers
+        self.is_done = False
+        self._tensors_per_layer = tensors_per_layer
         self.cluster_id = config.dst_cluster_id
         self.src_batch_index = config.src_batch_index
         self.key = config.cache_key if isinstance(config, TransferWithCacheKeyConfig) else None
@@ -213,8 +215,8 @@ class _Destination:
         self.addrs = list(config.dst_addrs) if isinstance(config, TransferConfig) else []
 
     def addrs_of(self, layer: int) -> list[int]:
-        first = TENSORS_PER_LAYER * (layer - self.layers.start)
-        return self.addrs[first : first + TENSORS_PER_LAYER]
+        first = self._tensors_per_layer * (layer - self.layers.start)
+        return self.addrs[first : first + self._tensors_per_layer]
 
     def dst_layer_of(self, layer: int) -> int:
         # Counted from the start of the source range, as the documents say (decision 16).
@@ -228,7 +230,7 @@ class CacheTask:
         self,
         engine: Engine,
         cache_id: int,
-        num_layers: int,
+        shape: tuple[int, int],
         synchronizer: LayerSynchronizer,
         configs: Sequence[tuple[AnyTransferConfig, range]],
         src_blocks: Any,
@@ -237,9 +239,12 @@ class CacheTask:
     ) -> None:
         self._engine = engine
         self._cache_id = cache_id
-        self._num_layers = num_layers
+        # How many layers there are, and how many tensors each has.
+        self._num_layers, self._tensors_per_layer = shape
         self._synchronizer = synchronizer
-        self._destinations = [_Destination(config, layers) for config, layers in configs]
+        self._destinations = [
+            _Destination(config, layers, self._tensors_per_layer) for config, layers in configs
+        ]
         self._src_blocks = src_blocks
         self._dst_blocks = dst_blocks
         self._dst_block_size = dst_block_size
@@ -257,31 +262,30 @@ class CacheTask:
         Args:
             timeout_in_millis: uint32; None waits for ever.
 
-        Returns LLM_TIMEOUT while it runs (it goes on), the first status that is not success,
-        LLM_FAILED when a config was not finished (decision 17), or LLM_SUCCESS. Raises TypeError,
-        ValueError.
+        Returns LLM_TIMEOUT while it runs (it goes on), else the first status of a config that
+        failed before its end, LLM_FAILED when configs were left unfinished alone (decision 17), or
+        LLM_SUCCESS. Raises TypeError, ValueError.
         """
         results = self.get_results(timeout_in_millis)
-        for result in results:
-            if result is not None and result != LLMStatusCode.LLM_SUCCESS:
-                return result
-        return LLMStatusCode.LLM_FAILED if None in results else LLMStatusCode.LLM_SUCCESS
+        failures = [result for result in results if result != LLMStatusCode.LLM_SUCCESS]
+        told = [result for result in failures if result != LLMStatusCode.LLM_FAILED]
+        return next(iter(told or failures), LLMStatusCode.LLM_SUCCESS)
 
-    def get_results(self, timeout_in_millis: int | None = None) -> list[LLMStatusCode | None]:
+    def get_results(self, timeout_in_millis: int | None = None) -> list[LLMStatusCode]:
         """Wait for the end of the transfer.
 
         Args:
             timeout_in_millis: uint32; None waits for ever.
 
-        Returns a status for each config: LLM_TIMEOUT for all while it runs, None for one that was
-        not finished.
+        Returns a status for each config: LLM_TIMEOUT for all while it runs, LLM_FAILED for one that
+        was not finished (decision 17).
         """
         if timeout_in_millis is not None:
             check_uint32("timeout_in_millis", timeout_in_millis)
         seconds = None if timeout_in_millis is None else timeout_in_millis / 1000
         if not self._done.wait(seconds):
             return [LLMStatusCode.LLM_TIMEOUT] * len(self._destinations)
-        return [self._results.get(each.cluster_id) for each in self._destinations]
+        return [self._results[each.cluster_id] for each in self._destinations]
 
     def exception(self) -> BaseException | None:
         """Return the exception that ended the transfer early: the client's, or a failed layer's."""
@@ -299,7 +303,17 @@ class CacheTask:
             get_logger().exception("transfer_cache_async: the transfer ended early")
             self._exception = cause
         finally:
+            self._fail_what_is_left()
             self._done.set()
+
+    def _fail_what_is_left(self) -> None:
+        """Give each config that did not succeed a failure, also where it shares its result with one
+        that did.
+        """
+        success = LLMStatusCode.LLM_SUCCESS
+        for each in self._destinations:
+            if not each.is_done and self._results.get(each.cluster_id, success) == success:
+                self._results[each.cluster_id] = LLMStatusCode.LLM_FAILED
 
     def _send_layer(self, layer: int, covering: Sequence[_Destination]) -> bool:
         """Send one layer to the destinations that want it; tells whether to go on."""
@@ -316,6 +330,7 @@ class CacheTask:
                     each.cluster_id,
                     each.addrs_of(layer),
                     (layer, each.dst_layer_of(layer)),
+                    self._tensors_per_layer,
                     each.src_batch_index,
                     self._src_blocks,
                     self._dst_blocks,
@@ -327,5 +342,6 @@ class CacheTask:
                 self._exception = failure
                 return False
             if layer == each.layers.stop - 1:
+                each.is_done = True
                 self._results[each.cluster_id] = LLMStatusCode.LLM_SUCCESS
         return True

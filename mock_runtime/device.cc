@@ -122,7 +122,7 @@ Status MockDevice::Withdraw(uint64_t addr, uint64_t size, const Deadline &deadli
                    Printable(addr), Printable(size));
 }
 
-Status MockDevice::Copy(const LocalRun *runs, size_t count, Placement, Placement,
+Status MockDevice::Copy(const Run *runs, size_t count, Placement, Placement,
                         const Deadline &deadline) {
     LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kCopy, deadline, nullptr, runs, count));
     KnownMemory::View known_dst(parts_.memory->known());
@@ -134,16 +134,15 @@ Status MockDevice::Copy(const LocalRun *runs, size_t count, Placement, Placement
     direct.Clear(Batch::ChunkBytes(total));
     checked.Clear(kLargestChunk);
     for (size_t i = 0; i < count; ++i) {
-        const LocalRun &run = runs[i];
-        if (run.length == 0 || run.dst == run.src) continue;
-        const bool safe =
-            known_dst.Contains(run.dst, run.length) && known_src.Contains(run.src, run.length);
-        const uint64_t distance = run.dst > run.src ? run.dst - run.src : run.src - run.dst;
-        if (!safe || distance >= run.length) {
-            (safe ? direct : checked).Add(run.dst, run.src, run.length);
+        const auto [dst, src, length] = runs[i];
+        if (length == 0 || dst == src) continue;
+        const bool safe = known_dst.Contains(dst, length) && known_src.Contains(src, length);
+        const uint64_t distance = dst > src ? dst - src : src - dst;
+        if (!safe || distance >= length) {
+            (safe ? direct : checked).Add(dst, src, length);
         } else {
             // The sides overlap: as one piece, since pieces may be moved in any order.
-            direct.AddWhole(run.dst, run.src, run.length);
+            direct.AddWhole(dst, src, length);
         }
     }
     const DeadlineGate gate(deadline);

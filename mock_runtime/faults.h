@@ -37,9 +37,8 @@ inline Status PassFaultPoint(FaultPoint point, const Deadline &deadline,
     return MeetFaults(point, deadline, link, bytes);
 }
 // For the calls that move bytes.
-template <typename SomeRun>
-Status PassFaultPoint(FaultPoint point, const Deadline &deadline, const FaultLink *link,
-                      const SomeRun *runs, size_t count) {
+inline Status PassFaultPoint(FaultPoint point, const Deadline &deadline, const FaultLink *link,
+                             const Run *runs, size_t count) {
     if (!fault_rules_set.load(std::memory_order_relaxed)) return Status::Ok();
     uint64_t bytes = 0;
     for (size_t i = 0; i < count; ++i) bytes += runs[i].length;

@@ -90,24 +90,23 @@ Copies::~Copies() {
     }
 }
 
-Status Copies::Run(const LocalRun *runs, size_t count, Placement to, Placement from,
-                   const Deadline &deadline) {
+Status Copies::Move(const Run *runs, size_t count, Placement to, Placement from,
+                    const Deadline &deadline) {
     const Context::Scope in_context(*context_);
     const aclrtMemcpyKind kind = KindOf(to, from);
     Stream stream(this);
     LLDD_RETURN_IF_ERROR(stream.Open());
     for (size_t i = 0; i < count; ++i) {
-        const LocalRun &run = runs[i];
-        if (run.dst == run.src) continue;
+        const auto [dst, src, length] = runs[i];
+        if (dst == src) continue;
         // Sides that overlap are copied as if over a buffer: in pieces that do not overlap, from
         // the end that the other side does not overwrite. The stream keeps the order.
-        const bool forward = run.dst < run.src;
-        const uint64_t distance = forward ? run.src - run.dst : run.dst - run.src;
-        for (uint64_t done = 0; done < run.length;) {
-            const uint64_t part = std::min({run.length - done, distance, kMostBytesACall});
-            const uint64_t offset = forward ? done : run.length - done - part;
-            LLDD_RETURN_IF_ERROR(
-                stream.Add(run.dst + offset, run.src + offset, part, kind, deadline));
+        const bool forward = dst < src;
+        const uint64_t distance = forward ? src - dst : dst - src;
+        for (uint64_t done = 0; done < length;) {
+            const uint64_t part = std::min({length - done, distance, kMostBytesACall});
+            const uint64_t offset = forward ? done : length - done - part;
+            LLDD_RETURN_IF_ERROR(stream.Add(dst + offset, src + offset, part, kind, deadline));
             done += part;
         }
     }

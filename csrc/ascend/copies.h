@@ -20,8 +20,8 @@ public:
     Copies(const Copies &) = delete;
     Copies &operator=(const Copies &) = delete;
 
-    Status Run(const LocalRun *runs, size_t count, Placement to, Placement from,
-               const Deadline &deadline);
+    Status Move(const Run *runs, size_t count, Placement to, Placement from,
+                const Deadline &deadline);
 
 private:
     class Stream;

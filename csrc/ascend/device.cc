@@ -51,9 +51,9 @@ Status AscendDevice::Unregister(uint64_t addr, uint64_t size, const Deadline &de
         Printable(addr), Printable(size)));
 }
 
-Status AscendDevice::Copy(const LocalRun *runs, size_t count, Placement to, Placement from,
+Status AscendDevice::Copy(const Run *runs, size_t count, Placement to, Placement from,
                           const Deadline &deadline) {
-    return copies_->Run(runs, count, to, from, deadline);
+    return copies_->Move(runs, count, to, from, deadline);
 }
 
 Status AscendDevice::UseAddress(const std::string &ip, bool listens) {

@@ -23,7 +23,7 @@ public:
     Status Commit(uint64_t addr, uint64_t size) override;
     Status Register(uint64_t addr, uint64_t size, Placement placement) override;
     Status Unregister(uint64_t addr, uint64_t size, const Deadline &deadline) override;
-    Status Copy(const LocalRun *runs, size_t count, Placement to, Placement from,
+    Status Copy(const Run *runs, size_t count, Placement to, Placement from,
                 const Deadline &deadline) override;
     Status UseAddress(const std::string &ip, bool listens) override;
     Status Endpoint(const LinkNonce &nonce, std::string *endpoint) override;

@@ -106,6 +106,28 @@ Status Engine::Start(const lldd_config &config) {
                            &host_pool_);
     if (host.code() == LLDD_OUT_OF_MEMORY) return Status(LLDD_FAILED, host.text(), host.raw());
     LLDD_RETURN_IF_ERROR(std::move(host));
+    StartLinks(config);
+    Transfers::Options transfer_options;
+    transfer_options.cluster_id = cluster_id_;
+    transfer_options.mode = mode_;
+    transfer_options.sync_timeout_ms = sync_timeout_ms_;
+    transfer_options.strict_hardware = strict_hardware_;
+    transfer_options.has_device_pool = device_pool_.pages != nullptr;
+    transfers_ = std::make_unique<Transfers>(
+        &store_, &in_use_, directory_.get(),
+        Mismatches(&notices_, strict_hardware_ || ChecksWanted()), transfer_options);
+    copies_ = std::make_unique<LocalCopies>(&store_, &in_use_, device_.get());
+    if (listen) {
+        LLDD_RETURN_IF_ERROR(acceptor_->StartListening(listen_address));
+        listen_port_asked_ = config.listen_port;
+    }
+    LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu opened on device %d", Printable(cluster_id_),
+             device_id_);
+    return Status::Ok();
+}
+
+// No peer can link before the listener is started.
+void Engine::StartLinks(const lldd_config &config) {
     owner_ = std::make_unique<OwnerService>(&store_, device_pool_.pages != nullptr);
     LinkOptions link_options;
     link_options.cluster_id = cluster_id_;
@@ -125,23 +147,6 @@ Status Engine::Start(const lldd_config &config) {
     groups_ = std::make_unique<Groups>(loop_.get(), directory_.get(), acceptor_.get(),
                                        initiator_.get(), &notices_, group_options);
     acceptor_->SetGroupHost(groups_.get());
-    Transfers::Options transfer_options;
-    transfer_options.cluster_id = cluster_id_;
-    transfer_options.mode = mode_;
-    transfer_options.sync_timeout_ms = sync_timeout_ms_;
-    transfer_options.strict_hardware = strict_hardware_;
-    transfer_options.has_device_pool = device_pool_.pages != nullptr;
-    transfers_ = std::make_unique<Transfers>(
-        &store_, &in_use_, directory_.get(),
-        Mismatches(&notices_, strict_hardware_ || ChecksWanted()), transfer_options);
-    copies_ = std::make_unique<LocalCopies>(&store_, &in_use_, device_.get());
-    if (listen) {
-        LLDD_RETURN_IF_ERROR(acceptor_->StartListening(listen_address));
-        listen_port_asked_ = config.listen_port;
-    }
-    LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu opened on device %d", Printable(cluster_id_),
-             device_id_);
-    return Status::Ok();
 }
 
 Status Engine::OpenPool(const char *name, Placement placement, uint64_t size, uint32_t page_shift,
@@ -437,6 +442,7 @@ Status Engine::RemoveKey(const lldd_cache_key &key) {
     return Status::Ok();
 }
 
+// The checks of the call are all of it: a runtime is told nothing, see llm_datadist.h.
 Status Engine::Remap(const std::vector<lldd_memory> &memory) {
     if (memory.empty()) return Failure(LLDD_PARAM_INVALID, "no memory is given");
     for (size_t i = 0; i < memory.size(); ++i) {
@@ -450,7 +456,6 @@ Status Engine::Remap(const std::vector<lldd_memory> &memory) {
         }
     }
     for (const auto &link : directory_->All()) {
-        // Mapped anew, host memory is what it was: there is nothing to tell a peer.
         if (!link->peer_gone()) return Status::Ok();
     }
     return Failure(LLDD_NOT_YET_LINK, "there is no live link");

@@ -76,6 +76,7 @@ private:
 
     explicit Engine(const lldd_config &config);
     Status Start(const lldd_config &config);
+    void StartLinks(const lldd_config &config);
     Status OpenPool(const char *name, Placement placement, uint64_t size, uint32_t page_shift,
                     Pool *pool);
     Status CheckHasPool(const char *what) const;

@@ -12,7 +12,7 @@ constexpr uint64_t kLocalCopyMs = 600'000;
 
 }  // namespace
 
-Status LocalCopies::Move(const std::vector<LocalRun> &runs, Placement to, Placement from) {
+Status LocalCopies::Move(const std::vector<Run> &runs, Placement to, Placement from) {
     if (!runs.empty()) {
         LLDD_RETURN_IF_ERROR(
             device_->Copy(runs.data(), runs.size(), to, from, Deadline::InMs(kLocalCopyMs)));
@@ -28,8 +28,8 @@ Status LocalCopies::Copy(const lldd_copy_args &args, TransferScratch *scratch) {
     CacheRef dst;
     LLDD_RETURN_IF_ERROR(store_->FindOwn(args.src_cache_id, &src));
     LLDD_RETURN_IF_ERROR(store_->FindOwn(args.dst_cache_id, &dst));
-    LLDD_RETURN_IF_ERROR(PlanCopy(args, PlanOf(*src), PlanOf(*dst), &scratch->copies));
-    return Move(scratch->copies, dst->shape.placement, src->shape.placement);
+    LLDD_RETURN_IF_ERROR(PlanCopy(args, PlanOf(*src), PlanOf(*dst), &scratch->runs));
+    return Move(scratch->runs, dst->shape.placement, src->shape.placement);
 }
 
 Status LocalCopies::CopyBlocks(int64_t cache_id, const uint64_t *src_blocks,
@@ -39,14 +39,14 @@ Status LocalCopies::CopyBlocks(int64_t cache_id, const uint64_t *src_blocks,
     CacheRef cache;
     LLDD_RETURN_IF_ERROR(store_->FindOwn(cache_id, &cache));
     LLDD_RETURN_IF_ERROR(PlanBlocksCopy(PlanOf(*cache), src_blocks, dst_blocks, num_pairs,
-                                        &scratch->pairs, &scratch->copies));
-    return Move(scratch->copies, cache->shape.placement, cache->shape.placement);
+                                        &scratch->pairs, &scratch->runs));
+    return Move(scratch->runs, cache->shape.placement, cache->shape.placement);
 }
 
 Status LocalCopies::SwapBlocks(const lldd_swap_args &args, TransferScratch *scratch) {
-    LLDD_RETURN_IF_ERROR(PlanSwap(args, &scratch->pairs, &scratch->copies));
+    LLDD_RETURN_IF_ERROR(PlanSwap(args, &scratch->pairs, &scratch->runs));
     const bool from_device = args.src_placement == LLDD_PLACEMENT_DEVICE;
-    return Move(scratch->copies, from_device ? Placement::kHost : Placement::kDevice,
+    return Move(scratch->runs, from_device ? Placement::kHost : Placement::kDevice,
                 from_device ? Placement::kDevice : Placement::kHost);
 }
 

@@ -32,7 +32,7 @@ public:
     uint64_t count() const { return count_.load(std::memory_order_relaxed); }
 
 private:
-    Status Move(const std::vector<LocalRun> &runs, Placement to, Placement from);
+    Status Move(const std::vector<Run> &runs, Placement to, Placement from);
 
     const CacheStore *const store_;
     CachesInUse *const in_use_;

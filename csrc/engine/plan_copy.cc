@@ -7,7 +7,7 @@
 namespace lldd {
 
 Status PlanCopy(const lldd_copy_args &args, const PlanCache &src, const PlanCache &dst,
-                std::vector<LocalRun> *runs) {
+                std::vector<Run> *runs) {
     runs->clear();
     for (const PlanCache *cache : {&src, &dst}) {
         if (cache->shape.blocks) {
@@ -60,7 +60,7 @@ Status PlanCopy(const lldd_copy_args &args, const PlanCache &src, const PlanCach
 
 Status PlanBlocksCopy(const PlanCache &cache, const uint64_t *src_blocks,
                       const uint64_t *dst_blocks, uint64_t num_pairs, BlockPairs *pairs,
-                      std::vector<LocalRun> *runs) {
+                      std::vector<Run> *runs) {
     runs->clear();
     if (!cache.shape.blocks) {
         return Failure(LLDD_PARAM_INVALID, "the cache %" PRId64 " has no blocks", cache.id);
@@ -95,7 +95,7 @@ Status PlanBlocksCopy(const PlanCache &cache, const uint64_t *src_blocks,
     return Status::Ok();
 }
 
-Status PlanSwap(const lldd_swap_args &args, BlockPairs *pairs, std::vector<LocalRun> *runs) {
+Status PlanSwap(const lldd_swap_args &args, BlockPairs *pairs, std::vector<Run> *runs) {
     runs->clear();
     if (args.src_placement != LLDD_PLACEMENT_HOST && args.src_placement != LLDD_PLACEMENT_DEVICE) {
         return Failure(LLDD_PARAM_INVALID,

@@ -48,4 +48,45 @@ void BlockPairs::FirstRemoteFrom(uint64_t limit, uint64_t *place, uint64_t *valu
     }
 }
 
+void ShiftToOtherTensors(const uint64_t *local_addrs, const uint64_t *remote_addrs,
+                         uint64_t num_tensors, size_t runs_per_tensor, Run *runs) {
+    Run *next = runs + runs_per_tensor;
+    for (uint64_t tensor = 1; tensor < num_tensors; ++tensor) {
+        // Differences may be negative: they wrap, and so do the sums, to the right address.
+        const uint64_t local_shift = local_addrs[tensor] - local_addrs[0];
+        const uint64_t remote_shift = remote_addrs[tensor] - remote_addrs[0];
+        for (size_t i = 0; i < runs_per_tensor; ++i) {
+            const auto [local, remote, length] = runs[i];
+            *next++ = {local + local_shift, remote + remote_shift, length};
+        }
+    }
+}
+
+void PlanPairs(const Selection &selection, const BlockPairs &pairs, uint64_t block_bytes,
+               uint64_t short_by, std::vector<Run> *runs) {
+    const size_t per_tensor = pairs.size();
+    // No clear() before: growing from nothing would write every element twice.
+    runs->resize(per_tensor * selection.num_tensors);
+    if (runs->empty()) return;
+    const uint64_t local_base = selection.local_addrs[0] + selection.local_offset;
+    const uint64_t remote_base = selection.remote_addrs[0] + selection.remote_offset;
+    Run *next = runs->data();
+    for (const BlockRun &pair : pairs) {
+        *next++ = {local_base + pair.local * block_bytes, remote_base + pair.remote * block_bytes,
+                   pair.count * block_bytes};
+    }
+    next[-1].length -= short_by;
+    ShiftToOtherTensors(selection.local_addrs, selection.remote_addrs, selection.num_tensors,
+                        per_tensor, runs->data());
+}
+
+void PlanWhole(const Selection &selection, uint64_t length, std::vector<Run> *runs) {
+    runs->resize(selection.num_tensors);
+    if (runs->empty()) return;
+    runs->front() = {selection.local_addrs[0] + selection.local_offset,
+                     selection.remote_addrs[0] + selection.remote_offset, length};
+    ShiftToOtherTensors(selection.local_addrs, selection.remote_addrs, selection.num_tensors, 1,
+                        runs->data());
+}
+
 }  // namespace lldd

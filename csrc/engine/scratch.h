@@ -15,7 +15,6 @@ namespace lldd {
 struct TransferScratch {
     BlockPairs pairs;
     std::vector<Run> runs;
-    std::vector<LocalRun> copies;
     bool notice_left = false;  // by the last pull, push or layer
 };
 

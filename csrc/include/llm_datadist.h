@@ -654,8 +654,8 @@ lldd_status lldd_blocks_copy(lldd_engine *engine, int64_t cache_id, const uint64
  * LLDD_FAILED: memory unmapped. */
 lldd_status lldd_blocks_swap(lldd_engine *engine, const lldd_swap_args *args);
 
-/* Tells the device that registered memory was mapped anew. LLDD_PARAM_INVALID: none given, host memory, zero address or
- * size. LLDD_NOT_YET_LINK: no live link. Without effect on the mock. */
+/* For registered memory that was mapped anew: checks what is given and has no other effect, since no runtime has anything
+ * to do then. LLDD_PARAM_INVALID: none given, host memory, zero address or size. LLDD_NOT_YET_LINK: no live link. */
 lldd_status lldd_memory_remap(lldd_engine *engine, const lldd_memory *memory, uint64_t count);
 
 /* [lldd declarations end] */

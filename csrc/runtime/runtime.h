@@ -23,17 +23,12 @@ namespace lldd {
 
 enum class Placement : uint32_t { kHost = LLDD_PLACEMENT_HOST, kDevice = LLDD_PLACEMENT_DEVICE };
 
-// `length` bytes between an address of this process and one of the peer. Never empty.
+// `length` bytes between an address of this process, `local`, and one of the peer, `remote`. For a
+// copy within this process, which is a read from itself, the bytes go from `remote` to `local`.
+// Never empty.
 struct Run {
     uint64_t local;
     uint64_t remote;
-    uint64_t length;
-};
-
-// `length` bytes between two addresses of this process. Never empty.
-struct LocalRun {
-    uint64_t dst;
-    uint64_t src;
     uint64_t length;
 };
 
@@ -152,7 +147,7 @@ public:
 
     // Copies between places of this process, all from memory of one kind to memory of one kind; any
     // of them may be a client's and unmapped (LLDD_FAILED).
-    virtual Status Copy(const LocalRun *runs, size_t count, Placement to, Placement from,
+    virtual Status Copy(const Run *runs, size_t count, Placement to, Placement from,
                         const Deadline &deadline) = 0;
 
     // An address of this host under which peers reach it: where the engine listens, or else where

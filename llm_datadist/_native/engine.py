@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 import numpy as np
 
-from .._layer_words import TENSORS_PER_LAYER, LayerRanges
+from .._layer_words import LayerRanges
 from ..cache import CacheDesc, MemInfo, Memtype, Placement
 from ..config import LLMClusterInfo
 from ..introspection import Counters, LinkInfo, LinkState, MemoryKind, PathInfo
@@ -490,6 +490,7 @@ class Engine:
         dst_cluster_id: int,
         dst_addrs: Sequence[int],
         layer: tuple[int, int],
+        tensors_per_layer: int,
         src_batch_index: int,
         src_blocks: Array[int],
         dst_blocks: Array[int],
@@ -502,7 +503,7 @@ class Engine:
         args = marshal.new(ffi, "lldd_transfer_args")
         key_struct = ffi.NULL if key is None else marshal.key(ffi, key)
         address_array = marshal.uint64s(self._borrow, "dst_addrs", dst_addrs)
-        args.tensors_per_layer = TENSORS_PER_LAYER
+        args.tensors_per_layer = tensors_per_layer
         args.key = key_struct
         args.dst_cluster_id = dst_cluster_id
         args.dst_addrs = address_array

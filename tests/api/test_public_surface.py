@@ -154,7 +154,7 @@ MANAGER = {
     ),
     "transfer_cache_async": (
         "(self, src_cache, layer_synchronizer, transfer_configs, src_block_indices=None, "
-        "dst_block_indices=None, dst_block_memory_size=None)"
+        "dst_block_indices=None, dst_block_memory_size=None, *, tensor_num_per_layer=None)"
     ),
     "remap_registered_memory": "(self, mem_infos)",
     "check_cache_key": "(cache_key)",

@@ -166,7 +166,7 @@ class TestArguments:
             ({"src_block_indices": [1], "dst_block_indices": [1, 2]}, "1 and 2 elements"),
             ({"dst_block_indices": [1]}, "dst_block_memory_size"),
             ({"dst_block_memory_size": 5}, "dst_block_indices"),
-            ({"src_cache": odd}, "even number"),
+            ({"src_cache": odd}, "7 tensors are no whole number of layers of 2"),
             ({"transfer_configs": [too_far]}, r"transfer_configs\[0\]: src_layer_range"),
             ({"transfer_configs": [no_destination]}, "dst_layer_range"),
             (
@@ -261,7 +261,7 @@ class TestTransfer:
         layers = Layers(_1=lambda: False)
         task = manager.transfer_cache_async(CACHE, layers, configs)
         assert task.synchronize(WAIT) is S.LLM_PARAM_INVALID
-        assert task.get_results() == [S.LLM_PARAM_INVALID, None]
+        assert task.get_results() == [S.LLM_PARAM_INVALID, S.LLM_FAILED]
         assert len(layers.asked) == 2
         assert len(native.of("transfer_layer")) == 1
 
@@ -272,7 +272,7 @@ class TestTransfer:
             TransferWithCacheKeyConfig(BY_ID, range(2), range(2)),
         ]
         task = manager.transfer_cache_async(CACHE, Layers(), configs)
-        assert task.get_results(WAIT) == [S.LLM_NOT_YET_LINK, None]
+        assert task.get_results(WAIT) == [S.LLM_NOT_YET_LINK, S.LLM_FAILED]
         assert task.synchronize() is S.LLM_NOT_YET_LINK
         assert "[transfer_cache_async] failed" in str(task.exception())
         assert len(native.of("transfer_layer")) == 1
@@ -281,7 +281,7 @@ class TestTransfer:
         config = [TransferWithCacheKeyConfig(KEY, range(2), range(2))]
         task = manager.transfer_cache_async(CACHE, Layers(_1=raise_error), config)
         assert task.synchronize(WAIT) is S.LLM_FAILED
-        assert task.get_results() == [None]
+        assert task.get_results() == [S.LLM_FAILED]
         assert isinstance(task.exception(), ArithmeticError)
 
     @pytest.mark.rule("C1.9-27")
@@ -315,3 +315,36 @@ class TestTransfer:
         ]
         task = manager.transfer_cache_async(CACHE, Layers(_1=lambda: False), configs)
         assert task.get_results(WAIT) == [S.LLM_PARAM_INVALID] * 2
+
+    @pytest.mark.rule("C6.2-42")
+    def test_a_shared_result_is_a_failure_if_either_did_not_succeed(self, native, manager):
+        configs = [
+            TransferWithCacheKeyConfig(KEY, range(1), range(1)),
+            TransferWithCacheKeyConfig(BlocksCacheKey(9, 5), range(1, 2), range(1)),
+        ]
+        task = manager.transfer_cache_async(CACHE, Layers(_1=raise_error), configs)
+        assert task.get_results(WAIT) == [S.LLM_FAILED] * 2
+        assert task.synchronize() is S.LLM_FAILED
+
+    @pytest.mark.rule("C6.2-43", "C6.2-14")
+    def test_another_number_of_tensors_per_layer(self, native, request_manager):
+        odd = Cache(5, CacheDesc(3, [4, 16], DataType.DT_INT8), [1, 2, 3], False)
+        config = TransferConfig(9, [10, 20, 30])
+        task = request_manager.transfer_cache_async(odd, Layers(), [config], tensor_num_per_layer=1)
+        assert task.synchronize(WAIT) is S.LLM_SUCCESS
+        sent = [args for _, args in native.of("transfer_layer")]
+        assert [(a["tensors_per_layer"], a["src_layer"], a["dst_addrs"]) for a in sent] == [
+            (1, 0, [10]),
+            (1, 1, [20]),
+            (1, 2, [30]),
+        ]
+        for value, error in (
+            (0, LLMException),
+            (2, LLMException),
+            (-1, ValueError),
+            ("1", TypeError),
+        ):
+            with pytest.raises(error, match="layer"):
+                request_manager.transfer_cache_async(
+                    odd, Layers(), [config], tensor_num_per_layer=value
+                )

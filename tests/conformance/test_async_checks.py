@@ -91,7 +91,7 @@ def test_c6_2_1_order_with_both_block_lists(sender: NearPeer) -> None:
         ({"layer_synchronizer": object()}, TypeError, "layer_synchronizer"),
         ({"transfer_configs": None}, TypeError, "transfer_configs"),
         ({"transfer_configs": [other_config(sender)]}, TypeError, "transfer_configs"),
-        ({"src_cache": sender.cache("odd")}, PI, "even"),
+        ({"src_cache": sender.cache("odd")}, PI, "whole"),
         ({"transfer_configs": [config_of(sender, range(1, 3), 1)]}, PI, "src_batch_index"),
         ({"transfer_configs": [config_of(sender, range(1, 3))]}, PI, "src_layer_range"),
     ]
@@ -158,6 +158,29 @@ def test_c6_2_12_no_batch_index_with_source_blocks(sender: NearPeer) -> None:
         start(sender, "blocks", transfer_configs=[config_of(sender, batch_index=1)], **lists)
 
 
+@pytest.mark.rule("C6.2-41")
+def test_c6_2_41_a_batch_index_outside_a_contiguous_source(sender: NearPeer) -> None:
+    layers, entries = Ready(), SMALL.num_blocks
+    with refused(PI, "transfer_configs[1]", "src_batch_index", entries):
+        bad = config_of(sender, batch_index=entries)
+        start(sender, transfer_configs=[config_of(sender), bad], layer_synchronizer=layers)
+    assert layers.asked == []
+    task = start(sender, transfer_configs=[config_of(sender, batch_index=entries - 1)])
+    assert task.synchronize(WAIT_MS) == S.LLM_NOT_YET_LINK
+
+
+@pytest.mark.rule("C6.2-44")
+def test_c6_2_44_the_extension_is_refused_in_strict_hardware_mode(
+    together: NearStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_DATADIST_STRICT_HARDWARE", "1")
+    sender = together.engine(PULLER, listen=None)
+    sender.register("blocks", SMALL, 2)
+    for count in (1, 2):
+        with pytest.raises(TypeError, match="extension that CANN does not have: in strict"):
+            start(sender, "blocks", tensor_num_per_layer=count)
+
+
 @pytest.mark.rule("C6.2-13", "C6.2-15")
 def test_c6_2_13_ranges_end_at_half_the_tensors(sender: NearPeer) -> None:
     with refused(PI, "src_layer_range", "transfer_configs[1]", LAYERS):
@@ -178,7 +201,7 @@ def test_c6_2_14_two_addresses_a_layer(together: NearStage, count: int) -> None:
 
 @pytest.mark.rule("C6.2-10")
 def test_c6_2_10_an_odd_number_of_tensors(sender: NearPeer) -> None:
-    with refused(PI, "even", 3):
+    with refused(PI, "whole", 3, 2):
         start(sender, "odd", transfer_configs=[config_of(sender, range(1))])
 
 

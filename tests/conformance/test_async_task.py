@@ -123,7 +123,7 @@ def test_c6_2_18_a_falsy_layer_is_an_invalid_parameter_for_all_that_cover_it(
 def test_c6_2_18_what_does_not_cover_the_falsy_layer_is_left_unfinished(three: Three) -> None:
     layers = Ready({1: lambda: False})
     task = three.start(layers, three.config(OWNER, range(2)), three.config(OTHER, range(2, 4)))
-    assert task.get_results(WAIT_MS) == [S.LLM_PARAM_INVALID, None]
+    assert task.get_results(WAIT_MS) == [S.LLM_PARAM_INVALID, S.LLM_FAILED]
     three.check(OTHER)
 
 
@@ -137,7 +137,7 @@ def test_c6_2_20_a_failing_config_gets_its_status_and_everything_stops(three: Th
     task = three.start(
         layers, three.config(OWNER, range(4)), unlinked, three.config(OTHER, range(4))
     )
-    assert task.get_results(WAIT_MS) == [None, S.LLM_NOT_YET_LINK, None]
+    assert task.get_results(WAIT_MS) == [S.LLM_FAILED, S.LLM_NOT_YET_LINK, S.LLM_FAILED]
     assert task.synchronize(WAIT_MS) == S.LLM_NOT_YET_LINK
     assert isinstance(task.exception(), LLMException)
     assert task.exception().status_code == S.LLM_NOT_YET_LINK
@@ -190,7 +190,7 @@ def test_c6_2_30_while_it_runs_everything_is_a_timeout_which_cancels_nothing(
     three.check(OWNER, range(2))
 
 
-@pytest.mark.rule("C6.2-31", "C6.2-33", "C6.2-40", "C10-17")
+@pytest.mark.rule("C6.2-31", "C6.2-40", "C10-17")
 def test_c10_17_an_exception_in_synchronize_layer_is_failed_and_can_be_asked_for(
     three: Three,
 ) -> None:
@@ -200,7 +200,7 @@ def test_c10_17_an_exception_in_synchronize_layer_is_failed_and_can_be_asked_for
     task = three.start(
         Ready({1: fail}), three.config(OWNER, range(1)), three.config(OTHER, range(4))
     )
-    assert task.get_results(WAIT_MS) == [S.LLM_SUCCESS, None]
+    assert task.get_results(WAIT_MS) == [S.LLM_SUCCESS, S.LLM_FAILED]
     assert task.synchronize(WAIT_MS) == S.LLM_FAILED
     assert isinstance(task.exception(), ArithmeticError)
     three.check(OWNER, range(1))

@@ -16,7 +16,7 @@ from llm_datadist import (
 from llm_datadist.testing import Geometry, PeerCache, check, moved
 from tests.conformance.layers import WAIT_MS, Ready
 from tests.conformance.paths import Path
-from tests.conformance.refusals import check_refusal
+from tests.conformance.refusals import check_refusal, refused
 from tests.conformance.stage import OWNER, PULLER
 from tests.conformance.together import NearPeer, NearStage
 
@@ -115,7 +115,9 @@ def test_c6_2_29_the_batch_index_of_the_key_counts_in_remote_strides(pair: Pair)
 def test_c6_2_25_batch_indices_out_of_range(pair: Pair) -> None:
     destination = pair.destination(ENTRIES, False)
     pair.source(ENTRIES, False)
-    pair.refused(["src_batch_index", 4], destination, batch=4)
+    with refused(S.LLM_PARAM_INVALID, "src_batch_index", 4):
+        pair.send(destination, batch=4)
+    check(destination, destination.filled())
     if pair.one_sided:
         pair.refused(["batch index", 4, "remote"], destination, dst_batch=4)
 
@@ -250,3 +252,33 @@ def test_c6_2_19_request_mode_reaches_caches_that_are_not_remote_accessible(
     pair.sent(hidden, [2], [3])
     check(hidden, moved(hidden.filled(), source.filled(), [2], [3]))
     assert pair.owner.call("counters").pulls == 0
+
+
+@pytest.mark.rule("C6.2-43", "C10-41")
+@pytest.mark.parametrize("blocks", [True, False], ids=["blocks", "entries"])
+@pytest.mark.parametrize("per_layer", [1, 3])
+def test_c6_2_43_layers_of_other_numbers_of_tensors(
+    pair: Pair, per_layer: int, blocks: bool
+) -> None:
+    """Of five tensors in layers of one, the last three; of six in layers of three, the last."""
+    tensors = {1: 5, 3: 6}[per_layer]
+    geometry = Geometry(num_tensors=tensors, num_blocks=4, block_bytes=512)
+    destination, source = pair.destination(geometry, blocks), pair.source(geometry, blocks)
+    assert pair.sender.link(pair.owner) == S.LLM_SUCCESS
+    layers = range(tensors // per_layer - (3 if per_layer == 1 else 1), tensors // per_layer)
+    moved_tensors = list(range(layers.start * per_layer, tensors))
+    if pair.one_sided:
+        key = KEY if blocks else CacheKeyByIdAndIndex(OWNER, destination.cache_id)
+        config = TransferWithCacheKeyConfig(key, layers, layers)
+    else:
+        config = TransferConfig(OWNER, destination.tensor_addrs[moved_tensors[0] :], layers)
+    lists = ([2, 1], [1, 3]) if blocks else ()
+    ready = Ready()
+    task = pair.sender.manager.transfer_cache_async(
+        pair.sender.cache("kv"), ready, [config], *lists, tensor_num_per_layer=per_layer
+    )
+    assert task.synchronize(WAIT_MS) == S.LLM_SUCCESS, task.exception()
+    assert [layer for layer, _ in ready.asked] == list(layers)
+    src, dst = lists or ([0], [0])
+    expected = moved(destination.filled(), source.filled(), src, dst, moved_tensors, moved_tensors)
+    check(destination, expected)

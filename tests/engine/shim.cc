@@ -26,8 +26,7 @@ namespace {
 thread_local std::string last_text;
 // Kept from call to call, as the engine does.
 thread_local BlockPairs pairs;
-thread_local std::vector<Run> remote_runs;
-thread_local std::vector<LocalRun> local_runs;
+thread_local std::vector<Run> planned;
 
 uint32_t Answer(const Status &status) {
     last_text = status.text();
@@ -83,12 +82,10 @@ PushRequest PushFrom(const shim_push_args &args) {
     return request;
 }
 
-template <typename AnyRun>
-void CopyOut(const std::vector<AnyRun> &runs, shim_run *out, uint64_t capacity, uint64_t *count) {
+void CopyOut(const std::vector<Run> &runs, shim_run *out, uint64_t capacity, uint64_t *count) {
     *count = runs.size();
     for (size_t i = 0; i < runs.size() && i < capacity; ++i) {
-        const auto [first, second, length] = runs[i];
-        out[i] = {first, second, length};
+        out[i] = {runs[i].local, runs[i].remote, runs[i].length};
     }
 }
 
@@ -170,9 +167,9 @@ uint32_t shim_plan_pull(const shim_pull_args *args, const shim_cache *remote, ui
     const PullRequest request{full, CacheFrom(args->local)};
     Status status = CheckPull(request, &pairs);
     if (status.ok()) {
-        status = PlanPull(request, pairs, CacheFrom(*remote), remote_batch, &remote_runs);
+        status = PlanPull(request, pairs, CacheFrom(*remote), remote_batch, &planned);
     }
-    if (status.ok()) CopyOut(remote_runs, runs, capacity, count);
+    if (status.ok()) CopyOut(planned, runs, capacity, count);
     return Answer(status);
 }
 
@@ -188,9 +185,9 @@ uint32_t shim_plan_push(const shim_push_args *args, const shim_cache *remote, ui
     request.args.dst_layer = dst_layer;
     Status status = CheckPush(request, &pairs);
     if (status.ok()) {
-        status = PlanPushLayer(request, pairs, CacheFrom(*remote), dst_batch, &remote_runs);
+        status = PlanPushLayer(request, pairs, CacheFrom(*remote), dst_batch, &planned);
     }
-    if (status.ok()) CopyOut(remote_runs, runs, capacity, count);
+    if (status.ok()) CopyOut(planned, runs, capacity, count);
     return Answer(status);
 }
 
@@ -204,8 +201,8 @@ uint32_t shim_plan_copy(const shim_copy_args *args, shim_run *runs, uint64_t cap
     full.src_batch_index = args->src_batch_index;
     full.offset = args->offset;
     full.size = args->size;
-    const Status status = PlanCopy(full, CacheFrom(args->src), CacheFrom(args->dst), &local_runs);
-    if (status.ok()) CopyOut(local_runs, runs, capacity, count);
+    const Status status = PlanCopy(full, CacheFrom(args->src), CacheFrom(args->dst), &planned);
+    if (status.ok()) CopyOut(planned, runs, capacity, count);
     return Answer(status);
 }
 
@@ -213,8 +210,8 @@ uint32_t shim_plan_blocks_copy(const shim_cache *cache, const uint64_t *src_bloc
                                const uint64_t *dst_blocks, uint64_t num_pairs, shim_run *runs,
                                uint64_t capacity, uint64_t *count) {
     const Status status =
-        PlanBlocksCopy(CacheFrom(*cache), src_blocks, dst_blocks, num_pairs, &pairs, &local_runs);
-    if (status.ok()) CopyOut(local_runs, runs, capacity, count);
+        PlanBlocksCopy(CacheFrom(*cache), src_blocks, dst_blocks, num_pairs, &pairs, &planned);
+    if (status.ok()) CopyOut(planned, runs, capacity, count);
     return Answer(status);
 }
 
@@ -230,8 +227,8 @@ uint32_t shim_plan_swap(const shim_swap_args *args, shim_run *runs, uint64_t cap
     full.src_blocks = args->src_blocks;
     full.dst_blocks = args->dst_blocks;
     full.num_blocks = args->num_blocks;
-    const Status status = PlanSwap(full, &pairs, &local_runs);
-    if (status.ok()) CopyOut(local_runs, runs, capacity, count);
+    const Status status = PlanSwap(full, &pairs, &planned);
+    if (status.ok()) CopyOut(planned, runs, capacity, count);
     return Answer(status);
 }
 
@@ -267,9 +264,9 @@ void shim_race_lists(uint64_t rounds, uint64_t *accepted, uint64_t *escaped) {
     *escaped = 0;
     for (uint64_t i = 0; i < rounds; ++i) {
         if (!CheckPull(request, &pairs).ok()) continue;
-        if (!PlanPull(request, pairs, remote, 0, &remote_runs).ok()) continue;
+        if (!PlanPull(request, pairs, remote, 0, &planned).ok()) continue;
         ++*accepted;
-        for (const Run &run : remote_runs) {
+        for (const Run &run : planned) {
             const bool inside = run.local >= kLocal && run.local + run.length <= kLocal + 64 &&
                                 run.remote >= kRemote && run.remote + run.length <= kRemote + 64;
             if (!inside) ++*escaped;

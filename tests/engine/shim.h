@@ -21,7 +21,7 @@ typedef struct shim_cache {
     const uint64_t *addrs;
 } shim_cache;
 
-/* `first` is local or destination, `second` remote or source. */
+/* `first` is local, `second` remote; of a copy within the process: destination and source. */
 typedef struct shim_run {
     uint64_t first;
     uint64_t second;

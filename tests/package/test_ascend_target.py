@@ -170,7 +170,7 @@ class TestBuiltAgainst:
 
     @pytest.fixture
     def built(self, release, generated, tmp_path):
-        """Build a tree that includes what is generated, as abi.cc does."""
+        """Build a tree that includes what is generated, as abi_library.cc does."""
         output = tmp_path / "out" / "lib.so"
         tree = small_tree(tmp_path / "tree")
         source = tree / "csrc" / "base" / "a.cc"

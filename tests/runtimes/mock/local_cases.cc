@@ -181,7 +181,7 @@ void Copies() {
     const uint64_t unknown = MapMemory(size);
     Device &device = side.device();
     const auto copy = [&](uint64_t dst, uint64_t src, uint64_t length) {
-        const LocalRun run{dst, src, length};
+        const Run run{dst, src, length};
         return device.Copy(&run, 1, Placement::kDevice, Placement::kDevice, Deadline::InMs(5000));
     };
     uint64_t seed = 0;
@@ -206,7 +206,7 @@ void Copies() {
     CHECK_FAILS(LLDD_FAILED, "not mapped", copy(unknown, known, size));
     CHECK_FAILS(LLDD_FAILED, "not mapped", copy(known, unknown, size));
     CHECK_FAILS(LLDD_FAILED, "not mapped", copy(8, known, 8));
-    const LocalRun run{known, pool, size};
+    const Run run{known, pool, size};
     CHECK_FAILS(LLDD_TIMEOUT, "not done in time",
                 device.Copy(&run, 1, Placement::kDevice, Placement::kDevice, Deadline::Passed()));
 }

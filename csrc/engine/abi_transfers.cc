@@ -1,0 +1,116 @@
+// The exported functions that move bytes: pulls, pushes, local copies.
+//
+// SPDX-License-Identifier: Apache-2.0
+#include "base/status.h"
+#include "engine/abi_call.h"
+#include "engine/abi_structs.h"
+#include "engine/engine.h"
+#include "engine/scratch.h"
+#include "llm_datadist.h"
+
+namespace {
+
+using lldd::Engine;
+using lldd::Status;
+using lldd::abi::CheckList;
+using lldd::abi::OnEngine;
+using lldd::abi::ReadKey;
+using lldd::abi::ReadStruct;
+
+template <typename Args>
+Status CheckBlockLists(const Args &args) {
+    LLDD_RETURN_IF_ERROR(CheckList("src_blocks", args.src_blocks, args.num_src_blocks));
+    return CheckList("dst_blocks", args.dst_blocks, args.num_dst_blocks);
+}
+
+// A thread makes one call at a time.
+lldd::TransferScratch &ThisThreadsScratch() {
+    static thread_local lldd::TransferScratch scratch;
+    return scratch;
+}
+
+// Runs a transfer; one that succeeds and leaves a notice says so to those who asked.
+template <typename Body>
+Status TellNotice(const Engine &engine, const Body &body) {
+    lldd::TransferScratch &scratch = ThisThreadsScratch();
+    scratch.notice_left = false;
+    Status status = body(&scratch);
+    if (!scratch.notice_left || !status.ok() || !engine.tells_notices()) return status;
+    return lldd::Failure(LLDD_NOTICE_LEFT, "the transfer is done, and a notice about it waits");
+}
+
+}  // namespace
+
+lldd_status lldd_pull(lldd_engine *handle, const lldd_pull_args *args) {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
+        lldd_pull_args read;
+        lldd_cache_key key;
+        LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
+        LLDD_RETURN_IF_ERROR(ReadKey(read.key, &key));
+        LLDD_RETURN_IF_ERROR(CheckBlockLists(read));
+        return TellNotice(
+            engine, [&](auto *scratch) { return engine.transfers().Pull(read, key, scratch); });
+    });
+}
+
+lldd_status lldd_push(lldd_engine *handle, const lldd_push_args *args, uint32_t *layers_done) {
+    uint32_t done = 0;
+    const lldd_status status = OnEngine(handle, [&](Engine &engine) -> Status {
+        lldd_push_args read;
+        lldd_cache_key key;
+        LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
+        LLDD_RETURN_IF_ERROR(ReadKey(read.key, &key));
+        LLDD_RETURN_IF_ERROR(CheckBlockLists(read));
+        return TellNotice(engine, [&](auto *scratch) {
+            return engine.transfers().Push(read, key, scratch, &done);
+        });
+    });
+    if (layers_done != nullptr) *layers_done = done;
+    return status;
+}
+
+lldd_status lldd_transfer_layer(lldd_engine *handle, const lldd_transfer_args *args) {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
+        lldd_transfer_args read;
+        lldd_cache_key key{};
+        LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
+        if (read.key != nullptr) LLDD_RETURN_IF_ERROR(ReadKey(read.key, &key));
+        LLDD_RETURN_IF_ERROR(CheckBlockLists(read));
+        LLDD_RETURN_IF_ERROR(CheckList("dst_addrs", read.dst_addrs, read.num_dst_addrs));
+        return TellNotice(engine, [&](auto *scratch) {
+            return engine.transfers().TransferLayer(read, key, scratch);
+        });
+    });
+}
+
+// ---- local copies ----
+
+lldd_status lldd_cache_copy(lldd_engine *handle, const lldd_copy_args *args) {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
+        lldd_copy_args read;
+        LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
+        return engine.copies().Copy(read, &ThisThreadsScratch());
+    });
+}
+
+lldd_status lldd_blocks_copy(lldd_engine *handle, int64_t cache_id, const uint64_t *src_blocks,
+                             const uint64_t *dst_blocks, uint64_t num_pairs) {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
+        LLDD_RETURN_IF_ERROR(CheckList("src_blocks", src_blocks, num_pairs));
+        LLDD_RETURN_IF_ERROR(CheckList("dst_blocks", dst_blocks, num_pairs));
+        return engine.copies().CopyBlocks(cache_id, src_blocks, dst_blocks, num_pairs,
+                                          &ThisThreadsScratch());
+    });
+}
+
+lldd_status lldd_blocks_swap(lldd_engine *handle, const lldd_swap_args *args) {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
+        lldd_swap_args read;
+        LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
+        LLDD_RETURN_IF_ERROR(CheckList("src_addrs", read.src_addrs, read.num_tensors));
+        LLDD_RETURN_IF_ERROR(CheckList("dst_addrs", read.dst_addrs, read.num_tensors));
+        LLDD_RETURN_IF_ERROR(CheckList("src_blocks", read.src_blocks, read.num_blocks));
+        LLDD_RETURN_IF_ERROR(CheckList("dst_blocks", read.dst_blocks, read.num_blocks));
+        return engine.copies().SwapBlocks(read, &ThisThreadsScratch());
+    });
+}
