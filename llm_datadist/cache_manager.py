@@ -6,7 +6,7 @@ to 6).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, Union, cast
+from typing import TYPE_CHECKING, Any, Union, cast
 
 from ._checks import (
     check_elements,
@@ -320,7 +320,8 @@ class CacheManager:
             if few == 0:
                 return
             if few is not None:
-                _raise_of_blocks(engine, "pull_blocks", few, src_blocks, dst_blocks)
+                _settle_blocks(engine, "pull_blocks", few, src_blocks, dst_blocks)
+                return
         by_blocks = isinstance(src_cache_key, BlocksCacheKey)
         if not by_blocks:
             check_type("src_cache_key", src_cache_key, _PULL_KEYS)
@@ -348,7 +349,7 @@ class CacheManager:
             src_cache_key, dst_cache._cache_id, src, dst, tensors_per_layer, layers
         )
         if status:
-            _raise_of_blocks(engine, "pull_blocks", status, src_blocks, dst_blocks)
+            _settle_blocks(engine, "pull_blocks", status, src_blocks, dst_blocks)
 
     # ---- push ----
 
@@ -446,7 +447,7 @@ class CacheManager:
                 num_layers,
             )
             if status:
-                _raise_of_blocks(engine, "push_blocks", status, src_blocks, dst_blocks)
+                _settle_blocks(engine, "push_blocks", status, src_blocks, dst_blocks)
 
     def transfer_cache_async(
         self,
@@ -675,9 +676,12 @@ def _warn_after(engine: Engine, cache_id: int) -> None:
         raise
 
 
-def _raise_of_blocks(
+def _settle_blocks(
     engine: Engine, name: str, status: int, src_blocks: Any, dst_blocks: Any
-) -> NoReturn:
+) -> None:
+    """Raise, or warn of the notice that a transfer left: it answered a status that is not 0."""
+    if engine.only_left_a_notice(status):
+        return
     failure = engine.error(name, status)
     check_signs("src_blocks", src_blocks)
     check_signs("dst_blocks", dst_blocks)

@@ -78,7 +78,7 @@ Status MockDevice::Open(const Settings &settings, int32_t device_id,
         static_cast<ssize_t>(made->cookie_->size())) {
         return ErrnoFailure(LLDD_FAILED, errno, "no random numbers");
     }
-    // Only where peers may want to look: it concerns the whole process.
+    // Only where peers may use process_vm: it concerns the whole process.
     if (settings.allows(Transport::kCma) && settings.let_others_trace) {
         made->traceable_by_all_ = LetAllTrace();
     }

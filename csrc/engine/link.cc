@@ -38,6 +38,12 @@ Link::~Link() {
     channel_.Close();
 }
 
+bool Link::FirstWarning(Warning warning, int64_t own_cache, int64_t peer_cache) {
+    // The peer chooses its ids: what is remembered is bounded, and nothing is said past it.
+    constexpr size_t kMaxWarned = 1024;
+    return warned_.size() < kMaxWarned && warned_.emplace(warning, own_cache, peer_cache).second;
+}
+
 Status Link::CheckUsable() const {
     if (unlinked()) {
         return Failure(LLDD_NOT_YET_LINK, "the link to %s was taken down meanwhile",

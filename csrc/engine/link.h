@@ -9,8 +9,10 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -91,6 +93,10 @@ public:
     // The peer's caches as they were at the first transfer over this link.
     Status Table(const Deadline &deadline, const PeerTable **table, bool *was_read);
 
+    // What the client has not been warned of yet, of these two caches. True once for each.
+    enum class Warning { kTypes, kRepeatedBlocks };
+    bool FirstWarning(Warning warning, int64_t own_cache, int64_t peer_cache);
+
     // ---- Ending it.
 
     // The connection broke or was closed by the peer. The link stays, its transfers fail.
@@ -150,9 +156,10 @@ private:
     std::atomic<bool> requests_allowed_{false};
 
     std::mutex turn_mutex_;
-    std::optional<PeerTable> table_;  // guarded by the turn
-    uint64_t last_pin_ = 0;           // guarded by the turn
-    bool shut_down_ = false;          // guarded by the turn
+    std::optional<PeerTable> table_;                          // guarded by the turn
+    uint64_t last_pin_ = 0;                                   // guarded by the turn
+    bool shut_down_ = false;                                  // guarded by the turn
+    std::set<std::tuple<Warning, int64_t, int64_t>> warned_;  // guarded by the turn
     std::atomic<bool> peer_gone_{false};
     std::atomic<bool> unlinked_{false};
     std::atomic<bool> shutdown_wanted_{false};

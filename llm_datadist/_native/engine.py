@@ -104,8 +104,15 @@ class Engine:
         """
         return _error(self._native, name, status)
 
+    def only_left_a_notice(self, status: int) -> bool:
+        """Whether a transfer that answered status succeeded all the same; if so, warn of it."""
+        if status != marshal.constant(self._native.ffi, "LLDD_NOTICE_LEFT"):
+            return False
+        self.warn_of_notices()
+        return True
+
     def _check(self, name: str, status: int) -> None:
-        if status:
+        if status and not self.only_left_a_notice(status):
             raise _error(self._native, name, status)
 
     # ---- life ----

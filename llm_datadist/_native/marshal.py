@@ -104,6 +104,7 @@ def config(ffi: FFI, options: EngineOptions) -> tuple[lldd_config, Keep]:
     if options.one_way_links:
         struct.link_style = constant(ffi, "LLDD_LINK_STYLE_ONE_WAY")
     struct.device_id = options.device_id
+    struct.flags = constant(ffi, "LLDD_CONFIG_TELL_NOTICES")
     if options.strict_hardware:
         struct.flags |= constant(ffi, "LLDD_CONFIG_STRICT_HARDWARE")
     struct.sync_timeout_ms = options.sync_timeout_ms
