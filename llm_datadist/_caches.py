@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 def allocate_cache(engine: Engine, cache_desc: CacheDesc, cache_keys: Sequence[CacheKey]) -> Cache:
     """Do CacheManager.allocate_cache."""
     _check_allocate(engine, cache_desc)
-    if cache_keys is not None:
-        check_elements("cache_keys", cache_keys, CacheKey)
-    return _allocate(engine, "allocate_cache", cache_desc, cache_keys or (), False)
+    keys = () if cache_keys is None else check_elements("cache_keys", cache_keys, CacheKey)
+    return _allocate(engine, "allocate_cache", cache_desc, keys, False)
 
 
 def allocate_blocks_cache(
@@ -59,17 +58,14 @@ def register_cache(
 ) -> Cache:
     """Do CacheManager.register_cache; is_call_linked: link() was called."""
     check_type("cache_desc", cache_desc, CacheDesc)
-    check_elements("addrs", addrs, int, list)
-    if cache_keys is not None:
-        check_elements("cache_keys", cache_keys, CacheKey)
+    taken = check_elements("addrs", addrs, int, list)
+    keys = () if cache_keys is None else check_elements("cache_keys", cache_keys, CacheKey)
     accessible = _is_accessible(cache_desc, remote_accessible, is_call_linked)
-    require(addrs, "addrs is empty")
-    if len(addrs) != cache_desc.num_tensors:
-        refuse(f"{cache_desc.num_tensors} tensors need as many addrs, got {len(addrs)}")
-    require(0 not in addrs, "addrs has a zero address")
-    cache_id = engine.register(
-        "register_cache", cache_desc, addrs, cache_keys or (), False, accessible
-    )
+    require(taken, "addrs is empty")
+    if len(taken) != cache_desc.num_tensors:
+        refuse(f"{cache_desc.num_tensors} tensors need as many addrs, got {len(taken)}")
+    require(0 not in taken, "addrs has a zero address")
+    cache_id = engine.register("register_cache", cache_desc, taken, keys, False, accessible)
     _warn_after(engine, cache_id)
     return Cache(cache_id, cache_desc, addrs, False)
 
@@ -84,12 +80,12 @@ def register_blocks_cache(
 ) -> Cache:
     """Do CacheManager.register_blocks_cache; is_call_linked: link() was called."""
     check_type("cache_desc", cache_desc, CacheDesc)
-    check_elements("addrs", addrs, int, list)
+    taken = check_elements("addrs", addrs, int, list)
     check_optional("blocks_cache_key", blocks_cache_key, BlocksCacheKey)
     accessible = _is_accessible(cache_desc, remote_accessible, is_call_linked)
-    require(addrs, "addrs is empty")
+    require(taken, "addrs is empty")
     keys = () if blocks_cache_key is None else (blocks_cache_key,)
-    cache_id = engine.register("register_blocks_cache", cache_desc, addrs, keys, True, accessible)
+    cache_id = engine.register("register_blocks_cache", cache_desc, taken, keys, True, accessible)
     _warn_after(engine, cache_id)
     return Cache(cache_id, cache_desc, addrs, True)
 

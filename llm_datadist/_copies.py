@@ -57,10 +57,11 @@ def copy_blocks(engine: Engine, cache: Cache, copy_block_info: dict[int, list[in
     check_type("copy_block_info", copy_block_info, dict)
     sources: list[int] = []
     destinations: list[int] = []
-    for block, targets in copy_block_info.items():
+    for block, targets in dict(copy_block_info).items():
         check_type(f"copy_block_info[{block!r}]", targets, list)
-        sources.extend([block] * len(targets))
-        destinations.extend(targets)
+        taken = list(targets)
+        sources.extend([block] * len(taken))
+        destinations.extend(taken)
     src = engine.block_ids("the keys of copy_block_info", sources)
     dst = engine.block_ids("the values of copy_block_info", destinations)
     require(cache.is_blocks_cache, "copy_blocks: the cache has no blocks")
@@ -75,17 +76,19 @@ def swap_blocks(
     check_type("dst_cache", dst_cache, Cache)
     require(src_cache.is_blocks_cache, "swap_blocks: src_cache has no blocks")
     require(dst_cache.is_blocks_cache, "swap_blocks: dst_cache has no blocks")
-    check_elements("src_to_dst", src_to_dst, int, dict)
+    check_type("src_to_dst", src_to_dst, dict)
+    pairs = dict(src_to_dst)
+    check_elements("src_to_dst", pairs, int, dict)
     src_desc, dst_desc = src_cache.cache_desc, dst_cache.cache_desc
     block_bytes = src_desc.size // src_desc.batch_size
     if block_bytes != dst_desc.size // dst_desc.batch_size:
         refuse("swap_blocks: the blocks of src_cache and dst_cache have different sizes")
     if src_desc.num_tensors != dst_desc.num_tensors:
         refuse("swap_blocks: src_cache and dst_cache have different numbers of tensors")
-    _check_below("src_to_dst: source", src_to_dst, src_desc.batch_size)
-    _check_below("src_to_dst: destination", src_to_dst.values(), dst_desc.batch_size)
-    src = engine.block_ids("the keys of src_to_dst", list(src_to_dst))
-    dst = engine.block_ids("the values of src_to_dst", list(src_to_dst.values()))
+    _check_below("src_to_dst: source", pairs, src_desc.batch_size)
+    _check_below("src_to_dst: destination", pairs.values(), dst_desc.batch_size)
+    src = engine.block_ids("the keys of src_to_dst", list(pairs))
+    dst = engine.block_ids("the values of src_to_dst", list(pairs.values()))
     if src_desc.placement == dst_desc.placement:
         refuse(f"swap_blocks: both caches have {src_desc.placement}")
     engine.swap_blocks(
@@ -107,7 +110,10 @@ def _check_below(name: str, blocks: Iterable[int], limit: int) -> None:
 def remap_registered_memory(engine: Engine, mem_infos: MemInfo | list[MemInfo]) -> None:
     """Do CacheManager.remap_registered_memory."""
     infos = [mem_infos] if isinstance(mem_infos, MemInfo) else mem_infos
-    if not isinstance(infos, list) or not all(isinstance(each, MemInfo) for each in infos):
+    if not isinstance(infos, list):
+        refuse("mem_infos must be a MemInfo or a list of them")
+    infos = list(infos)
+    if not all(isinstance(each, MemInfo) for each in infos):
         refuse("mem_infos must be a MemInfo or a list of them")
     for info in infos:
         if info.mem_type is not Memtype.MEM_TYPE_DEVICE or info.addr == 0 or info.size <= 0:

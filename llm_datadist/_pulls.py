@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from ._checks import check_int64, check_signs, check_type, check_uint32, refuse, require
 from ._layer_words import ALL_LAYERS, TENSORS_PER_LAYER
@@ -66,8 +66,8 @@ def pull_blocks(
     dst_blocks: Any,
     keywords: Mapping[str, Any],
 ) -> int:
-    """Do CacheManager.pull_blocks with block lists of any form and length, any key, any layers, once
-    the types of key and cache were checked; returns the status.
+    """Do CacheManager.pull_blocks with block lists of any form and length, any key and any layers,
+    once the types of key and cache were checked; returns the status.
     """
     by_blocks = isinstance(src_cache_key, BlocksCacheKey)
     if src_blocks is None and by_blocks:
@@ -93,10 +93,10 @@ def pull_blocks(
     )
 
 
-def raise_of_blocks(
-    engine: Engine, name: str, status: int, src_blocks: Any, dst_blocks: Any
-) -> NoReturn:
-    """Raise what the engine answered to a transfer of blocks, in the client's terms."""
+def settle_blocks(engine: Engine, name: str, status: int, src_blocks: Any, dst_blocks: Any) -> None:
+    """Raise, or warn of the notice that a transfer left: it answered a status that is not 0."""
+    if engine.only_left_a_notice(status):
+        return
     failure = engine.error(name, status)
     check_signs("src_blocks", src_blocks)
     check_signs("dst_blocks", dst_blocks)

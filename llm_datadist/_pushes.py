@@ -18,7 +18,7 @@ from ._checks import (
     require,
 )
 from ._layers import async_tensors_per_layer, config_layers, push_layers
-from ._pulls import raise_of_blocks
+from ._pulls import settle_blocks
 from .cache import Cache, Placement
 from .keys import BlocksCacheKey, CacheKeyByIdAndIndex
 from .status import warn
@@ -99,7 +99,7 @@ def push_blocks(
             num_layers,
         )
         if status:
-            raise_of_blocks(engine, "push_blocks", status, src_blocks, dst_blocks)
+            settle_blocks(engine, "push_blocks", status, src_blocks, dst_blocks)
 
 
 def transfer_cache_async(
@@ -125,7 +125,7 @@ def transfer_cache_async(
     _check_block_counts(len(src), len(dst), dst_block_memory_size)
     check_type("layer_synchronizer", layer_synchronizer, LayerSynchronizer)
     config_type = TransferWithCacheKeyConfig if engine.options.one_sided else TransferConfig
-    check_elements("transfer_configs", transfer_configs, config_type)
+    taken = check_elements("transfer_configs", transfer_configs, config_type)
     if dst_block_memory_size and not len(dst):
         refuse("dst_block_memory_size needs dst_block_indices")
     per_layer = async_tensors_per_layer(tensors_per_layer, engine.options.strict_hardware)
@@ -136,7 +136,7 @@ def transfer_cache_async(
         )
     configs = [
         (config, config_layers(index, config, src_cache, per_layer, bool(len(src))))
-        for index, config in enumerate(transfer_configs)
+        for index, config in enumerate(taken)
     ]
     return CacheTask(
         engine,

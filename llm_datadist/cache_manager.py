@@ -224,7 +224,7 @@ class CacheManager:
         LLM_NOT_YET_LINK, LLM_FAILED, LLM_TIMEOUT, LLM_FEATURE_NOT_ENABLED. Source: chapter 5,
         decision 32.
         """
-        # This is the hot path: a call of the usual kind makes no test but those that tell that it is.
+        # This is the hot path. A call of the usual kind is tested for being one, and for no more.
         engine = self._engine
         status = None
         if type(src_cache_key) is not BlocksCacheKey or type(dst_cache) is not Cache:
@@ -239,7 +239,7 @@ class CacheManager:
                 engine.opened, src_cache_key, dst_cache, src_blocks, dst_blocks, kwargs
             )
         if status:
-            _pulls.raise_of_blocks(engine, "pull_blocks", status, src_blocks, dst_blocks)
+            _pulls.settle_blocks(engine, "pull_blocks", status, src_blocks, dst_blocks)
 
     # ---- push ----
 

@@ -110,6 +110,8 @@ extern "C" {
 #define LLDD_SUSPECT_REMOTE_ERROR 507057
 /* Of this library alone: a struct_size that it cannot serve. */
 #define LLDD_ABI_MISMATCH 0x4C4C0001
+/* Of this library alone, with LLDD_CONFIG_TELL_NOTICES only: a transfer succeeded, and left a notice. */
+#define LLDD_NOTICE_LEFT 0x4C4C0002
 
 /* lldd_config.role */
 #define LLDD_ROLE_PROMPT 1
@@ -127,9 +129,11 @@ extern "C" {
 #define LLDD_LINK_STYLE_ONE_WAY 1
 
 /* lldd_config.flags. STRICT_HARDWARE: refuse what only the device refuses (sizes of requests and of the cache table). LISTEN:
- * listen_ip and listen_port count. */
+ * listen_ip and listen_port count. TELL_NOTICES: a pull, push or layer that succeeded and left a notice answers
+ * LLDD_NOTICE_LEFT in place of LLDD_SUCCESS. */
 #define LLDD_CONFIG_STRICT_HARDWARE 1
 #define LLDD_CONFIG_LISTEN 2
+#define LLDD_CONFIG_TELL_NOTICES 4
 
 /* lldd_cache_desc.layout */
 #define LLDD_LAYOUT_CONTIGUOUS 0

@@ -104,8 +104,15 @@ class Engine:
         """
         return _error(self._native, name, status)
 
+    def only_left_a_notice(self, status: int) -> bool:
+        """Whether a transfer that answered status succeeded all the same; if so, warn of it."""
+        if status != marshal.constant(self._native.ffi, "LLDD_NOTICE_LEFT"):
+            return False
+        self.warn_of_notices()
+        return True
+
     def _check(self, name: str, status: int) -> None:
-        if status:
+        if status and not self.only_left_a_notice(status):
             raise _error(self._native, name, status)
 
     # ---- life ----
@@ -194,7 +201,7 @@ class Engine:
             args.flags = marshal.constant(ffi, "LLDD_REGISTER_REMOTE_ACCESSIBLE")
         args.desc = struct
         args.addrs = address_array
-        args.num_addrs = len(addrs)
+        args.num_addrs = len(address_array)
         args.keys = key_array
         args.num_keys = len(keys)
         cache_id = ffi.new("int64_t *")
@@ -348,7 +355,7 @@ class Engine:
         """
         form = type(src_blocks)
         is_array = form is self._array_type
-        if not is_array and form is not self._list_type or form is not type(dst_blocks):
+        if (not is_array and form is not self._list_type) or form is not type(dst_blocks):
             return None
         count = src_blocks.size if is_array else len(src_blocks)
         if not 0 < count <= FEW_BLOCKS:
@@ -367,7 +374,14 @@ class Engine:
                 sources, destinations = few.unsigned
                 sources[:count] = array("L", src_blocks)
                 destinations[:count] = array("L", dst_blocks)
-        except (BufferError, NotImplementedError, OverflowError, TypeError, ValueError):
+        except (
+            BufferError,
+            IndexError,
+            NotImplementedError,
+            OverflowError,
+            TypeError,
+            ValueError,
+        ):
             # Whatever it was, block_ids() converts it or says what is wrong with it.
             self._pull_frames.append(frame)
             return None
@@ -504,7 +518,7 @@ class Engine:
         args.key = key_struct
         args.dst_cluster_id = dst_cluster_id
         args.dst_addrs = address_array
-        args.num_dst_addrs = len(dst_addrs)
+        args.num_dst_addrs = len(address_array)
         args.cache_id = cache_id
         args.src_blocks = src_blocks
         args.num_src_blocks = len(src_blocks)
@@ -555,7 +569,7 @@ class Engine:
         args.dst_addrs = dst_array
         # A deallocated cache has no addresses left; the library must not read past the shorter
         # list.
-        args.num_tensors = min(len(src_addrs), len(dst_addrs))
+        args.num_tensors = min(len(src_array), len(dst_array))
         args.block_bytes = block_bytes
         args.src_blocks = src_blocks
         args.dst_blocks = dst_blocks
