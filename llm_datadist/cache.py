@@ -204,7 +204,7 @@ class Cache:
 
         Args:
             cache_desc: with Placement.HOST.
-            addrs: start addresses, one a tensor.
+            addrs: start addresses, one per tensor.
 
         Raises TypeError, LLMException (LLM_PARAM_INVALID) for another placement or number of
         addresses.
@@ -229,7 +229,7 @@ class Cache:
 
     @property
     def tensor_addrs(self) -> list[int]:
-        """Start addresses, one a tensor; empty after deallocation."""
+        """Start addresses, one per tensor; empty after deallocation."""
         return self._tensor_addrs
 
     @property

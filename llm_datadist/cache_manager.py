@@ -668,7 +668,7 @@ def _allocate(
 
 
 def _warn_after(engine: Engine, cache_id: int) -> None:
-    # A warning that is made an error leaves no cache that nobody has a handle of.
+    # A warning that is made an error leaves no cache to which the client has no handle.
     try:
         engine.warn_of_notices()
     except LLMDataDistWarning:

@@ -412,7 +412,7 @@ class PullFrame:
         self.key: AnyKey | None = None
         self.layers = ALL_LAYERS
         self.cache_id = 0
-        self.few = 0  # so many ids of few_blocks; 0: other lists, or other arguments
+        self.few = 0  # how many ids of few_blocks count; 0: other lists, or other arguments
 
     def set_key(self, key: AnyKey) -> None:
         """Write the source."""
