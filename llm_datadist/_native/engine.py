@@ -131,7 +131,8 @@ class Engine:
     def switch_listener(self, ip: str | None, port: int) -> None:
         """Move the listener, or close it when ip is None."""
         ffi = self._native.ffi
-        chars = ffi.NULL if ip is None else ffi.new("char[]", ip.encode())
+        keep: list[object] = []
+        chars = marshal.chars(ffi, "ip", ip, keep)
         status = self._native.engine_switch_listener(self._handle, chars, port)
         self._check("switch_role", status)
 
