@@ -251,7 +251,7 @@ typedef struct lldd_config {
     uint32_t rdma_service_level; /* LLDD_UNSET: the device's default */
     const char *local_comm_res;         /* JSON for the device, or null; kept until a link is made */
     const char *global_resource_config; /* JSON for the device, or null */
-    const char *auth_token;             /* shared secret that both ends of a link must have, or null */
+    const char *auth_token;             /* shared secret that both ends of a link must have, or null; not "" */
 } lldd_config;
 
 /* What an open engine is. */
