@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forks of a process that has an engine: contract 7.8, architecture "Fork"."""
+"""Forks of a process that has an engine: contract 7.8, docs/architecture.md "Fork"."""
 
 from __future__ import annotations
 

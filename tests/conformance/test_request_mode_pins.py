@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Request mode with an owner or a puller that stops in the middle: what is pinned, for how long,
-and what a timeout leaves: contract 4.4 and 5.5, and "Request mode" of the architecture.
+and what a timeout leaves: contract 4.4 and 5.5, docs/architecture.md "Request mode".
 
 The owner and, where one must die, a puller are processes; the puller of most tests is an engine of
 the test's own process.

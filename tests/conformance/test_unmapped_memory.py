@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory that is not there, may not be touched, or lies anywhere: contract 9 number 11,
-architecture "Unmapped memory".
+docs/architecture.md "Unmapped memory".
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One-sided access ends when its owner says so: architecture, "Withdrawing memory"."""
+"""One-sided access ends when its owner says so: docs/architecture.md "Withdrawing memory"."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@
 
 namespace fake_cann {
 
-// Faults come from the file that FAKE_CANN_FAULTS names, one a line: "point number times". Each
+// Faults come from the file that FAKE_CANN_FAULTS names, one per line: "point number times". Each
 // that fires lowers its `times` in the file, so a test sees whether it did. Returns the number that
 // the call at this point must give back; 0: none.
 //
