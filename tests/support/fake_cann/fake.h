@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 namespace fake_cann {
 
@@ -16,6 +17,10 @@ namespace fake_cann {
 // Points: malloc memcpy synchronize initialize register deregister connect disconnect transfer; at
 // connect-ms the number is how long the call takes.
 uint32_t Fault(const char *point);
+
+// With FAKE_CANN_CALLS, which names a file, copies and transfers are not done: each is a line there.
+// So tests see how they are cut, of sizes for which no machine has the memory.
+bool InsteadWriteDown(const std::string &call);
 
 // What aclGetRecentErrMsg tells this thread next.
 void SetErrorText(const char *text);
