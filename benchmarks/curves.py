@@ -40,7 +40,7 @@ from .workers import (
     register_one_each,
     register_up_to,
     take_addresses,
-    trimmed,
+    trimmed_bytes,
     unlink,
     usage,
     workers,
@@ -117,10 +117,10 @@ def registration_curve(counts: Sequence[int]) -> Iterator[Row]:
         owner.call(open_engines, _OWNER, 1)
         owner.call(make_room, counts[-1] + 1)
         owner.call(time_registration)  # everything is there that is made once
-        before = trimmed(owner)
+        before = trimmed_bytes(owner)
         for n in counts:
             owner.call(register_up_to, n)
-            resident = trimmed(owner)
+            resident = trimmed_bytes(owner)
             figures = owner.call(time_registration)
             figures["bytes_per_cache"] = (resident - before) / n
             yield Row(n, figures)
@@ -136,11 +136,11 @@ def pull_curve(counts: Sequence[int], one_sided: bool) -> Iterator[Row]:
         for n in counts:
             for worker in (owner, puller):
                 worker.call(register_up_to, n)
-            trimmed = [trimmed(worker) for worker in (owner, puller)]
+            trimmed = [trimmed_bytes(worker) for worker in (owner, puller)]
             took = puller.call(link, {_OWNER: address})
             figures = {"link_us": took, **puller.call(time_pull, _OWNER, n)}
             for name, worker, before in zip(("owner", "puller"), (owner, puller), trimmed):
-                figures[f"{name}_link_bytes"] = trimmed(worker) - before
+                figures[f"{name}_link_bytes"] = trimmed_bytes(worker) - before
             puller.call(unlink, {_OWNER: address})
             yield Row(n, figures)
 
@@ -190,7 +190,7 @@ def links_curve(counts: Sequence[int], processes: int) -> Iterator[Row]:
             clusters.update(zip(range(first, first + each), addresses))
         # In turn, so that all owners have links from the first step on.
         order = sorted(clusters, key=lambda cluster_id: (cluster_id - _OWNER) % each)
-        own_before, owner_before = trimmed(puller), trimmed(owners[0])
+        own_before, owner_before = trimmed_bytes(puller), trimmed_bytes(owners[0])
         linked = 0
         for n in counts:
             new = order[linked:n]
@@ -205,10 +205,10 @@ def links_curve(counts: Sequence[int], processes: int) -> Iterator[Row]:
                     **figures,
                     "threads": own["threads"],
                     "descriptors": own["descriptors"],
-                    "bytes_per_link": (trimmed(puller) - own_before) / n,
+                    "bytes_per_link": (trimmed_bytes(puller) - own_before) / n,
                     "owner_threads": theirs["threads"],
                     "owner_descriptors": theirs["descriptors"],
-                    "owner_bytes_per_link": (trimmed(owners[0]) - owner_before)
+                    "owner_bytes_per_link": (trimmed_bytes(owners[0]) - owner_before)
                     / len([at for at in order[:n] if at < _OWNER + each]),
                 },
             )
@@ -289,10 +289,10 @@ def keys_curve(counts: Sequence[int]) -> Iterator[Row]:
         puller.call(open_engines, _PULLER, 1, False, 1 << 20)
         puller.call(allocate_target)
         puller.call(link, {_OWNER: address})
-        before = trimmed(owner)
+        before = trimmed_bytes(owner)
         for last, n in zip((0, *counts), counts):
             bound = owner.call(bind_up_to, n)
-            resident = trimmed(owner)
+            resident = trimmed_bytes(owner)
             figures = {
                 **bound,
                 **puller.call(time_lookup, _OWNER, last, n),
@@ -349,7 +349,7 @@ def lists_curve(counts: Sequence[int], allocated: bool) -> Iterator[Row]:
         for worker in (owner, puller):
             worker.call(make_long_cache, blocks, allocated)
         puller.call(link, {_OWNER: address})
-        before = trimmed(puller)
+        before = trimmed_bytes(puller)
         for n in counts:
             figures = puller.call(time_lists, _OWNER, blocks, n)
-            yield Row(n, {**figures, "kept_bytes": trimmed(puller) - before})
+            yield Row(n, {**figures, "kept_bytes": trimmed_bytes(puller) - before})

@@ -198,6 +198,6 @@ def unlink(actor: Actor, clusters: dict[int, Address]) -> float:
     return (time.perf_counter_ns() - start) / 1e3
 
 
-def trimmed(worker: Worker) -> float:
+def trimmed_bytes(worker: Worker) -> float:
     worker.call(trim)
     return float(worker.call(usage)["resident"])
