@@ -146,6 +146,8 @@ private:
     void FinishDial();
     void StopDial();
     void RunPendingShutdown();
+    // The peer is gone: what is known of its caches and its memory is given back.
+    void ForgetPeer();
 
     EventLoop *const loop_;
     Identity identity_;
