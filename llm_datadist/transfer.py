@@ -45,7 +45,34 @@ class LayerSynchronizer(ABC):
         """
 
 
-class TransferConfig:
+class _OwnSide:
+    """What both configs say of the own cache."""
+
+    _src_layer_range: range | None
+    _src_batch_index: int
+
+    @property
+    def src_layer_range(self) -> range | None:
+        """Own layers."""
+        return self._src_layer_range
+
+    @src_layer_range.setter
+    def src_layer_range(self, value: range | None) -> None:
+        check_optional_layer_range("src_layer_range", value)
+        self._src_layer_range = value
+
+    @property
+    def src_batch_index(self) -> int:
+        """The batch entry of a contiguous cache."""
+        return self._src_batch_index
+
+    @src_batch_index.setter
+    def src_batch_index(self, value: int) -> None:
+        check_uint32("src_batch_index", value)
+        self._src_batch_index = value
+
+
+class TransferConfig(_OwnSide):
     """Where layers go in request mode: raw addresses at a peer.
 
     Args:
@@ -93,31 +120,11 @@ class TransferConfig:
             check_uint64(f"dst_addrs[{index}]", addr)
         self._dst_addrs = value
 
-    @property
-    def src_layer_range(self) -> range | None:
-        """Own layers."""
-        return self._src_layer_range
-
-    @src_layer_range.setter
-    def src_layer_range(self, value: range | None) -> None:
-        check_optional_layer_range("src_layer_range", value)
-        self._src_layer_range = value
-
-    @property
-    def src_batch_index(self) -> int:
-        """The batch entry of a contiguous cache."""
-        return self._src_batch_index
-
-    @src_batch_index.setter
-    def src_batch_index(self, value: int) -> None:
-        check_uint32("src_batch_index", value)
-        self._src_batch_index = value
-
 
 DestinationKey = Union[BlocksCacheKey, CacheKeyByIdAndIndex]
 
 
-class TransferWithCacheKeyConfig:
+class TransferWithCacheKeyConfig(_OwnSide):
     """Where layers go in one-sided mode: a cache of a peer.
 
     Args:
@@ -151,7 +158,7 @@ class TransferWithCacheKeyConfig:
         if isinstance(cache_key, BlocksCacheKey) and src_batch_index != 0:
             refuse(f"src_batch_index must be 0 with a BlocksCacheKey, got {src_batch_index}")
         self._cache_key = cache_key
-        self._src_layer_range: range | None = src_layer_range
+        self._src_layer_range = src_layer_range
         self._dst_layer_range: range | None = dst_layer_range
         self._src_batch_index = src_batch_index
         self.dst_cluster_id = cache_key.cluster_id
@@ -167,16 +174,6 @@ class TransferWithCacheKeyConfig:
         self._cache_key = value
 
     @property
-    def src_layer_range(self) -> range | None:
-        """Own layers."""
-        return self._src_layer_range
-
-    @src_layer_range.setter
-    def src_layer_range(self, value: range | None) -> None:
-        check_optional_layer_range("src_layer_range", value)
-        self._src_layer_range = value
-
-    @property
     def dst_layer_range(self) -> range | None:
         """The peer's layers."""
         return self._dst_layer_range
@@ -185,16 +182,6 @@ class TransferWithCacheKeyConfig:
     def dst_layer_range(self, value: range | None) -> None:
         check_optional_layer_range("dst_layer_range", value)
         self._dst_layer_range = value
-
-    @property
-    def src_batch_index(self) -> int:
-        """The batch entry of a contiguous cache."""
-        return self._src_batch_index
-
-    @src_batch_index.setter
-    def src_batch_index(self, value: int) -> None:
-        check_uint32("src_batch_index", value)
-        self._src_batch_index = value
 
 
 AnyTransferConfig = Union[TransferConfig, TransferWithCacheKeyConfig]

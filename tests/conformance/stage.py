@@ -182,6 +182,10 @@ def linked(peer: Peer, *others: Peer) -> None:
     assert answer.status == 0, answer
 
 
+def links_of(peer: Peer) -> dict[int, LinkState]:
+    return {link.peer_cluster_id: link.state for link in peer.call("links")}
+
+
 def notices(peer: Peer, cluster_id: int) -> None:
     """The peer sees, sooner or later, that the one it is linked to is gone."""
     eventually(
