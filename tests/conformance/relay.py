@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Callable
 
 
 @dataclass
@@ -30,13 +31,19 @@ class Relay:
 
 
 @contextmanager
-def relay(target: tuple[str, int]) -> Iterator[Relay]:
-    """Pass the connections to an address of its own on to the target."""
+def relay(
+    target: tuple[str, int], change_first: Callable[[bytes], bytes] = bytes
+) -> Iterator[Relay]:
+    """Pass the connections to an address of its own on to the target; what each end says first, as
+    change_first makes it.
+    """
     threads: list[threading.Thread] = []
 
     def pump(source: socket.socket, sink: socket.socket, record: bytearray) -> None:
         try:
             while data := source.recv(65536):
+                if not record:
+                    data = change_first(data)
                 record += data
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
