@@ -254,7 +254,7 @@ void CacheStore::CountTensors(const Cache &cache, bool added) {
             if (cache.addrs[done] > UINT64_MAX - size) continue;
             Tensors &held = tensors_.Get(cache.addrs[done], size);
             if (held.count++ == 0) held.data_type = cache.shape.data_type;
-            if (held.data_type != cache.shape.data_type) held.data_type = 0;
+            if (held.data_type != cache.shape.data_type) held.data_type = kSeveralTypes;
         }
     } catch (...) {
         uncount(done);
@@ -304,7 +304,7 @@ TensorThere CacheStore::At(uint64_t addr) const {
     TensorThere there;
     tensors_.ForEachOverlapping(addr, 1, [&](uint64_t start, uint64_t size, const Tensors &held) {
         if (there.end == 0) there.data_type = held.data_type;
-        if (there.data_type != held.data_type) there.data_type = 0;
+        if (there.data_type != held.data_type) there.data_type = kSeveralTypes;
         there.end = std::max(there.end, start + size);
     });
     return there;

@@ -74,7 +74,7 @@ struct CacheTableSize {
 // What lies at an address.
 struct TensorThere {
     uint64_t end = 0;        // of the furthest of the tensors that hold it; 0: none does
-    uint32_t data_type = 0;  // of all of them; 0: they have different ones
+    uint32_t data_type = 0;  // of all of them, or kSeveralTypes
 };
 
 // Thread-safe. References are let go after the lock is, so a release may call the store. Nothing
@@ -157,7 +157,7 @@ private:
     // The tensors of caches that are exactly one range.
     struct Tensors {
         uint32_t count = 0;
-        uint32_t data_type = 0;  // 0: different ones
+        uint32_t data_type = 0;  // or kSeveralTypes
     };
     void CountTensors(const Cache &cache, bool added);
     CacheRef Remove(std::map<int64_t, Entry>::iterator entry);

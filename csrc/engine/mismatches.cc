@@ -42,7 +42,7 @@ bool Mismatches::WarnOfTypes(Link *link, const Cache &own, const PeerCache &peer
 }
 
 bool Mismatches::WarnOfTypeThere(Link *link, const Cache &own, uint32_t data_type) const {
-    // No cache has a negative id: such a place is told apart by its type.
+    // No cache has an id below 1: such a place is told apart by its type.
     if (!link->FirstWarning(Link::Warning::kTypes, own.id, -int64_t{data_type})) return false;
     notices_->Add(
         Format("cache %lld here has data_type %u, the cache at the destination addresses of %s "

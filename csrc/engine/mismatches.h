@@ -27,10 +27,10 @@ public:
         if (own.shape.data_type == peer.shape.data_type) return false;
         return WarnOfTypes(link, own, peer);
     }
-    // The same where only an address is known of the peer's cache, and the type there; 0: no single
-    // one. Once for each type.
+    // The same where only an address is known of the peer's cache, and the type there, or
+    // kSeveralTypes. Once for each type.
     bool InTypeThere(Link *link, const Cache &own, uint32_t data_type) const {
-        if (data_type == 0 || own.shape.data_type == data_type) return false;
+        if (data_type == kSeveralTypes || own.shape.data_type == data_type) return false;
         return WarnOfTypeThere(link, own, data_type);
     }
     // Dimensions past the first of two caches of one layout.

@@ -11,6 +11,9 @@
 
 namespace lldd {
 
+// Instead of an LLDD_TYPE_*, of which 0 is one: caches of different types lie at one place.
+constexpr uint32_t kSeveralTypes = UINT32_MAX;
+
 // Bytes of one element; 0: no such data type.
 uint64_t ElementBytes(uint32_t data_type);
 

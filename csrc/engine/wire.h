@@ -190,7 +190,7 @@ struct LocateReply {
     // What an address lies in.
     struct Place {
         uint64_t end = 0;        // where the tensor ends
-        uint32_t data_type = 0;  // LLDD_TYPE_*; 0: caches that lie there have different ones
+        uint32_t data_type = 0;  // LLDD_TYPE_*, or kSeveralTypes of tensor.h
     };
     StatusBody status;
     std::vector<Place> places;  // one for each address

@@ -294,3 +294,33 @@ def test_c10_56_a_push_warns_and_another_layout_does_not(
     with pytest.warns(LLMDataDistWarning, match=r"\[16, 256\], .* \[16, 4, 64\]:") as caught:
         pusher.push("kv", BlocksCacheKey(OWNER, 0), [1, 2], [5, 6])
     assert len(caught) == 1
+
+
+@pytest.mark.rule("C10-55")
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LLM_DATADIST_CHECK", "1"),
+        ("LLM_DATADIST_STRICT_HARDWARE", "1"),
+        ("LLM_DATADIST_CHECK", "0"),
+    ],
+)
+@pytest.mark.parametrize("one_sided", [True, False], ids=["one-sided", "request"])
+def test_c10_55_a_block_that_is_written_twice_warns_where_that_was_asked_for(
+    together: NearStage, path: Path, monkeypatch, variable: str, value: str, one_sided: bool
+) -> None:
+    monkeypatch.setenv(variable, value)
+    owner, puller = two(together, path, one_sided=one_sided)
+    path.cache(owner, "kv", SMALL, 1, 0)
+    path.cache(puller, "kv", SMALL, 2)
+    link(together, path, puller, owner)
+    key = BlocksCacheKey(OWNER, 0)
+    with silence():
+        puller.pull("kv", key, [1, 2, 3, 3], [6, 7, 5, 9])
+        if value == "0":
+            puller.pull("kv", key, [1, 2, 3], [6, 7, 7])
+    if value == "1":
+        with pytest.warns(LLMDataDistWarning, match="block 7 more than once"):
+            puller.pull("kv", key, [1, 2, 3], [6, 7, 7])
+        with silence():
+            puller.pull("kv", key, [1, 2, 3], [6, 7, 7])
