@@ -36,6 +36,7 @@ public:
     Status Write(const Run *runs, size_t count, const Deadline &deadline) override;
     void ServeStream(Fd stream) override;
     void PeerGone() override;
+    void ForgetPeer() override;
     Status Close(const Deadline &deadline) override;
     std::vector<PathDescription> Paths() const override;
 
@@ -60,11 +61,11 @@ private:
     const FaultLink fault_link_;
 
     PeerMemory peer_;
-    // Of the transfer that is under way.
+    // Used by the transfer that is under way.
     KnownMemory::View known_;
     TcpPath tcp_;
 
-    std::unique_ptr<TcpServer> server_;  // of the I/O thread alone
+    std::unique_ptr<TcpServer> server_;  // used on the I/O thread only
     std::atomic<bool> closed_{false};
 };
 

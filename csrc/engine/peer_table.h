@@ -26,7 +26,8 @@ struct PeerCache {
 
 // One cache on the wire.
 void EncodeCache(const Cache &cache, Writer *writer);
-// False if the bytes are no cache. `with_dims`: keep the dimensions; a link may have a million caches.
+// False if the bytes are not a cache. `with_dims`: keep the dimensions; a link may have a million
+// caches.
 bool DecodeCache(Reader *reader, bool with_dims, PeerCache *cache);
 
 class PeerTable {
@@ -39,7 +40,7 @@ public:
     // What Encode makes of a table of that size.
     static uint64_t EncodedBytes(const CacheTableSize &size);
     static std::string Encode(const CacheTable &table);
-    // False if the bytes are no table. `written`: the peer ever had a cache.
+    // False if the bytes are not a table. `written`: the peer ever had a cache.
     static bool Decode(std::string_view bytes, bool with_dims, PeerTable *table, bool *written);
 
     Found Find(const KeyTarget &target) const;

@@ -110,7 +110,7 @@ def test_features_that_nobody_knows_change_nothing(
             return hello
         return hello[: FEATURES.start] + features + hello[FEATURES.stop :]
 
-    with relay(owner.listen_address, with_features) as passing:
+    with relay(owner.listen_address, change_first=with_features) as passing:
         there = ClusterAddress(OWNER, passing.address)
         assert puller.link_to(there).statuses == [S.LLM_SUCCESS]
         puller.pull("kv", BlocksCacheKey(OWNER, 0), [3], [4])
