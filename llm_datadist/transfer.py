@@ -41,7 +41,8 @@ class LayerSynchronizer(ABC):
             layer_index: of the own cache.
             timeout_in_millis: always None.
 
-        Returns whether the layer may be sent; False ends the whole transfer.
+        Returns:
+            Whether the layer may be sent; False ends the whole transfer.
         """
 
 
@@ -82,8 +83,10 @@ class TransferConfig(_OwnSide):
         src_layer_range: own layers; None: all, filled in by transfer_cache_async.
         src_batch_index: uint32.
 
-    Raises TypeError, ValueError, LLMException (LLM_PARAM_INVALID) for an empty range or another
-    step.
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: a number is out of its range.
+        LLMException: LLM_PARAM_INVALID, an empty range or another step.
     """
 
     def __init__(
@@ -133,8 +136,11 @@ class TransferWithCacheKeyConfig(_OwnSide):
         dst_layer_range: the peer's layers, required, as many.
         src_batch_index: uint32; 0 with a BlocksCacheKey.
 
-    Raises TypeError, ValueError, LLMException (LLM_PARAM_INVALID) for bad ranges, ranges of
-    different length, or a batch index with a BlocksCacheKey. Setters look at their own value only.
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: a number is out of its range.
+        LLMException: LLM_PARAM_INVALID, bad ranges, ranges of different length, or a batch index
+            with a BlocksCacheKey. Setters look at their own value only.
     """
 
     def __init__(
@@ -248,9 +254,14 @@ class CacheTask:
         Args:
             timeout_in_millis: uint32; None waits for ever.
 
-        Returns LLM_TIMEOUT while it runs (it goes on), else the first status of a config that
-        failed before its end, LLM_FAILED when configs were left unfinished alone (decision 17), or
-        LLM_SUCCESS. Raises TypeError, ValueError.
+        Returns:
+            LLM_TIMEOUT while it runs (it goes on), else the first status of a config that failed
+            before its end, LLM_FAILED when configs were left unfinished alone (decision 17), or
+            LLM_SUCCESS.
+
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
         """
         results = self.get_results(timeout_in_millis)
         failures = [result for result in results if result != LLMStatusCode.LLM_SUCCESS]
@@ -263,8 +274,9 @@ class CacheTask:
         Args:
             timeout_in_millis: uint32; None waits for ever.
 
-        Returns a status for each config: LLM_TIMEOUT for all while it runs, LLM_FAILED for one that
-        was not finished (decision 17).
+        Returns:
+            A status for each config: LLM_TIMEOUT for all while it runs, LLM_FAILED for one that was
+            not finished (decision 17).
         """
         if timeout_in_millis is not None:
             check_uint32("timeout_in_millis", timeout_in_millis)

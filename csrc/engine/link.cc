@@ -20,6 +20,7 @@ Link::Turn::~Turn() {
     if (link_ == nullptr) return;
     lock_.unlock();
     link_->RunPendingShutdown();
+    if (link_->peer_gone()) link_->ForgetPeer();
 }
 
 Link::Link(EventLoop *loop, Identity identity, Fd control)
@@ -53,7 +54,8 @@ Status Link::CheckUsable() const {
     return Status::Ok();
 }
 
-Status Link::Table(const Deadline &deadline, const PeerTable **table, bool *was_read) {
+Status Link::Table(const Deadline &deadline, bool with_dims, const PeerTable **table,
+                   bool *was_read) {
     *was_read = false;
     // As long as the peer never had a cache there is nothing to keep.
     if (!table_.has_value()) {
@@ -70,7 +72,7 @@ Status Link::Table(const Deadline &deadline, const PeerTable **table, bool *was_
         }
         PeerTable read;
         bool written = false;
-        if (!PeerTable::Decode(answer, &read, &written)) {
+        if (!PeerTable::Decode(answer, with_dims, &read, &written)) {
             return Failure(LLDD_FAILED, "the peer sent a cache table that cannot be read");
         }
         *was_read = true;
@@ -106,8 +108,21 @@ void Link::SetConnection(std::unique_ptr<Connection> connection) {
 void Link::PeerGone() {
     peer_gone_.store(true);
     if (Connection *const connected = connection()) connected->PeerGone();
-    std::lock_guard<std::mutex> lock(stream_mutex_);
-    stream_delivered_.notify_all();
+    {
+        std::lock_guard<std::mutex> lock(stream_mutex_);
+        stream_delivered_.notify_all();
+    }
+    ForgetPeer();
+}
+
+// A thread that has the turn comes here after giving it back.
+void Link::ForgetPeer() {
+    // A link that is being made is still used by the thread that makes it, and goes as a whole.
+    if (!requests_allowed()) return;
+    const std::unique_lock<std::mutex> turn(turn_mutex_, std::try_to_lock);
+    if (!turn.owns_lock()) return;
+    table_.reset();
+    if (Connection *const connected = connection()) connected->ForgetPeer();
 }
 
 Status Link::Shutdown(const Deadline &deadline) {
