@@ -35,6 +35,7 @@ public:
     Status Read(const Run *runs, size_t count, const Deadline &deadline) override;
     Status Write(const Run *runs, size_t count, const Deadline &deadline) override;
     void ServeStream(Fd stream) override;
+    void OnMessage(std::string_view message, std::function<void()> answer) override;
     void PeerGone() override;
     Status Close(const Deadline &deadline) override;
     std::vector<PathDescription> Paths() const override;
@@ -47,6 +48,7 @@ private:
     Status EndAccess(const Deadline &deadline);
 
     Status Transfer(Direction direction, const Run *runs, size_t count, const Deadline &deadline);
+    Status ExplainWithEnd(const MoveFailure &failure) const;
     Status MakePlan(const Run *runs, size_t count, TransferPlan *plan);
     MoveFailure MovePlanned(const TransferPlan &plan, Direction direction,
                             const Deadline &deadline);
@@ -64,7 +66,9 @@ private:
     KnownMemory::View known_;
     TcpPath tcp_;
 
-    std::unique_ptr<TcpServer> server_;  // of the I/O thread alone
+    // Of the I/O thread alone.
+    std::unique_ptr<TcpServer> server_;
+    RequestOrder order_;
     std::atomic<bool> closed_{false};
 };
 
