@@ -13,6 +13,7 @@ from . import _addresses, config
 from ._checks import (
     check_elements,
     check_int32,
+    check_no_null,
     check_optional,
     check_type,
     check_uint32,
@@ -197,7 +198,7 @@ class LLMDataDist:
         decision 21.
         """
         engine = self._open_engine()
-        self._check_clusters(clusters, timeout)
+        clusters = self._check_clusters(clusters, timeout)
         for cluster in clusters:
             if not engine.options.local_comm_res and not cluster.local_ip_info_list:
                 refuse(f"local_ip_info_list is empty, and local_comm_res is not set: {cluster}")
@@ -206,7 +207,7 @@ class LLMDataDist:
                     "remote_cluster_id only support int, got None and no remote address to learn "
                     "it from"
                 )
-        outcome = engine.link_clusters(clusters, timeout)
+        outcome = engine.links.link_clusters(clusters, timeout)
         self._report("link_clusters", clusters, outcome)
         return outcome
 
@@ -225,19 +226,20 @@ class LLMDataDist:
         """
         engine = self._open_engine()
         check_optional("force", force, bool)
-        self._check_clusters(clusters, timeout)
+        clusters = self._check_clusters(clusters, timeout)
         for cluster in clusters:
             check_uint64("remote_cluster_id", cluster.remote_cluster_id)
-        outcome = engine.unlink_clusters(clusters, timeout, bool(force))
+        outcome = engine.links.unlink_clusters(clusters, timeout, bool(force))
         self._report("unlink_clusters", clusters, outcome)
         return outcome
 
     @staticmethod
-    def _check_clusters(clusters: Sequence[LLMClusterInfo], timeout: int) -> None:
+    def _check_clusters(clusters: Sequence[LLMClusterInfo], timeout: int) -> list[LLMClusterInfo]:
+        """Return the clusters as they are from now on, whatever happens to the client's list."""
         check_int32("timeout", timeout)
         if timeout <= 0:
             refuse(f"timeout must be positive, got {timeout}")
-        check_elements("clusters", clusters, LLMClusterInfo)
+        return check_elements("clusters", clusters, LLMClusterInfo)
 
     def _report(
         self,
@@ -266,7 +268,9 @@ class LLMDataDist:
         check_type("comm_name", comm_name, str)
         if not 1 <= len(comm_name) <= _MAX_COMM_NAME:
             refuse(f"comm_name must have 1 to {_MAX_COMM_NAME} characters, got {len(comm_name)}")
+        check_no_null("comm_name", comm_name)
         check_type("cluster_rank_info", cluster_rank_info, dict)
+        cluster_rank_info = dict(cluster_rank_info)
         for cluster_id, rank in cluster_rank_info.items():
             check_type("a cluster id of cluster_rank_info", cluster_id, int)
             check_type(f"cluster_rank_info[{cluster_id}]", rank, int)
@@ -279,12 +283,13 @@ class LLMDataDist:
             check_uint64("a cluster id of cluster_rank_info", cluster_id)
             check_uint32(f"cluster_rank_info[{cluster_id}]", rank)
         check_type("rank_table", rank_table, str)
+        check_no_null("rank_table", rank_table)
         require(len(cluster_rank_info) >= 2, "cluster_rank_info needs at least 2 members")
         ranks = list(cluster_rank_info.values())
         if ranks != sorted(ranks):
             refuse(f"the ranks of cluster_rank_info must ascend, got {ranks}")
         self.cache_manager.set_is_call_linked()
-        return engine.link(comm_name, cluster_rank_info, rank_table)
+        return engine.links.link(comm_name, cluster_rank_info, rank_table)
 
     def unlink(self, comm_id: int) -> None:
         """Leave a communicator; the other members are not told.
@@ -297,7 +302,7 @@ class LLMDataDist:
         """
         engine = self._open_engine()
         check_uint64("comm_id", comm_id)
-        engine.unlink(comm_id)
+        engine.links.unlink(comm_id)
 
     def query_register_mem_status(self, comm_id: int) -> RegisterMemStatus:
         """Tell how far a communicator is; its links can be used once it is OK.
@@ -309,7 +314,7 @@ class LLMDataDist:
         """
         engine = self._open_engine()
         check_uint64("comm_id", comm_id)
-        state = engine.group_state(comm_id)
+        state = engine.links.group_state(comm_id)
         engine.warn_of_notices()
         try:
             return RegisterMemStatus(state)
@@ -325,7 +330,7 @@ class LLMDataDist:
 
     def links(self) -> list[LinkInfo]:
         """Return the links of this engine."""
-        return self._open_engine().links()
+        return self._open_engine().links.all()
 
     def link_paths(self, cluster_id: int) -> list[PathInfo]:
         """Return how the memory of a linked peer is reached, and why.
@@ -337,7 +342,7 @@ class LLMDataDist:
         """
         engine = self._open_engine()
         check_uint64("cluster_id", cluster_id)
-        return engine.link_paths(cluster_id)
+        return engine.links.paths(cluster_id)
 
     def counters(self) -> Counters:
         """Return the totals since init."""

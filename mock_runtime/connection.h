@@ -37,6 +37,7 @@ public:
     void ServeStream(Fd stream) override;
     void OnMessage(std::string_view message, std::function<void()> answer) override;
     void PeerGone() override;
+    void ForgetPeer() override;
     Status Close(const Deadline &deadline) override;
     std::vector<PathDescription> Paths() const override;
 
@@ -62,13 +63,12 @@ private:
     const FaultLink fault_link_;
 
     PeerMemory peer_;
-    // Of the transfer that is under way.
+    // Used by the transfer that is under way.
     KnownMemory::View known_;
     TcpPath tcp_;
 
-    // Of the I/O thread alone.
-    std::unique_ptr<TcpServer> server_;
-    RequestOrder order_;
+    std::unique_ptr<TcpServer> server_;  // used on the I/O thread only
+    RequestOrder order_;                 // used on the I/O thread only
     std::atomic<bool> closed_{false};
 };
 

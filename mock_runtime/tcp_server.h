@@ -1,9 +1,9 @@
 // The owner's end of the TCP path: serves a peer's requests on the I/O thread.
 //
-// Bytes go between the socket and the memory by system calls, which tell of unmapped memory instead
+// Bytes go between the socket and the memory by system calls, which report unmapped memory instead
 // of ending the process. Each call is made under the serve lock, after the regions that it touches
-// were found alive: who withdraws a region and then takes the lock once knows that it is not
-// touched any more.
+// were found live: a thread that withdraws a region and then takes the lock once knows that it is
+// not touched any more.
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
@@ -28,7 +28,7 @@ public:
     struct Owner {
         OwnMemory *memory;
         std::mutex *serve_lock;
-        uint64_t mark;  // of the snapshot that the peer has got
+        uint64_t mark;  // that of the snapshot which the peer received
         const std::atomic<bool> *peer_gone;
         StreamProvider *streams;
         RequestOrder *order;

@@ -10,7 +10,7 @@
 namespace lldd {
 namespace {
 
-// Of a runtime to the other, see StreamProvider::Ask.
+// Bounds of the messages between the runtimes, see StreamProvider::Ask.
 constexpr size_t kMaxMessage = 4096;
 constexpr size_t kMaxEarlyMessages = 1024;
 
@@ -20,6 +20,7 @@ Link::Turn::~Turn() {
     if (link_ == nullptr) return;
     lock_.unlock();
     link_->RunPendingShutdown();
+    if (link_->peer_gone()) link_->ForgetPeer();
 }
 
 Link::Link(EventLoop *loop, Identity identity, Fd control)
@@ -106,8 +107,21 @@ void Link::SetConnection(std::unique_ptr<Connection> connection) {
 void Link::PeerGone() {
     peer_gone_.store(true);
     if (Connection *const connected = connection()) connected->PeerGone();
-    std::lock_guard<std::mutex> lock(stream_mutex_);
-    stream_delivered_.notify_all();
+    {
+        std::lock_guard<std::mutex> lock(stream_mutex_);
+        stream_delivered_.notify_all();
+    }
+    ForgetPeer();
+}
+
+// A thread that has the turn comes here after giving it back.
+void Link::ForgetPeer() {
+    // A link that is being made is still used by the thread that makes it, and goes as a whole.
+    if (!requests_allowed()) return;
+    const std::unique_lock<std::mutex> turn(turn_mutex_, std::try_to_lock);
+    if (!turn.owns_lock()) return;
+    table_.reset();
+    if (Connection *const connected = connection()) connected->ForgetPeer();
 }
 
 Status Link::Shutdown(const Deadline &deadline) {
@@ -129,7 +143,7 @@ void Link::ShutdownWhenIdle(std::function<void()> then) {
 void Link::RunPendingShutdown() {
     if (!shutdown_wanted_.load()) return;
     std::unique_lock<std::mutex> turn(turn_mutex_, std::try_to_lock);
-    // Whoever has the turn comes here after giving it back.
+    // The thread that has the turn comes here after giving it back.
     if (!turn.owns_lock() || !shutdown_wanted_.exchange(false)) return;
     const Status status = Shutdown(Deadline::Passed());
     if (!status.ok()) {
@@ -204,7 +218,7 @@ bool Link::OnMessage(uint32_t request_id, std::string_view message) {
 
 void Link::DeliverStream(Fd stream) {
     std::lock_guard<std::mutex> lock(stream_mutex_);
-    // One that comes after the deadline of who wanted it is closed here.
+    // A stream that comes after the deadline of the call that wanted it is closed here.
     if (!stream_wanted_) return;
     delivered_stream_ = std::move(stream);
     stream_delivered_.notify_all();

@@ -304,7 +304,7 @@ void LinkAcceptor::DropWhenIdle(const LinkPtr &link, std::function<void()> then)
 
 void LinkAcceptor::OnUnlink(const LinkPtr &link, uint32_t request_id) {
     if (link->unlink_under_way.load()) {
-        // This end waits for the same answer with the turn in its hands.
+        // A thread of this end has the turn and waits for the same answer.
         directory_->Remove(link);
         link->channel().Answer(wire::kUnlink, request_id, {});
         return;
@@ -325,8 +325,13 @@ void LinkAcceptor::OnClosed(const std::weak_ptr<Link> &weak) {
         return;
     }
     if (link->unlinked()) return;
-    directory_->PeerGone(link);
+    const LinkPtr dropped = directory_->PeerGone(link);
     if (link->unlinked()) link->ShutdownWhenIdle([] {});
+    if (dropped == nullptr) return;
+    LLDD_LOG(LLDD_LOG_WARNING,
+             "the link to %s is removed: its peer is gone, and so are those of %zu newer links",
+             dropped->peer_name().c_str(), kMaxGone);
+    dropped->ShutdownWhenIdle([] {});
 }
 
 void LinkAcceptor::ForgetPending(const LinkPtr &link) {
@@ -334,7 +339,7 @@ void LinkAcceptor::ForgetPending(const LinkPtr &link) {
     if (found == pending_.end()) return;
     loop_->Cancel(found->second.timer);
     pending_.erase(found);
-    // One that does not even greet properly makes room for the next at once.
+    // A connection whose greeting is refused makes room for the next one at once.
     while (!greeted_.empty() && pending_.size() < kMaxPending) {
         auto next = std::move(greeted_.front());
         greeted_.pop_front();
