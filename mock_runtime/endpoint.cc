@@ -10,7 +10,7 @@ namespace lldd::mock {
 namespace {
 
 constexpr uint32_t kMagic = 0x50454D4C;  // "LMEP"
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr size_t kHeadBytes = 72;
 constexpr size_t kRegionBytes = 32;
 

@@ -122,6 +122,7 @@ public:
     Status OpenStream(const Deadline &deadline, Fd *stream) override;
     void Break() override { channel_.Break(); }
     Status Ask(std::string_view message, const Deadline &deadline) override;
+    bool Quiet() override { return channel_.Quiet(); }
     // The peer's runtime asks, maybe before this end has a connection: then the message waits for
     // it. False: too long, or too many. I/O thread.
     bool OnMessage(uint32_t request_id, std::string_view message);
