@@ -28,7 +28,7 @@ _MOST_POOLS = 64
 def hello(purpose: int = 1, auth: int = 0, cluster_id: int = 0, nonce: bytes = b"") -> bytes:
     """Greet: for a link (purpose 1), or for a stream."""
     nonce = nonce or os.urandom(16)
-    return struct.pack("<IHBBIQ16s", 0x44444C4C, 1, purpose, auth, 0, cluster_id, nonce)
+    return struct.pack("<IHBBIQ16s", 0x44444C4C, 2, purpose, auth, 0, cluster_id, nonce)
 
 
 def frame(kind: int, request_id: int, body: bytes = b"", size: int | None = None) -> bytes:
@@ -226,6 +226,6 @@ def serve(stream: socket.socket, answer: Callable[[int], bytes]) -> threading.Th
 def table_of_one(addr: int, stride: int, count: int) -> bytes:
     """Describe one cache with blocks, model 0, with one tensor of FLOAT16."""
     cache = struct.pack("<qIBBBIQQ", 1, 1, 1, 0, 1, 1, stride * count, count)
-    cache += struct.pack("<Q", addr)
+    cache += struct.pack("<BqqQ", 2, count, stride // 2, addr)
     name = struct.pack("<QQqQ", 2**64 - 1, 0, 1, 0)
     return struct.pack("<QI", 1, 1) + cache + struct.pack("<I", 1) + name
