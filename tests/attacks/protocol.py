@@ -56,7 +56,7 @@ def endpoint(transports: int = 7, regions: list[Region] | None = None) -> bytes:
     regions = regions or []
     head = struct.pack(
         "<IIIIIIQ16s16sQ",
-        *(0x50454D4C, 1, transports, os.getpid(), os.getuid(), 1),
+        *(0x50454D4C, 2, transports, os.getpid(), os.getuid(), 1),
         *(0, b"c" * 16, bytes(16), len(regions)),
     )
     return head + b"".join(
