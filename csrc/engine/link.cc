@@ -18,12 +18,15 @@ constexpr size_t kMaxEarlyMessages = 1024;
 
 Link::Turn::~Turn() {
     if (link_ == nullptr) return;
-    lock_.unlock();
+    link_->turn_.Leave();
     link_->RunPendingShutdown();
 }
 
-Link::Link(EventLoop *loop, Identity identity, Fd control)
-    : loop_(loop), identity_(std::move(identity)), channel_(loop, std::move(control)) {
+Link::Link(EventLoop *loop, Identity identity, Fd control, const Interruption *closing)
+    : loop_(loop),
+      identity_(std::move(identity)),
+      channel_(loop, std::move(control)),
+      interruption_(closing) {
     SetPeer(identity_.peer_cluster_id);
 }
 
@@ -110,6 +113,14 @@ void Link::PeerGone() {
     stream_delivered_.notify_all();
 }
 
+void Link::Interrupt(InterruptCause cause) {
+    interruption_.Raise(cause);
+    turn_.WakeAll();
+    channel_.WakeCalls();
+    std::lock_guard<std::mutex> lock(stream_mutex_);
+    stream_delivered_.notify_all();
+}
+
 Status Link::Shutdown(const Deadline &deadline) {
     if (shut_down_) return Status::Ok();
     shut_down_ = true;
@@ -128,15 +139,18 @@ void Link::ShutdownWhenIdle(std::function<void()> then) {
 
 void Link::RunPendingShutdown() {
     if (!shutdown_wanted_.load()) return;
-    std::unique_lock<std::mutex> turn(turn_mutex_, std::try_to_lock);
-    // Whoever has the turn comes here after giving it back.
-    if (!turn.owns_lock() || !shutdown_wanted_.exchange(false)) return;
+    // The thread that has the turn comes here after giving it back.
+    if (!turn_.TryEnter()) return;
+    if (!shutdown_wanted_.exchange(false)) {
+        turn_.Leave();
+        return;
+    }
     const Status status = Shutdown(Deadline::Passed());
     if (!status.ok()) {
         LLDD_LOG(LLDD_LOG_WARNING, "link to %s dropped: %s", peer_name_.c_str(),
                  status.text().c_str());
     }
-    turn.unlock();
+    turn_.Leave();
     std::function<void()> then;
     {
         std::lock_guard<std::mutex> lock(stream_mutex_);
@@ -169,8 +183,8 @@ Status Link::OpenStream(const Deadline &deadline, Fd *stream) {
     }
     lock.lock();
     if (status.ok()) {
-        stream_delivered_.wait_until(lock, deadline.when(),
-                                     [&] { return delivered_stream_ || peer_gone(); });
+        WaitUntil(stream_delivered_, lock, deadline,
+                  [&] { return delivered_stream_ || peer_gone(); });
         if (!delivered_stream_) {
             status = peer_gone() ? Failure(LLDD_TIMEOUT, "%s", kConnectionClosed)
                                  : Failure(LLDD_TIMEOUT, "the peer opened no data stream in time");

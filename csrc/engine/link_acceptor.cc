@@ -111,7 +111,7 @@ void LinkAcceptor::BeginHandshake(Fd socket, const wire::Hello &hello) {
     identity.peer_address = SocketAddress::OfPeer(socket.get());
     identity.initiator_greeting = hello.nonce;
     identity.acceptor_greeting = own.nonce;
-    const auto link = std::make_shared<Link>(loop_, identity, std::move(socket));
+    const auto link = std::make_shared<Link>(loop_, identity, std::move(socket), options_.closing);
     Pending pending;
     pending.timer =
         loop_->PostAt(Deadline::InMs(kHandshakeMs), [this, weak = std::weak_ptr<Link>(link)] {
