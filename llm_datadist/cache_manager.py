@@ -91,9 +91,8 @@ class CacheManager:
         """
         engine = self._engine.opened
         _check_allocate(engine, cache_desc)
-        if cache_keys is not None:
-            check_elements("cache_keys", cache_keys, CacheKey)
-        return _allocate(engine, "allocate_cache", cache_desc, cache_keys or (), False)
+        keys = () if cache_keys is None else check_elements("cache_keys", cache_keys, CacheKey)
+        return _allocate(engine, "allocate_cache", cache_desc, keys, False)
 
     def allocate_blocks_cache(
         self, cache_desc: CacheDesc, blocks_cache_key: BlocksCacheKey | None = None
@@ -159,17 +158,14 @@ class CacheManager:
         """
         engine = self._engine.opened
         check_type("cache_desc", cache_desc, CacheDesc)
-        check_elements("addrs", addrs, int, list)
-        if cache_keys is not None:
-            check_elements("cache_keys", cache_keys, CacheKey)
+        taken = check_elements("addrs", addrs, int, list)
+        keys = () if cache_keys is None else check_elements("cache_keys", cache_keys, CacheKey)
         accessible = self._remote_accessible(cache_desc, remote_accessible)
-        require(addrs, "addrs is empty")
-        if len(addrs) != cache_desc.num_tensors:
-            refuse(f"{cache_desc.num_tensors} tensors need as many addrs, got {len(addrs)}")
-        require(0 not in addrs, "addrs has a zero address")
-        cache_id = engine.register(
-            "register_cache", cache_desc, addrs, cache_keys or (), False, accessible
-        )
+        require(taken, "addrs is empty")
+        if len(taken) != cache_desc.num_tensors:
+            refuse(f"{cache_desc.num_tensors} tensors need as many addrs, got {len(taken)}")
+        require(0 not in taken, "addrs has a zero address")
+        cache_id = engine.register("register_cache", cache_desc, taken, keys, False, accessible)
         _warn_after(engine, cache_id)
         return Cache(cache_id, cache_desc, addrs, False)
 
@@ -194,13 +190,13 @@ class CacheManager:
         """
         engine = self._engine.opened
         check_type("cache_desc", cache_desc, CacheDesc)
-        check_elements("addrs", addrs, int, list)
+        taken = check_elements("addrs", addrs, int, list)
         check_optional("blocks_cache_key", blocks_cache_key, BlocksCacheKey)
         accessible = self._remote_accessible(cache_desc, remote_accessible)
-        require(addrs, "addrs is empty")
+        require(taken, "addrs is empty")
         keys = () if blocks_cache_key is None else (blocks_cache_key,)
         cache_id = engine.register(
-            "register_blocks_cache", cache_desc, addrs, keys, True, accessible
+            "register_blocks_cache", cache_desc, taken, keys, True, accessible
         )
         _warn_after(engine, cache_id)
         return Cache(cache_id, cache_desc, addrs, True)
@@ -505,7 +501,7 @@ class CacheManager:
             refuse("dst_block_indices without src_block_indices need dst_block_memory_size")
         check_type("layer_synchronizer", layer_synchronizer, LayerSynchronizer)
         config_type = TransferWithCacheKeyConfig if engine.options.one_sided else TransferConfig
-        check_elements("transfer_configs", transfer_configs, config_type)
+        taken = check_elements("transfer_configs", transfer_configs, config_type)
         if dst_block_memory_size and not len(dst):
             refuse("dst_block_memory_size needs dst_block_indices")
         per_layer = async_tensors_per_layer(tensor_num_per_layer, engine.options.strict_hardware)
@@ -516,7 +512,7 @@ class CacheManager:
             )
         configs = [
             (config, config_layers(index, config, src_cache, per_layer, bool(len(src))))
-            for index, config in enumerate(transfer_configs)
+            for index, config in enumerate(taken)
         ]
         return CacheTask(
             engine,
@@ -584,10 +580,11 @@ class CacheManager:
         check_type("copy_block_info", copy_block_info, dict)
         sources: list[int] = []
         destinations: list[int] = []
-        for block, targets in copy_block_info.items():
+        for block, targets in dict(copy_block_info).items():
             check_type(f"copy_block_info[{block!r}]", targets, list)
-            sources.extend([block] * len(targets))
-            destinations.extend(targets)
+            taken = list(targets)
+            sources.extend([block] * len(taken))
+            destinations.extend(taken)
         src = engine.block_ids("the keys of copy_block_info", sources)
         dst = engine.block_ids("the values of copy_block_info", destinations)
         require(cache.is_blocks_cache, "copy_blocks: the cache has no blocks")
@@ -607,17 +604,19 @@ class CacheManager:
         check_type("dst_cache", dst_cache, Cache)
         require(src_cache.is_blocks_cache, "swap_blocks: src_cache has no blocks")
         require(dst_cache.is_blocks_cache, "swap_blocks: dst_cache has no blocks")
-        check_elements("src_to_dst", src_to_dst, int, dict)
+        check_type("src_to_dst", src_to_dst, dict)
+        pairs = dict(src_to_dst)
+        check_elements("src_to_dst", pairs, int, dict)
         src_desc, dst_desc = src_cache.cache_desc, dst_cache.cache_desc
         block_bytes = src_desc.size // src_desc.batch_size
         if block_bytes != dst_desc.size // dst_desc.batch_size:
             refuse("swap_blocks: the blocks of src_cache and dst_cache have different sizes")
         if src_desc.num_tensors != dst_desc.num_tensors:
             refuse("swap_blocks: src_cache and dst_cache have different numbers of tensors")
-        _check_below("src_to_dst: source", src_to_dst, src_desc.batch_size)
-        _check_below("src_to_dst: destination", src_to_dst.values(), dst_desc.batch_size)
-        src = engine.block_ids("the keys of src_to_dst", list(src_to_dst))
-        dst = engine.block_ids("the values of src_to_dst", list(src_to_dst.values()))
+        _check_below("src_to_dst: source", pairs, src_desc.batch_size)
+        _check_below("src_to_dst: destination", pairs.values(), dst_desc.batch_size)
+        src = engine.block_ids("the keys of src_to_dst", list(pairs))
+        dst = engine.block_ids("the values of src_to_dst", list(pairs.values()))
         if src_desc.placement == dst_desc.placement:
             refuse(f"swap_blocks: both caches have {src_desc.placement}")
         engine.swap_blocks(
@@ -637,7 +636,10 @@ class CacheManager:
         """
         engine = self._engine.opened
         infos = [mem_infos] if isinstance(mem_infos, MemInfo) else mem_infos
-        if not isinstance(infos, list) or not all(isinstance(each, MemInfo) for each in infos):
+        if not isinstance(infos, list):
+            refuse("mem_infos must be a MemInfo or a list of them")
+        infos = list(infos)
+        if not all(isinstance(each, MemInfo) for each in infos):
             refuse("mem_infos must be a MemInfo or a list of them")
         for info in infos:
             if info.mem_type is not Memtype.MEM_TYPE_DEVICE or info.addr == 0 or info.size <= 0:
@@ -666,7 +668,7 @@ def _allocate(
 
 
 def _warn_after(engine: Engine, cache_id: int) -> None:
-    # A warning that is made an error leaves no cache that nobody has a handle of.
+    # A warning that is made an error leaves no cache to which the client has no handle.
     try:
         engine.warn_of_notices()
     except LLMDataDistWarning:

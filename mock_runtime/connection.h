@@ -60,11 +60,11 @@ private:
     const FaultLink fault_link_;
 
     PeerMemory peer_;
-    // Of the transfer that is under way.
+    // Used by the transfer that is under way.
     KnownMemory::View known_;
     TcpPath tcp_;
 
-    std::unique_ptr<TcpServer> server_;  // of the I/O thread alone
+    std::unique_ptr<TcpServer> server_;  // used on the I/O thread only
     std::atomic<bool> closed_{false};
 };
 

@@ -82,7 +82,7 @@ struct Faults {
     uint64_t last_id = 0;
     std::string environment;
 
-    // All with the lock held.
+    // The functions below are called with the lock held.
 
     std::vector<uint64_t> Add(std::vector<FaultRule> added, bool of_environment) {
         std::vector<uint64_t> ids;
@@ -184,7 +184,7 @@ Status MeetFaults(FaultPoint point, const Deadline &deadline, const FaultLink *l
     if (last.rule.drop && info.can_drop) {
         lock.unlock();
         link->streams->Break();
-        // Where bytes would be moved, they shall not be quicker than the news.
+        // A call that moves bytes first waits until this end has learnt that the link is broken.
         lock.lock();
         if (info.moves_bytes) {
             WaitUntil(faults.changed, lock, deadline, [&] { return IsGone(link); });

@@ -71,7 +71,7 @@ private:
 
     StreamProvider *const streams_;
     const std::atomic<bool> &peer_gone_;
-    std::mutex stream_mutex_;  // between Interrupt and who opens or drops the stream
+    std::mutex stream_mutex_;  // for Interrupt, and for the transfer that opens or drops the stream
     Fd stream_;
     bool moving_ = false;  // so the stream is not Interrupt's to close
 

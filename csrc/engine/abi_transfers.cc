@@ -29,7 +29,7 @@ lldd::TransferScratch &ThisThreadsScratch() {
     return scratch;
 }
 
-// Runs a transfer; one that succeeds and leaves a notice says so to those who asked.
+// Runs a transfer; one that succeeds and leaves a notice says so to clients that asked for it.
 template <typename Body>
 Status TellNotice(const Engine &engine, const Body &body) {
     lldd::TransferScratch &scratch = ThisThreadsScratch();

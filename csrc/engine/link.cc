@@ -10,7 +10,7 @@
 namespace lldd {
 namespace {
 
-// Of a runtime to the other, see StreamProvider::Ask.
+// Bounds of the messages between the runtimes, see StreamProvider::Ask.
 constexpr size_t kMaxMessage = 4096;
 constexpr size_t kMaxEarlyMessages = 1024;
 
@@ -138,19 +138,24 @@ void Link::ShutdownWhenIdle(std::function<void()> then) {
 }
 
 void Link::RunPendingShutdown() {
-    if (!shutdown_wanted_.load()) return;
     // The thread that has the turn comes here after giving it back.
-    if (!turn_.TryEnter()) return;
-    if (!shutdown_wanted_.exchange(false)) {
+    while (shutdown_wanted_.load() && turn_.TryEnter()) {
+        const bool wanted = shutdown_wanted_.exchange(false);
+        if (wanted) ShutdownInTurn();
         turn_.Leave();
-        return;
+        if (wanted) TellShutdown();
     }
+}
+
+void Link::ShutdownInTurn() {
     const Status status = Shutdown(Deadline::Passed());
     if (!status.ok()) {
         LLDD_LOG(LLDD_LOG_WARNING, "link to %s dropped: %s", peer_name_.c_str(),
                  status.text().c_str());
     }
-    turn_.Leave();
+}
+
+void Link::TellShutdown() {
     std::function<void()> then;
     {
         std::lock_guard<std::mutex> lock(stream_mutex_);
@@ -218,7 +223,7 @@ bool Link::OnMessage(uint32_t request_id, std::string_view message) {
 
 void Link::DeliverStream(Fd stream) {
     std::lock_guard<std::mutex> lock(stream_mutex_);
-    // One that comes after the deadline of who wanted it is closed here.
+    // A stream that comes after the deadline of the call that wanted it is closed here.
     if (!stream_wanted_) return;
     delivered_stream_ = std::move(stream);
     stream_delivered_.notify_all();

@@ -1,4 +1,4 @@
-// Transfers that are right by their sizes and wrong by their meaning: their client hears of it.
+// Notices of transfers that are right by their sizes and wrong by their meaning.
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
@@ -13,7 +13,7 @@
 
 namespace lldd {
 
-// Every function is for whoever has the turn of the link, after the transfer has been planned. True
+// Every function is for the thread that has the turn, after the transfer has been planned. True
 // if a notice was left; each is left once per link and pair of caches.
 class Mismatches {
 public:

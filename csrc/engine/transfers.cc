@@ -181,7 +181,7 @@ Status Transfers::PullByRequest(const PullCall &call, Link *link, const Deadline
     std::string answer;
     Status status = AskOwner(link, wire::kResolve, resolve.Encode(), deadline, &answer);
     if (!status.ok()) {
-        // The answer may still come: nobody will use what it pins.
+        // The answer may still come: no call will use what it pins.
         link->channel().Tell(wire::kRelease, release.Encode());
         return status;
     }
@@ -213,7 +213,7 @@ Status Transfers::PullByRequest(const PullCall &call, Link *link, const Deadline
         link->channel().Tell(wire::kRelease, release.Encode());
         return status;
     }
-    // Whoever asks after this pull has returned finds the key used up.
+    // A call that asks after this pull has returned must find the key used up.
     return AskOwner(link, wire::kRelease, release.Encode(), deadline, &answer);
 }
 

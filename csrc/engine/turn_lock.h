@@ -17,20 +17,18 @@ class TurnLock {
 public:
     bool TryEnter() {
         uint32_t state = kFree;
-        return state_.compare_exchange_strong(state, kTaken, std::memory_order_acquire,
-                                              std::memory_order_relaxed);
+        return state_.compare_exchange_strong(state, kTaken);
     }
     // False: another thread has it at the deadline.
     bool Enter(const Deadline &deadline) {
         if (TryEnter()) return true;
         std::unique_lock<std::mutex> lock(mutex_);
         // The thread that has it sees that somebody waits, and takes the mutex to tell it.
-        return WaitUntil(left_, lock, deadline, [this] {
-            return state_.exchange(kAwaited, std::memory_order_acquire) == kFree;
-        });
+        return WaitUntil(left_, lock, deadline,
+                         [this] { return state_.exchange(kAwaited) == kFree; });
     }
     void Leave() {
-        if (state_.exchange(kFree, std::memory_order_release) == kTaken) return;
+        if (state_.exchange(kFree) == kTaken) return;
         std::lock_guard<std::mutex> lock(mutex_);
         left_.notify_one();
     }

@@ -201,7 +201,7 @@ class Engine:
             args.flags = marshal.constant(ffi, "LLDD_REGISTER_REMOTE_ACCESSIBLE")
         args.desc = struct
         args.addrs = address_array
-        args.num_addrs = len(addrs)
+        args.num_addrs = len(address_array)
         args.keys = key_array
         args.num_keys = len(keys)
         cache_id = ffi.new("int64_t *")
@@ -370,7 +370,14 @@ class Engine:
                 sources, destinations = few.unsigned if src_blocks.dtype is _UINT64 else few.signed
                 sources[:count] = src_blocks
                 destinations[:count] = dst_blocks
-        except (BufferError, NotImplementedError, OverflowError, TypeError, ValueError):
+        except (
+            BufferError,
+            IndexError,
+            NotImplementedError,
+            OverflowError,
+            TypeError,
+            ValueError,
+        ):
             # Whatever it was, block_ids() converts it or says what is wrong with it.
             self._pull_frames.append(frame)
             return None
@@ -507,7 +514,7 @@ class Engine:
         args.key = key_struct
         args.dst_cluster_id = dst_cluster_id
         args.dst_addrs = address_array
-        args.num_dst_addrs = len(dst_addrs)
+        args.num_dst_addrs = len(address_array)
         args.cache_id = cache_id
         args.src_blocks = src_blocks
         args.num_src_blocks = len(src_blocks)
@@ -558,7 +565,7 @@ class Engine:
         args.dst_addrs = dst_array
         # A deallocated cache has no addresses left; the library must not read past the shorter
         # list.
-        args.num_tensors = min(len(src_addrs), len(dst_addrs))
+        args.num_tensors = min(len(src_array), len(dst_array))
         args.block_bytes = block_bytes
         args.src_blocks = src_blocks
         args.dst_blocks = dst_blocks

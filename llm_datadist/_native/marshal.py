@@ -140,7 +140,7 @@ def cache_desc(ffi: FFI, desc: CacheDesc, is_blocks: bool) -> tuple[lldd_cache_d
     struct.layout = constant(ffi, layout)
     struct.placement = desc.placement
     struct.data_type = desc.data_type.value
-    struct.num_dims = len(desc.shape)
+    struct.num_dims = len(dims)
     struct.dims = dims
     struct.batch_dim_index = desc.batch_dim
     return struct, [dims]
@@ -180,13 +180,17 @@ def keys(ffi: FFI, values: Sequence[AnyKey]) -> Array[lldd_cache_key]:
     return structs
 
 
-def _address_array(ffi: FFI, infos: Sequence[IpInfo], keep: Keep) -> Array[lldd_address]:
+def _address_array(
+    ffi: FFI, infos: Sequence[IpInfo], keep: Keep
+) -> tuple[Array[lldd_address], int]:
+    """Return the array and how many addresses it has."""
+    infos = list(infos)
     structs = new_array(ffi, "lldd_address", len(infos))
     keep.append(structs)
     for position, (ip, port) in enumerate(infos):
         structs[position].ip = _chars(ffi, to_text(ip), keep)
         structs[position].port = port
-    return structs
+    return structs, len(infos)
 
 
 def clusters(ffi: FFI, infos: Sequence[LLMClusterInfo]) -> tuple[Array[lldd_cluster], Keep]:
@@ -201,10 +205,8 @@ def clusters(ffi: FFI, infos: Sequence[LLMClusterInfo]) -> tuple[Array[lldd_clus
         if info.remote_cluster_id is not None:
             struct.flags = constant(ffi, "LLDD_CLUSTER_HAS_ID")
             struct.remote_cluster_id = info.remote_cluster_id
-        struct.remote = _address_array(ffi, info.remote_ip_info_list, keep)
-        struct.num_remote = len(info.remote_ip_info_list)
-        struct.local = _address_array(ffi, info.local_ip_info_list, keep)
-        struct.num_local = len(info.local_ip_info_list)
+        struct.remote, struct.num_remote = _address_array(ffi, info.remote_ip_info_list, keep)
+        struct.local, struct.num_local = _address_array(ffi, info.local_ip_info_list, keep)
     return structs, keep
 
 
@@ -238,12 +240,18 @@ def uint64s(borrow: Borrow, name: str, values: Sequence[int]) -> Array[int]:
 
     Raises TypeError for anything but integers in [0, 2^64), naming index and value.
     """
+    if type(values) is not list:
+        # A subclass of list may say another length than it has.
+        values = list(values)
     try:
         if sys.version_info < (3, 10) and set(map(type, values)) != {int}:
             # There array() would round what has __int__ alone, a float of numpy for instance.
             return borrow(array("Q", list(map(index, values))))
         # array() reads a list about four times faster than ffi.new() does.
         return borrow(array("Q", values))
+    except IndexError:
+        # An element's own code, or another thread behind it, took elements out of the list.
+        return uint64s(borrow, name, list(values))
     except (TypeError, OverflowError, ValueError) as cause:
         raise _first_bad(name, values, str(cause)) from None
 
@@ -397,7 +405,7 @@ class PullFrame:
         self.key: AnyKey | None = None
         self.layers = ALL_LAYERS
         self.cache_id = 0
-        self.few = 0  # so many ids of few_blocks; 0: other lists, or other arguments
+        self.few = 0  # how many ids of few_blocks count; 0: other lists, or other arguments
 
     def set_key(self, key: AnyKey) -> None:
         """Write the source."""
