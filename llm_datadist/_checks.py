@@ -10,7 +10,7 @@ warning, and is a TypeError in strict-hardware mode (decision 63).
 from __future__ import annotations
 
 import os
-from typing import Any, NoReturn, Union
+from typing import Any, Callable, NoReturn, Union
 
 from .status import LLMConfigValueError, LLMStatusCode, error, warn_once
 from .utils.log import get_logger
@@ -138,6 +138,14 @@ def refuse_setting(text: str) -> NoReturn:
     """Refuse the value of a member of LLMConfig, as refuse() and also as a ValueError."""
     get_logger().error(text)
     raise LLMConfigValueError(text, status_code=LLMStatusCode.LLM_PARAM_INVALID)
+
+
+def check_no_null(name: str, text: str, refuse_with: Callable[[str], NoReturn] = refuse) -> None:
+    """Refuse a text with a null character, at which the library would take it to end (decision
+    72). The text is not shown: it may be a secret.
+    """
+    if "\0" in text:
+        refuse_with(f"{name} must not have a null character")
 
 
 def require(condition: object, text: str) -> None:

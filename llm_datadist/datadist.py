@@ -13,6 +13,7 @@ from . import _addresses, config
 from ._checks import (
     check_elements,
     check_int32,
+    check_no_null,
     check_optional,
     check_type,
     check_uint32,
@@ -271,6 +272,7 @@ class LLMDataDist:
         check_type("comm_name", comm_name, str)
         if not 1 <= len(comm_name) <= _MAX_COMM_NAME:
             refuse(f"comm_name must have 1 to {_MAX_COMM_NAME} characters, got {len(comm_name)}")
+        check_no_null("comm_name", comm_name)
         check_type("cluster_rank_info", cluster_rank_info, dict)
         cluster_rank_info = dict(cluster_rank_info)
         for cluster_id, rank in cluster_rank_info.items():
@@ -285,6 +287,7 @@ class LLMDataDist:
             check_uint64("a cluster id of cluster_rank_info", cluster_id)
             check_uint32(f"cluster_rank_info[{cluster_id}]", rank)
         check_type("rank_table", rank_table, str)
+        check_no_null("rank_table", rank_table)
         require(len(cluster_rank_info) >= 2, "cluster_rank_info needs at least 2 members")
         ranks = list(cluster_rank_info.values())
         if ranks != sorted(ranks):

@@ -54,6 +54,9 @@ Status CheckConfig(const lldd_config &config) {
         return Failure(LLDD_PARAM_INVALID,
                        "one-way links need a listen address and one-sided mode");
     }
+    // Perhaps a secret that begins with a null character: it must not switch authentication off.
+    if (config.auth_token != nullptr && config.auth_token[0] == '\0')
+        return Failure(LLDD_PARAM_INVALID, "auth_token is empty; null means that there is none");
     return Status::Ok();
 }
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable, Union
 import numpy as np
 
 from .._addresses import to_text
-from .._checks import UINT64_MAX, wrong_type
+from .._checks import UINT64_MAX, check_no_null, wrong_type
 from .._layer_words import ALL_LAYERS, TENSORS_PER_LAYER, LayerRanges
 from ..cache import CacheDesc
 from ..config import IpInfo, LLMClusterInfo
@@ -85,12 +85,17 @@ def text(ffi: FFI, chars: Array[bytes] | Null) -> str:
     return ffi.string(chars).decode("utf-8", "replace") if chars else ""
 
 
-def _chars(ffi: FFI, value: str | None, keep: Keep) -> Array[bytes] | Null:
+def chars(ffi: FFI, name: str, value: str | None, keep: Keep) -> Array[bytes] | Null:
+    """Make a text for the library; None: null. Every text of a client goes through here.
+
+    Raises LLMException (LLM_PARAM_INVALID) for one with a null character.
+    """
     if value is None:
         return ffi.NULL
-    chars = ffi.new("char[]", value.encode())
-    keep.append(chars)
-    return chars
+    check_no_null(name, value)
+    made = ffi.new("char[]", value.encode())
+    keep.append(made)
+    return made
 
 
 def config(ffi: FFI, options: EngineOptions) -> tuple[lldd_config, Keep]:
@@ -110,7 +115,7 @@ def config(ffi: FFI, options: EngineOptions) -> tuple[lldd_config, Keep]:
     struct.sync_timeout_ms = options.sync_timeout_ms
     if options.listen_ip is not None:
         struct.flags |= constant(ffi, "LLDD_CONFIG_LISTEN")
-        struct.listen_ip = _chars(ffi, options.listen_ip, keep)
+        struct.listen_ip = chars(ffi, "listen_ip", options.listen_ip, keep)
         struct.listen_port = options.listen_port
     struct.device_pool_size = options.device_pool.size
     struct.device_page_shift = options.device_pool.page_shift
@@ -122,9 +127,11 @@ def config(ffi: FFI, options: EngineOptions) -> tuple[lldd_config, Keep]:
     unset = constant(ffi, "LLDD_UNSET")
     struct.rdma_traffic_class = unset if traffic_class is None else traffic_class
     struct.rdma_service_level = unset if service_level is None else service_level
-    struct.local_comm_res = _chars(ffi, options.local_comm_res, keep)
-    struct.global_resource_config = _chars(ffi, options.global_resource_config, keep)
-    struct.auth_token = _chars(ffi, options.auth_token, keep)
+    struct.local_comm_res = chars(ffi, "local_comm_res", options.local_comm_res, keep)
+    struct.global_resource_config = chars(
+        ffi, "global_resource_config", options.global_resource_config, keep
+    )
+    struct.auth_token = chars(ffi, "auth_token", options.auth_token, keep)
     return struct, keep
 
 
@@ -188,7 +195,7 @@ def _address_array(
     structs = new_array(ffi, "lldd_address", len(infos))
     keep.append(structs)
     for position, (ip, port) in enumerate(infos):
-        structs[position].ip = _chars(ffi, to_text(ip), keep)
+        structs[position].ip = chars(ffi, "ip", to_text(ip), keep)
         structs[position].port = port
     return structs, len(infos)
 
@@ -219,10 +226,10 @@ def group(ffi: FFI, name: str, ranks: dict[int, int], rank_table: str) -> tuple[
         members[position].rank = rank
     keep.append(members)
     struct = new(ffi, "lldd_group")
-    struct.name = _chars(ffi, name, keep)
+    struct.name = chars(ffi, "comm_name", name, keep)
     struct.members = members
     struct.num_members = len(ranks)
-    struct.rank_table = _chars(ffi, rank_table, keep)
+    struct.rank_table = chars(ffi, "rank_table", rank_table, keep)
     return struct, keep
 
 
