@@ -20,6 +20,7 @@ Link::Turn::~Turn() {
     if (link_ == nullptr) return;
     link_->turn_.Leave();
     link_->RunPendingShutdown();
+    if (link_->peer_gone()) link_->ForgetPeer();
 }
 
 Link::Link(EventLoop *loop, Identity identity, Fd control, const Interruption *closing)
@@ -109,8 +110,22 @@ void Link::SetConnection(std::unique_ptr<Connection> connection) {
 void Link::PeerGone() {
     peer_gone_.store(true);
     if (Connection *const connected = connection()) connected->PeerGone();
-    std::lock_guard<std::mutex> lock(stream_mutex_);
-    stream_delivered_.notify_all();
+    {
+        std::lock_guard<std::mutex> lock(stream_mutex_);
+        stream_delivered_.notify_all();
+    }
+    ForgetPeer();
+}
+
+// A thread that has the turn comes here after giving it back.
+void Link::ForgetPeer() {
+    // A link that is being made is still used by the thread that makes it, and goes as a whole.
+    if (!requests_allowed()) return;
+    if (!turn_.TryEnter()) return;
+    table_.reset();
+    if (Connection *const connected = connection()) connected->ForgetPeer();
+    turn_.Leave();
+    RunPendingShutdown();
 }
 
 void Link::Interrupt(InterruptCause cause) {

@@ -154,6 +154,8 @@ private:
     void RunPendingShutdown();
     void ShutdownInTurn();
     void TellShutdown();
+    // The peer is gone: what is known of its caches and its memory is given back.
+    void ForgetPeer();
 
     EventLoop *const loop_;
     Identity identity_;
