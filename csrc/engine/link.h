@@ -38,6 +38,7 @@ public:
         // The nonces of both ends' greetings, which are not secret.
         LinkNonce initiator_greeting{};
         LinkNonce acceptor_greeting{};
+        uint32_t peer_features = 0;  // see wire::kOwnFeatures
         std::string group;     // of a communicator: its name
         uint64_t comm_id = 0;  // and its id on this end
     };
@@ -91,11 +92,12 @@ public:
     // LLDD_NOT_YET_LINK if the link was taken down while its turn was waited for, LLDD_TIMEOUT if
     // the peer is gone.
     Status CheckUsable() const;
-    // The peer's caches as they were at the first transfer over this link.
-    Status Table(const Deadline &deadline, const PeerTable **table, bool *was_read);
+    // The peer's caches as they were at the first transfer over this link, which says whether their
+    // dimensions are kept.
+    Status Table(const Deadline &deadline, bool with_dims, const PeerTable **table, bool *was_read);
 
     // What the client has not been warned of yet, of these two caches. True once for each.
-    enum class Warning { kTypes, kRepeatedBlocks };
+    enum class Warning { kTypes, kDims, kRepeatedBlocks };
     bool FirstWarning(Warning warning, int64_t own_cache, int64_t peer_cache);
 
     // ---- Ending it.
@@ -126,6 +128,7 @@ public:
     Status OpenStream(const Deadline &deadline, Fd *stream) override;
     void Break() override { channel_.Break(); }
     Status Ask(std::string_view message, const Deadline &deadline) override;
+    bool Quiet() override { return channel_.Quiet(); }
     // The peer's runtime asks, maybe before this end has a connection: then the message waits for
     // it. False: too long, or too many. I/O thread.
     bool OnMessage(uint32_t request_id, std::string_view message);
