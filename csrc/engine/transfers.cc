@@ -67,7 +67,8 @@ Status InTurn(const std::shared_ptr<Link> &link, const Deadline &deadline, const
     if (!turn) return Failure(LLDD_TIMEOUT, "not done in time: other transfers have the link");
     Status status = body(until);
     if (status.code() != LLDD_TIMEOUT || until.cause() == InterruptCause::kNone) return status;
-    return Interrupted(until.cause());
+    // The text says what a push has left behind.
+    return std::move(status).WithPrefix(Interrupted(until.cause()).text() + ": ");
 }
 
 }  // namespace
