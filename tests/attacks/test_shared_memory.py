@@ -116,7 +116,7 @@ def test_holes_are_not_filled_by_this_process(victim: Victim) -> None:
     assert os.fstat(sparse).st_blocks == used
 
 
-@pytest.mark.rule("C10-82")
+@pytest.mark.rule("C10-91")
 def test_the_channel_is_closed_once_the_link_is_confirmed(victim: Victim) -> None:
     regions = [Region(ADDR, LARGE, 0)]
     attacker = Attacker(victim.port, ATTACKER, regions=regions, confirm=False)
