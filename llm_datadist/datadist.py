@@ -241,7 +241,9 @@ class LLMDataDist:
             force: drop this end only, without telling the peer.
 
         Returns and raises as link_clusters. LLM_UNLINK_FAILED or LLM_TIMEOUT: the peer is gone or
-        silent, and this end stays. Source: 7.2, decisions 34 and 35.
+        silent, and this end stays.
+
+        Source: 7.2, decisions 34 and 35.
         """
         engine = self._open_engine()
         check_optional("force", force, bool)
