@@ -50,8 +50,11 @@ class LLMDataDist:
         role: has no influence on transfers.
         cluster_id: uint64, unique among all participants that link.
 
-    Raises TypeError, ValueError. Every method and property except init, finalize and cluster_id
-    raises a plain RuntimeError before init and after finalize.
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: a number is out of its range.
+        RuntimeError: by every method and property except init, finalize and cluster_id, before init
+            and after finalize.
     """
 
     llm_engine_instance: ClassVar[LLMDataDist | None] = None
@@ -73,10 +76,15 @@ class LLMDataDist:
             options: of LLMConfig.generate_options(), to which the client may have added; it is not
                 changed.
 
-        Raises TypeError, ValueError (listen port), what backends.library() raises, LLMException:
-        LLM_FAILED (another instance is open and allow_multiple_instances is not set, or the listen
-        address cannot be bound), LLM_FEATURE_NOT_ENABLED (enable_cache_manager is not set),
-        LLM_PARAM_INVALID, LLM_OUT_OF_MEMORY. Source: 1.4.1.
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: the listen port is out of its range.
+            LLMException: LLM_FAILED (another instance is open and allow_multiple_instances is not
+                set, or the listen address cannot be bound), LLM_FEATURE_NOT_ENABLED
+                (enable_cache_manager is not set), LLM_PARAM_INVALID, LLM_OUT_OF_MEMORY.
+            NativeLibraryError: the library cannot be used.
+
+        Source: 1.4.1.
         """
         # Here, because importing the package must stay cheap for those who only name its classes.
         from ._native.engine import Engine
@@ -100,6 +108,7 @@ class LLMDataDist:
     def finalize(self) -> None:
         """Close the engine, waiting for running calls; nothing happens when it is not open.
 
+        Transfers that run end with LLM_TIMEOUT (decision 83).
         Peers are not told; they see the connections close. A CacheManager that is kept raises
         LLM_ENGINE_FINALIZED from now on.
         """
@@ -160,9 +169,14 @@ class LLMDataDist:
             role: the new one; may be the present one.
             switch_options: "llm.listenIpInfo" counts, other keys are ignored.
 
-        Raises TypeError, ValueError (port), LLMException: LLM_EXIST_LINK (there are live links),
-        LLM_PARAM_INVALID, LLM_FAILED (cannot listen; the old listener is closed by then),
-        LLM_FEATURE_NOT_ENABLED ("hixl": another address). Source: 7.5.
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: the port is out of its range.
+            LLMException: LLM_EXIST_LINK (there are live links), LLM_PARAM_INVALID, LLM_FAILED
+                (cannot listen; the old listener is closed by then), LLM_FEATURE_NOT_ENABLED
+                ("hixl": another address).
+
+        Source: 7.5.
         """
         engine = self._open_engine()
         check_type("role", role, LLMRole)
@@ -192,10 +206,16 @@ class LLMDataDist:
                 afterwards.
             timeout: milliseconds, > 0.
 
-        Returns success or the status of the last failing entry, and a status for each entry;
-        LLMClusterInfo.link_detail says more. LLM_ALREADY_LINK: the link exists and stays. Raises
-        TypeError, ValueError, LLMException (LLM_PARAM_INVALID) for arguments only. Source: 7.1,
-        decision 21.
+        Returns:
+            Success or the status of the last failing entry, and a status for each entry;
+            LLMClusterInfo.link_detail says more. LLM_ALREADY_LINK: the link exists and stays.
+
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: LLM_PARAM_INVALID, for arguments only.
+
+        Source: 7.1, decision 21.
         """
         engine = self._open_engine()
         clusters = self._check_clusters(clusters, timeout)
@@ -219,10 +239,13 @@ class LLMDataDist:
         Args:
             clusters: each with remote_cluster_id, and unless force one remote address.
             timeout: milliseconds, > 0.
-            force: drop this end only, without telling the peer.
+            force: drop this end only, without telling the peer; transfers of this engine over the
+                link end with LLM_TIMEOUT.
 
-        Returns and raises as link_clusters. LLM_UNLINK_FAILED or LLM_TIMEOUT: the peer is gone or
-        silent, and this end stays. Source: 7.2, decisions 34 and 35.
+        Returns and raises as link_clusters. Without force, LLM_UNLINK_FAILED or LLM_TIMEOUT: the
+        peer is gone or silent, or transfers have the link, and this end stays. With force,
+        LLM_TIMEOUT: a transfer did not end in time; the link is gone for later ones. Source: 7.2,
+        decisions 34, 35, 82 and 83.
         """
         engine = self._open_engine()
         check_optional("force", force, bool)
@@ -261,8 +284,15 @@ class LLMDataDist:
                 ascending, equal at all members.
             rank_table: JSON for the device.
 
-        Returns the communicator's id. Raises TypeError, ValueError, LLMException:
-        LLM_PARAM_INVALID, LLM_LINK_FAILED. Source: 7.4.
+        Returns:
+            The communicator's id.
+
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: LLM_PARAM_INVALID, LLM_LINK_FAILED.
+
+        Source: 7.4.
         """
         engine = self._open_engine()
         check_type("comm_name", comm_name, str)
@@ -297,8 +327,12 @@ class LLMDataDist:
         Args:
             comm_id: of link(), uint64.
 
-        Raises TypeError, ValueError, LLMException: LLM_NOT_YET_LINK (no such id),
-        LLM_UNLINK_FAILED. Source: 7.4.
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: LLM_NOT_YET_LINK (no such id), LLM_UNLINK_FAILED.
+
+        Source: 7.4.
         """
         engine = self._open_engine()
         check_uint64("comm_id", comm_id)
@@ -310,7 +344,12 @@ class LLMDataDist:
         Args:
             comm_id: of link(), uint64.
 
-        Raises TypeError, ValueError, LLMException: LLM_NOT_YET_LINK (no such id). Source: 7.4.
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: LLM_NOT_YET_LINK (no such id).
+
+        Source: 7.4.
         """
         engine = self._open_engine()
         check_uint64("comm_id", comm_id)
@@ -338,7 +377,10 @@ class LLMDataDist:
         Args:
             cluster_id: of the peer, uint64.
 
-        Raises TypeError, ValueError, LLMException: LLM_NOT_YET_LINK.
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: LLM_NOT_YET_LINK.
         """
         engine = self._open_engine()
         check_uint64("cluster_id", cluster_id)

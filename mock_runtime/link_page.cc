@@ -27,7 +27,7 @@ void Wake(std::atomic<uint32_t> &word) {
 }
 
 void SleepWhile(std::atomic<uint32_t> &word, uint32_t value, const Deadline &deadline) {
-    const int ms = deadline.RemainingMs();
+    const int ms = deadline.NextLookMs();
     const timespec time{ms / 1000, static_cast<long>(ms % 1000) * 1000000};
     syscall(SYS_futex, &word, FUTEX_WAIT, value, &time, nullptr, 0);
 }
