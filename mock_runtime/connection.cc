@@ -79,6 +79,7 @@ Status MockConnection::TakeChannel(ChannelGift gift, pid_t pid, ChannelGift *own
     LLDD_RETURN_IF_ERROR(LinkPage::Map(std::move(gift.link_page), &page));
     LLDD_RETURN_IF_ERROR(peer_.MapTable(std::move(gift.region_table)));
     passage_->Open(std::move(page));
+    passage_->SetProcess(PeerProcess(pid));
     device_->passages.Add(passage_);
     peer_.IsOnThisHost(pid, &gift.pools);
     *own = OwnGift();
@@ -105,6 +106,7 @@ Status MockConnection::DialChannel(const Deadline &deadline) {
     if (exchanged.code() == LLDD_TIMEOUT || exchanged.code() == LLDD_LINK_FAILED) return exchanged;
     passage_->page().CloseDescriptor();
     if (exchanged.ok()) {
+        passage_->SetProcess(PeerProcess(pid));
         peer_.IsOnThisHost(pid, &gift.pools);
     } else {
         peer_.IsElsewhere(exchanged.text());
@@ -115,6 +117,8 @@ Status MockConnection::DialChannel(const Deadline &deadline) {
 
 Status MockConnection::Confirm() {
     LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kConfirm, &fault_link_));
+    // Whoever comes over the channel from now on comes too late: transfers use what was taken.
+    device_->channel->Forget(nonce_);
     peer_.DecidePaths();
     return Status::Ok();
 }
@@ -173,8 +177,10 @@ Status MockConnection::MakePlan(const Run *runs, size_t count, TransferPlan *pla
             return Explain({MoveFailure::kUnknown, 0, rest.remote}, peer_.Name());
         }
         *taken = region->Within(rest.remote, rest.length);
-        if (!region->transport) return peer_.Unreachable(*region, rest.remote);
-        switch (*region->transport) {
+        const std::optional<Transport> transport =
+            peer_.TransportOf(*region, rest.remote, *taken);
+        if (!transport) return peer_.Unreachable(*region, rest.remote);
+        switch (*transport) {
             case Transport::kMapped:
                 (known_.Contains(rest.local, *taken) ? plan->direct : plan->checked)
                     .Add(rest.local, region->mapped_at + (rest.remote - region->addr), *taken);

@@ -88,8 +88,8 @@ public:
     uint32_t id() const { return id_; }
     Status Wait(const Deadline &deadline) {
         std::unique_lock<std::mutex> lock(channel_->mutex_);
-        channel_->answered_.wait_until(lock, deadline.when(),
-                                       [&] { return waiting_.done || channel_->closed_; });
+        WaitUntil(channel_->answered_, lock, deadline,
+                  [&] { return waiting_.done || channel_->closed_; });
         if (waiting_.done) return Status::Ok();
         if (channel_->closed_) return Failure(LLDD_FAILED, "%s", kConnectionClosed);
         return Failure(LLDD_TIMEOUT, "no answer in time");
@@ -236,6 +236,11 @@ void ControlChannel::CloseAfterFlush() {
 void ControlChannel::Break() {
     std::lock_guard<std::mutex> lock(mutex_);
     if (!closed_) shutdown(socket_.get(), SHUT_RDWR);
+}
+
+void ControlChannel::WakeCalls() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    answered_.notify_all();
 }
 
 bool ControlChannel::Close() {

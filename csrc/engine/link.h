@@ -22,6 +22,7 @@
 #include "base/status.h"
 #include "engine/control_channel.h"
 #include "engine/peer_table.h"
+#include "engine/turn_lock.h"
 #include "runtime/runtime.h"
 
 namespace lldd {
@@ -42,23 +43,23 @@ public:
         uint64_t comm_id = 0;  // and its id on this end
     };
 
-    // Holds the link for one transfer or for its end; others wait.
+    // Holds the link for one transfer or for its end; others wait, each until its own deadline.
     class Turn {
     public:
-        explicit Turn(std::shared_ptr<Link> link)
-            : link_(std::move(link)), lock_(link_->turn_mutex_) {}
+        Turn(std::shared_ptr<Link> link, const Deadline &deadline)
+            : link_(link->turn_.Enter(deadline) ? std::move(link) : nullptr) {}
         ~Turn();
-        Turn(Turn &&) = default;
-        Turn &operator=(Turn &&) = delete;
         Turn(const Turn &) = delete;
         Turn &operator=(const Turn &) = delete;
+        // False: another thread has the link at the deadline.
+        explicit operator bool() const { return link_ != nullptr; }
 
     private:
-        std::shared_ptr<Link> link_;
-        std::unique_lock<std::mutex> lock_;
+        const std::shared_ptr<Link> link_;
     };
 
-    Link(EventLoop *loop, Identity identity, Fd control);
+    // `closing` is raised when the engine is closed, and outlives the link; null: it is not.
+    Link(EventLoop *loop, Identity identity, Fd control, const Interruption *closing = nullptr);
     ~Link() override;
 
     const Identity &identity() const { return identity_; }
@@ -100,6 +101,11 @@ public:
     bool FirstWarning(Warning warning, int64_t own_cache, int64_t peer_cache);
 
     // ---- Ending it.
+
+    // Ends transfers of this end that run or wait for their turn. Any thread; does not wait for
+    // them.
+    void Interrupt(InterruptCause cause);
+    const Interruption &interruption() const { return interruption_; }
 
     // The connection broke or was closed by the peer. The link stays, its transfers fail.
     void PeerGone();
@@ -149,6 +155,8 @@ private:
     void FinishDial();
     void StopDial();
     void RunPendingShutdown();
+    void ShutdownInTurn();
+    void TellShutdown();
     // The peer is gone: what is known of its caches and its memory is given back.
     void ForgetPeer();
 
@@ -160,7 +168,8 @@ private:
     std::atomic<Connection *> connection_{nullptr};
     std::atomic<bool> requests_allowed_{false};
 
-    std::mutex turn_mutex_;
+    Interruption interruption_;
+    TurnLock turn_;
     std::optional<PeerTable> table_;                          // guarded by the turn
     uint64_t last_pin_ = 0;                                   // guarded by the turn
     bool shut_down_ = false;                                  // guarded by the turn
