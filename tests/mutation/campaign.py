@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from tests.mutation import python
 from tests.mutation.cpp import VARIABLE
-from tests.mutation.draw import BUILT, FLAGS, ROOT, TREE, WORK, Mutant
+from tests.mutation.draw import BUILT, FLAGS, TREE, WORK, Mutant
 from tests.mutation.folders import Folder
 
 KILLED, TIMED_OUT, LIVES, EQUIVALENT = "killed", "timeout", "lives", "equivalent"
@@ -42,7 +41,8 @@ class Campaign:
 
     Args:
         folder: what is mutated, and by which tests it is tested.
-        seconds: how long the tests of one mutant may take; those that take longer have seen it.
+        seconds: how long the tests of one mutant may take at least; twice what they take without
+            one, if that is longer. Tests that take longer have noticed it: they hang.
     """
 
     def __init__(self, folder: Folder, seconds: float) -> None:
@@ -51,7 +51,10 @@ class Campaign:
         self.log = WORK / f"{folder.name}.log"
 
     def check_baseline(self) -> float:
-        """Run all the tests with no mutant switched on; returns how long they take."""
+        """Run all the tests with no mutant switched on; returns how long they take.
+
+        They must pass. The first of them compile what mutants are in.
+        """
         started = time.monotonic()
         files = list(
             dict.fromkeys([test for tests in self.folder.first.values() for test in tests])
@@ -60,7 +63,9 @@ class Campaign:
         status, output = self._run(0, tests, 20 * self.seconds)
         if status != 0:
             raise BaselineError(f"{self.folder.name}: the tests fail without a mutant:\n{output}")
-        return time.monotonic() - started
+        taken = time.monotonic() - started
+        self.seconds = max(self.seconds, 2 * taken)
+        return taken
 
     def judge(self, mutant: Mutant) -> Outcome:
         """Run the tests of one mutant until one fails."""
@@ -69,14 +74,16 @@ class Campaign:
         reason = mutant.reason()
         verdict, by = EQUIVALENT, reason
         if not reason:
+            copy = TREE / file
+            # The copy's: that of the working tree may be another one by now.
+            original = copy.read_text()
             if file.endswith(".py"):
-                source = (ROOT / file).read_text()
-                (TREE / file).write_text(python.mutated(source, mutant.site))
+                copy.write_text(python.mutated(original, mutant.site))
             try:
                 verdict, by = self._verdict(mutant)
             finally:
                 if file.endswith(".py"):
-                    shutil.copy2(ROOT / file, TREE / file)
+                    copy.write_text(original)
         seconds = round(time.monotonic() - started, 1)
         return Outcome(mutant.number, str(mutant.site), verdict, seconds, by)
 
