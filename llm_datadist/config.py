@@ -161,7 +161,8 @@ class LLMConfig(WarnsOfUnknownMembers):
     def generate_options(self) -> dict[str, str]:
         """Fill and return the options dict, the same object every time.
 
-        Raises IndexError when device_id is an empty list.
+        Raises:
+            IndexError: device_id is an empty list.
         """
         self._options.update(self._generated())
         return self._options
@@ -245,7 +246,10 @@ class LLMClusterInfo:
                 octet.
             port: uint16.
 
-        Raises TypeError, ValueError for the port, RuntimeError for a text that is no address.
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: the port is out of its range.
+            RuntimeError: the text is not an address.
         """
         self._local_ip_info_list.append(_ip_info(ip, port))
 

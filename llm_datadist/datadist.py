@@ -50,8 +50,11 @@ class LLMDataDist:
         role: has no influence on transfers.
         cluster_id: uint64, unique among all participants that link.
 
-    Raises TypeError, ValueError. Every method and property except init, finalize and cluster_id
-    raises a plain RuntimeError before init and after finalize.
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: a number is out of its range.
+        RuntimeError: by every method and property except init, finalize and cluster_id, before init
+            and after finalize.
     """
 
     llm_engine_instance: ClassVar[LLMDataDist | None] = None
@@ -73,10 +76,15 @@ class LLMDataDist:
             options: of LLMConfig.generate_options(), to which the client may have added; it is not
                 changed.
 
-        Raises TypeError, ValueError (listen port), what backends.library() raises, LLMException:
-        LLM_FAILED (another instance is open and allow_multiple_instances is not set, or the listen
-        address cannot be bound), LLM_FEATURE_NOT_ENABLED (enable_cache_manager is not set),
-        LLM_PARAM_INVALID, LLM_OUT_OF_MEMORY. Source: 1.4.1.
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: the listen port is out of its range.
+            LLMException: LLM_FAILED (another instance is open and allow_multiple_instances is not
+                set, or the listen address cannot be bound), LLM_FEATURE_NOT_ENABLED
+                (enable_cache_manager is not set), LLM_PARAM_INVALID, LLM_OUT_OF_MEMORY.
+            NativeLibraryError: the library cannot be used.
+
+        Source: 1.4.1.
         """
         # Here, because importing the package must stay cheap for those who only name its classes.
         from ._native.engine import Engine
@@ -100,6 +108,7 @@ class LLMDataDist:
     def finalize(self) -> None:
         """Close the engine, waiting for running calls; nothing happens when it is not open.
 
+        Transfers that run end with LLM_TIMEOUT (decision 83).
         Peers are not told; they see the connections close. A CacheManager that is kept raises
         LLM_ENGINE_FINALIZED from now on.
         """
@@ -160,9 +169,14 @@ class LLMDataDist:
             role: the new one; may be the present one.
             switch_options: "llm.listenIpInfo" counts, other keys are ignored.
 
-        Raises TypeError, ValueError (port), LLMException: LLM_EXIST_LINK (there are live links),
-        LLM_PARAM_INVALID, LLM_FAILED (cannot listen; the old listener is closed by then),
-        LLM_FEATURE_NOT_ENABLED ("hixl": another address). Source: 7.5.
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: the port is out of its range.
+            LLMException: LLM_EXIST_LINK (there are live links), LLM_PARAM_INVALID, LLM_FAILED
+                (cannot listen; the old listener is closed by then), LLM_FEATURE_NOT_ENABLED
+                ("hixl": another address).
+
+        Source: 7.5.
         """
         engine = self._open_engine()
         check_type("role", role, LLMRole)
@@ -192,10 +206,16 @@ class LLMDataDist:
                 afterwards.
             timeout: milliseconds, > 0.
 
-        Returns success or the status of the last failing entry, and a status for each entry;
-        LLMClusterInfo.link_detail says more. LLM_ALREADY_LINK: the link exists and stays. Raises
-        TypeError, ValueError, LLMException (LLM_PARAM_INVALID) for arguments only. Source: 7.1,
-        decision 21.
+        Returns:
+            Success or the status of the last failing entry, and a status for each entry;
+            LLMClusterInfo.link_detail says more. LLM_ALREADY_LINK: the link exists and stays.
+
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: LLM_PARAM_INVALID, for arguments only.
+
+        Source: 7.1, decision 21.
         """
         engine = self._open_engine()
         clusters = self._check_clusters(clusters, timeout)
@@ -207,7 +227,7 @@ class LLMDataDist:
                     "remote_cluster_id only support int, got None and no remote address to learn "
                     "it from"
                 )
-        outcome = engine.link_clusters(clusters, timeout)
+        outcome = engine.links.link_clusters(clusters, timeout)
         self._report("link_clusters", clusters, outcome)
         return outcome
 
@@ -219,17 +239,21 @@ class LLMDataDist:
         Args:
             clusters: each with remote_cluster_id, and unless force one remote address.
             timeout: milliseconds, > 0.
-            force: drop this end only, without telling the peer.
+            force: drop this end only, without telling the peer; transfers of this engine over the
+                link end with LLM_TIMEOUT.
 
-        Returns and raises as link_clusters. LLM_UNLINK_FAILED or LLM_TIMEOUT: the peer is gone or
-        silent, and this end stays. Source: 7.2, decisions 34 and 35.
+        Returns and raises as link_clusters. Without force, LLM_UNLINK_FAILED or LLM_TIMEOUT: the
+        peer is gone or silent, or transfers have the link, and this end stays. With force,
+        LLM_TIMEOUT: a transfer did not end in time; the link is gone for later ones.
+
+        Source: 7.2, decisions 34, 35, 82 and 83.
         """
         engine = self._open_engine()
         check_optional("force", force, bool)
         clusters = self._check_clusters(clusters, timeout)
         for cluster in clusters:
             check_uint64("remote_cluster_id", cluster.remote_cluster_id)
-        outcome = engine.unlink_clusters(clusters, timeout, bool(force))
+        outcome = engine.links.unlink_clusters(clusters, timeout, bool(force))
         self._report("unlink_clusters", clusters, outcome)
         return outcome
 
@@ -261,8 +285,15 @@ class LLMDataDist:
                 ascending, equal at all members.
             rank_table: JSON for the device.
 
-        Returns the communicator's id. Raises TypeError, ValueError, LLMException:
-        LLM_PARAM_INVALID, LLM_LINK_FAILED. Source: 7.4.
+        Returns:
+            The communicator's id.
+
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: LLM_PARAM_INVALID, LLM_LINK_FAILED.
+
+        Source: 7.4.
         """
         engine = self._open_engine()
         check_type("comm_name", comm_name, str)
@@ -289,7 +320,7 @@ class LLMDataDist:
         if ranks != sorted(ranks):
             refuse(f"the ranks of cluster_rank_info must ascend, got {ranks}")
         self.cache_manager.set_is_call_linked()
-        return engine.link(comm_name, cluster_rank_info, rank_table)
+        return engine.links.link(comm_name, cluster_rank_info, rank_table)
 
     def unlink(self, comm_id: int) -> None:
         """Leave a communicator; the other members are not told.
@@ -297,12 +328,16 @@ class LLMDataDist:
         Args:
             comm_id: of link(), uint64.
 
-        Raises TypeError, ValueError, LLMException: LLM_NOT_YET_LINK (no such id),
-        LLM_UNLINK_FAILED. Source: 7.4.
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: LLM_NOT_YET_LINK (no such id), LLM_UNLINK_FAILED.
+
+        Source: 7.4.
         """
         engine = self._open_engine()
         check_uint64("comm_id", comm_id)
-        engine.unlink(comm_id)
+        engine.links.unlink(comm_id)
 
     def query_register_mem_status(self, comm_id: int) -> RegisterMemStatus:
         """Tell how far a communicator is; its links can be used once it is OK.
@@ -310,11 +345,16 @@ class LLMDataDist:
         Args:
             comm_id: of link(), uint64.
 
-        Raises TypeError, ValueError, LLMException: LLM_NOT_YET_LINK (no such id). Source: 7.4.
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: LLM_NOT_YET_LINK (no such id).
+
+        Source: 7.4.
         """
         engine = self._open_engine()
         check_uint64("comm_id", comm_id)
-        state = engine.group_state(comm_id)
+        state = engine.links.group_state(comm_id)
         engine.warn_of_notices()
         try:
             return RegisterMemStatus(state)
@@ -330,7 +370,7 @@ class LLMDataDist:
 
     def links(self) -> list[LinkInfo]:
         """Return the links of this engine."""
-        return self._open_engine().links()
+        return self._open_engine().links.all()
 
     def link_paths(self, cluster_id: int) -> list[PathInfo]:
         """Return how the memory of a linked peer is reached, and why.
@@ -338,11 +378,14 @@ class LLMDataDist:
         Args:
             cluster_id: of the peer, uint64.
 
-        Raises TypeError, ValueError, LLMException: LLM_NOT_YET_LINK.
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: LLM_NOT_YET_LINK.
         """
         engine = self._open_engine()
         check_uint64("cluster_id", cluster_id)
-        return engine.link_paths(cluster_id)
+        return engine.links.paths(cluster_id)
 
     def counters(self) -> Counters:
         """Return the totals since init."""

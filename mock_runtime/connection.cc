@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mock_runtime/connection.h"
 
+#include <cstring>
 #include <utility>
 
 #include "base/log.h"
 #include "mock_runtime/path_cma.h"
 #include "mock_runtime/path_mapped.h"
 #include "runtime/pieces.h"
+#include "runtime/texts.h"
 
 namespace lldd::mock {
 
@@ -77,6 +79,7 @@ Status MockConnection::TakeChannel(ChannelGift gift, pid_t pid, ChannelGift *own
     LLDD_RETURN_IF_ERROR(LinkPage::Map(std::move(gift.link_page), &page));
     LLDD_RETURN_IF_ERROR(peer_.MapTable(std::move(gift.region_table)));
     passage_->Open(std::move(page));
+    passage_->SetProcess(PeerProcess(pid));
     device_->passages.Add(passage_);
     peer_.IsOnThisHost(pid, &gift.pools);
     *own = OwnGift();
@@ -103,6 +106,7 @@ Status MockConnection::DialChannel(const Deadline &deadline) {
     if (exchanged.code() == LLDD_TIMEOUT || exchanged.code() == LLDD_LINK_FAILED) return exchanged;
     passage_->page().CloseDescriptor();
     if (exchanged.ok()) {
+        passage_->SetProcess(PeerProcess(pid));
         peer_.IsOnThisHost(pid, &gift.pools);
     } else {
         peer_.IsElsewhere(exchanged.text());
@@ -113,6 +117,8 @@ Status MockConnection::DialChannel(const Deadline &deadline) {
 
 Status MockConnection::Confirm() {
     LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kConfirm, &fault_link_));
+    // Whoever comes over the channel from now on comes too late: transfers use what was taken.
+    device_->channel->Forget(nonce_);
     peer_.DecidePaths();
     return Status::Ok();
 }
@@ -139,9 +145,20 @@ Status MockConnection::Transfer(Direction direction, const Run *runs, size_t cou
         LLDD_RETURN_IF_ERROR(MakePlan(runs, count, &*plan));
         const MoveFailure failure = MovePlanned(*plan, direction, deadline);
         if (!failure.failed()) return Status::Ok();
-        if (failure.kind != MoveFailure::kRefused) return Explain(failure, peer_.Name());
+        if (failure.kind != MoveFailure::kRefused) return ExplainWithEnd(failure);
         peer_.CmaIsRefused();
     }
+}
+
+// Of a push that has failed half-way: whether its bytes may still land.
+Status MockConnection::ExplainWithEnd(const MoveFailure &failure) const {
+    Status status = Explain(failure, peer_.Name());
+    switch (tcp_.end()) {
+        case TcpPath::End::kKnown: return status;
+        case TcpPath::End::kConfirmed: return std::move(status).WithSuffix(kEndConfirmed);
+        case TcpPath::End::kUnconfirmed: break;
+    }
+    return std::move(status).WithSuffix(kEndNotConfirmed);
 }
 
 // Sorts the runs by the path that they take.
@@ -160,8 +177,10 @@ Status MockConnection::MakePlan(const Run *runs, size_t count, TransferPlan *pla
             return Explain({MoveFailure::kUnknown, 0, rest.remote}, peer_.Name());
         }
         *taken = region->Within(rest.remote, rest.length);
-        if (!region->transport) return peer_.Unreachable(*region, rest.remote);
-        switch (*region->transport) {
+        const std::optional<Transport> transport =
+            peer_.TransportOf(*region, rest.remote, *taken);
+        if (!transport) return peer_.Unreachable(*region, rest.remote);
+        switch (*transport) {
             case Transport::kMapped:
                 (known_.Contains(rest.local, *taken) ? plan->direct : plan->checked)
                     .Add(rest.local, region->mapped_at + (rest.remote - region->addr), *taken);
@@ -214,9 +233,20 @@ MoveFailure MockConnection::MoveSameHost(const TransferPlan &plan, Direction dir
 void MockConnection::ServeStream(Fd stream) {
     server_.reset();  // the peer has given up an earlier stream: nothing late may come out of it
     if (closed_.load() || !device_->settings.allows(Transport::kTcp)) return;
-    server_ =
-        std::make_unique<TcpServer>(device_->loop, device_->memory.get(), &device_->serve_lock,
-                                    passage_->mark(), std::move(stream));
+    const TcpServer::Owner owner{device_->memory.get(),  &device_->serve_lock, passage_->mark(),
+                                 &passage_->peer_gone(), fault_link_.streams,  &order_};
+    server_ = std::make_unique<TcpServer>(device_->loop, owner, std::move(stream));
+}
+
+// A push of the peer has failed.
+void MockConnection::OnMessage(std::string_view message, std::function<void()> answer) {
+    TcpFence fence;
+    if (message.size() != sizeof fence) return fault_link_.streams->Break();
+    std::memcpy(&fence, message.data(), sizeof fence);
+    if (fence.magic != kTcpFenceMagic) return fault_link_.streams->Break();
+    order_.EndBefore(fence.next_id);
+    if (server_ != nullptr && server_->IsOver()) server_.reset();
+    answer();
 }
 
 void MockConnection::PeerGone() {
@@ -224,6 +254,8 @@ void MockConnection::PeerGone() {
     tcp_.Interrupt();
     WakeHeldUpCalls();
 }
+
+void MockConnection::ForgetPeer() { peer_.Forget(); }
 
 Status MockConnection::Close(const Deadline &deadline) {
     LLDD_RETURN_IF_ERROR(EndAccess(deadline));

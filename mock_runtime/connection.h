@@ -35,7 +35,9 @@ public:
     Status Read(const Run *runs, size_t count, const Deadline &deadline) override;
     Status Write(const Run *runs, size_t count, const Deadline &deadline) override;
     void ServeStream(Fd stream) override;
+    void OnMessage(std::string_view message, std::function<void()> answer) override;
     void PeerGone() override;
+    void ForgetPeer() override;
     Status Close(const Deadline &deadline) override;
     std::vector<PathDescription> Paths() const override;
 
@@ -47,6 +49,7 @@ private:
     Status EndAccess(const Deadline &deadline);
 
     Status Transfer(Direction direction, const Run *runs, size_t count, const Deadline &deadline);
+    Status ExplainWithEnd(const MoveFailure &failure) const;
     Status MakePlan(const Run *runs, size_t count, TransferPlan *plan);
     MoveFailure MovePlanned(const TransferPlan &plan, Direction direction,
                             const Deadline &deadline);
@@ -65,6 +68,7 @@ private:
     TcpPath tcp_;
 
     std::unique_ptr<TcpServer> server_;  // used on the I/O thread only
+    RequestOrder order_;                 // used on the I/O thread only
     std::atomic<bool> closed_{false};
 };
 

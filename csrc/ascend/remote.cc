@@ -23,7 +23,7 @@ public:
         std::unique_lock<std::mutex> lock(remote_->mutex_);
         const bool ends = what != For::kUse;
         if (what == For::kEnd) ++remote_->ends_waiting_;
-        taken_ = remote_->free_.wait_until(lock, deadline.when(), [&] {
+        taken_ = WaitUntil(remote_->free_, lock, deadline, [&] {
             if (remote_->busy_) return false;
             return ends || (remote_->ends_waiting_ == 0 && remote_->holds_ == 0);
         });

@@ -88,8 +88,8 @@ public:
     uint32_t id() const { return id_; }
     Status Wait(const Deadline &deadline) {
         std::unique_lock<std::mutex> lock(channel_->mutex_);
-        channel_->answered_.wait_until(lock, deadline.when(),
-                                       [&] { return waiting_.done || channel_->closed_; });
+        WaitUntil(channel_->answered_, lock, deadline,
+                  [&] { return waiting_.done || channel_->closed_; });
         if (waiting_.done) return Status::Ok();
         if (channel_->closed_) return Failure(LLDD_FAILED, "%s", kConnectionClosed);
         return Failure(LLDD_TIMEOUT, "no answer in time");
@@ -238,6 +238,11 @@ void ControlChannel::Break() {
     if (!closed_) shutdown(socket_.get(), SHUT_RDWR);
 }
 
+void ControlChannel::WakeCalls() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    answered_.notify_all();
+}
+
 bool ControlChannel::Close() {
     {
         std::lock_guard<std::mutex> lock(mutex_);
@@ -253,6 +258,14 @@ bool ControlChannel::Close() {
 bool ControlChannel::closed() const {
     std::lock_guard<std::mutex> lock(mutex_);
     return closed_;
+}
+
+bool ControlChannel::Quiet() const {
+    // With the lock the socket stays open.
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (closed_) return false;
+    char byte;
+    return recv(socket_.get(), &byte, sizeof byte, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
 }
 
 }  // namespace lldd

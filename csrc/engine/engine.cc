@@ -137,6 +137,7 @@ void Engine::StartLinks(const lldd_config &config) {
     link_options.mode = mode_;
     link_options.link_style = link_style_;
     if (config.auth_token != nullptr) link_options.secret = config.auth_token;
+    link_options.closing = &closing_;
     directory_ = std::make_unique<LinkDirectory>(cluster_id_, link_options.one_way());
     acceptor_ = std::make_unique<LinkAcceptor>(loop_.get(), device_.get(), directory_.get(),
                                                owner_.get(), &notices_, link_options);
@@ -166,6 +167,13 @@ Status Engine::OpenPool(const char *name, Placement placement, uint64_t size, ui
 void Engine::Close() {
     std::lock_guard<std::mutex> one_at_a_time(close_mutex_);
     if (!gate_.Close()) return;
+    // Calls that wait or move bytes need not be waited for until their deadlines.
+    closing_.Raise(InterruptCause::kFinalize);
+    if (directory_ != nullptr) {
+        for (const auto &link : directory_->Everything())
+            link->Interrupt(InterruptCause::kFinalize);
+    }
+    gate_.WaitUntilEmpty();
     if (groups_ != nullptr) groups_->Close();
     if (initiator_ != nullptr) {
         acceptor_->Close();
@@ -309,7 +317,7 @@ Status Engine::Allocate(const lldd_cache_desc &desc, const std::vector<lldd_cach
     }
     const auto cache = std::make_shared<Cache>();
     cache->id = store_.NextId();
-    LLDD_RETURN_IF_ERROR(ShapeOf(desc, &cache->shape));
+    LLDD_RETURN_IF_ERROR(ShapeOf(desc, &cache->shape, &cache->dims));
     cache->remote_accessible = true;
     if (!pool.pages->AllocateAll(cache->shape.tensor_bytes, cache->shape.num_tensors,
                                  &cache->addrs)) {
@@ -347,7 +355,7 @@ Status Engine::Register(const lldd_cache_desc &desc, std::vector<uint64_t> addrs
     }
     const auto cache = std::make_shared<Cache>();
     cache->id = store_.NextId();
-    LLDD_RETURN_IF_ERROR(ShapeOf(desc, &cache->shape));
+    LLDD_RETURN_IF_ERROR(ShapeOf(desc, &cache->shape, &cache->dims));
     cache->registered = true;
     cache->remote_accessible = remote_accessible;
     cache->addrs = std::move(addrs);

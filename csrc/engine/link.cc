@@ -18,12 +18,16 @@ constexpr size_t kMaxEarlyMessages = 1024;
 
 Link::Turn::~Turn() {
     if (link_ == nullptr) return;
-    lock_.unlock();
+    link_->turn_.Leave();
     link_->RunPendingShutdown();
+    if (link_->peer_gone()) link_->ForgetPeer();
 }
 
-Link::Link(EventLoop *loop, Identity identity, Fd control)
-    : loop_(loop), identity_(std::move(identity)), channel_(loop, std::move(control)) {
+Link::Link(EventLoop *loop, Identity identity, Fd control, const Interruption *closing)
+    : loop_(loop),
+      identity_(std::move(identity)),
+      channel_(loop, std::move(control)),
+      interruption_(closing) {
     SetPeer(identity_.peer_cluster_id);
 }
 
@@ -53,7 +57,8 @@ Status Link::CheckUsable() const {
     return Status::Ok();
 }
 
-Status Link::Table(const Deadline &deadline, const PeerTable **table, bool *was_read) {
+Status Link::Table(const Deadline &deadline, bool with_dims, const PeerTable **table,
+                   bool *was_read) {
     *was_read = false;
     // As long as the peer never had a cache there is nothing to keep.
     if (!table_.has_value()) {
@@ -70,7 +75,7 @@ Status Link::Table(const Deadline &deadline, const PeerTable **table, bool *was_
         }
         PeerTable read;
         bool written = false;
-        if (!PeerTable::Decode(answer, &read, &written)) {
+        if (!PeerTable::Decode(answer, with_dims, &read, &written)) {
             return Failure(LLDD_FAILED, "the peer sent a cache table that cannot be read");
         }
         *was_read = true;
@@ -106,6 +111,28 @@ void Link::SetConnection(std::unique_ptr<Connection> connection) {
 void Link::PeerGone() {
     peer_gone_.store(true);
     if (Connection *const connected = connection()) connected->PeerGone();
+    {
+        std::lock_guard<std::mutex> lock(stream_mutex_);
+        stream_delivered_.notify_all();
+    }
+    ForgetPeer();
+}
+
+// A thread that has the turn comes here after giving it back.
+void Link::ForgetPeer() {
+    // A link that is being made is still used by the thread that makes it, and goes as a whole.
+    if (!requests_allowed()) return;
+    if (!turn_.TryEnter()) return;
+    table_.reset();
+    if (Connection *const connected = connection()) connected->ForgetPeer();
+    turn_.Leave();
+    RunPendingShutdown();
+}
+
+void Link::Interrupt(InterruptCause cause) {
+    interruption_.Raise(cause);
+    turn_.WakeAll();
+    channel_.WakeCalls();
     std::lock_guard<std::mutex> lock(stream_mutex_);
     stream_delivered_.notify_all();
 }
@@ -127,16 +154,24 @@ void Link::ShutdownWhenIdle(std::function<void()> then) {
 }
 
 void Link::RunPendingShutdown() {
-    if (!shutdown_wanted_.load()) return;
-    std::unique_lock<std::mutex> turn(turn_mutex_, std::try_to_lock);
     // The thread that has the turn comes here after giving it back.
-    if (!turn.owns_lock() || !shutdown_wanted_.exchange(false)) return;
+    while (shutdown_wanted_.load() && turn_.TryEnter()) {
+        const bool wanted = shutdown_wanted_.exchange(false);
+        if (wanted) ShutdownInTurn();
+        turn_.Leave();
+        if (wanted) TellShutdown();
+    }
+}
+
+void Link::ShutdownInTurn() {
     const Status status = Shutdown(Deadline::Passed());
     if (!status.ok()) {
         LLDD_LOG(LLDD_LOG_WARNING, "link to %s dropped: %s", peer_name_.c_str(),
                  status.text().c_str());
     }
-    turn.unlock();
+}
+
+void Link::TellShutdown() {
     std::function<void()> then;
     {
         std::lock_guard<std::mutex> lock(stream_mutex_);
@@ -169,8 +204,8 @@ Status Link::OpenStream(const Deadline &deadline, Fd *stream) {
     }
     lock.lock();
     if (status.ok()) {
-        stream_delivered_.wait_until(lock, deadline.when(),
-                                     [&] { return delivered_stream_ || peer_gone(); });
+        WaitUntil(stream_delivered_, lock, deadline,
+                  [&] { return delivered_stream_ || peer_gone(); });
         if (!delivered_stream_) {
             status = peer_gone() ? Failure(LLDD_TIMEOUT, "%s", kConnectionClosed)
                                  : Failure(LLDD_TIMEOUT, "the peer opened no data stream in time");

@@ -22,6 +22,7 @@
 #include "base/status.h"
 #include "engine/control_channel.h"
 #include "engine/peer_table.h"
+#include "engine/turn_lock.h"
 #include "runtime/runtime.h"
 
 namespace lldd {
@@ -37,27 +38,28 @@ public:
         // The nonces of both ends' greetings, which are not secret.
         LinkNonce initiator_greeting{};
         LinkNonce acceptor_greeting{};
+        uint32_t peer_features = 0;  // see wire::kOwnFeatures
         std::string group;     // of a communicator: its name
         uint64_t comm_id = 0;  // and its id on this end
     };
 
-    // Holds the link for one transfer or for its end; others wait.
+    // Holds the link for one transfer or for its end; others wait, each until its own deadline.
     class Turn {
     public:
-        explicit Turn(std::shared_ptr<Link> link)
-            : link_(std::move(link)), lock_(link_->turn_mutex_) {}
+        Turn(std::shared_ptr<Link> link, const Deadline &deadline)
+            : link_(link->turn_.Enter(deadline) ? std::move(link) : nullptr) {}
         ~Turn();
-        Turn(Turn &&) = default;
-        Turn &operator=(Turn &&) = delete;
         Turn(const Turn &) = delete;
         Turn &operator=(const Turn &) = delete;
+        // False: another thread has the link at the deadline.
+        explicit operator bool() const { return link_ != nullptr; }
 
     private:
-        std::shared_ptr<Link> link_;
-        std::unique_lock<std::mutex> lock_;
+        const std::shared_ptr<Link> link_;
     };
 
-    Link(EventLoop *loop, Identity identity, Fd control);
+    // `closing` is raised when the engine is closed, and outlives the link; null: it is not.
+    Link(EventLoop *loop, Identity identity, Fd control, const Interruption *closing = nullptr);
     ~Link() override;
 
     const Identity &identity() const { return identity_; }
@@ -90,14 +92,20 @@ public:
     // LLDD_NOT_YET_LINK if the link was taken down while its turn was waited for, LLDD_TIMEOUT if
     // the peer is gone.
     Status CheckUsable() const;
-    // The peer's caches as they were at the first transfer over this link.
-    Status Table(const Deadline &deadline, const PeerTable **table, bool *was_read);
+    // The peer's caches as they were at the first transfer over this link, which says whether their
+    // dimensions are kept.
+    Status Table(const Deadline &deadline, bool with_dims, const PeerTable **table, bool *was_read);
 
     // What the client has not been warned of yet, of these two caches. True once for each.
-    enum class Warning { kTypes, kRepeatedBlocks };
+    enum class Warning { kTypes, kDims, kRepeatedBlocks };
     bool FirstWarning(Warning warning, int64_t own_cache, int64_t peer_cache);
 
     // ---- Ending it.
+
+    // Ends transfers of this end that run or wait for their turn. Any thread; does not wait for
+    // them.
+    void Interrupt(InterruptCause cause);
+    const Interruption &interruption() const { return interruption_; }
 
     // The connection broke or was closed by the peer. The link stays, its transfers fail.
     void PeerGone();
@@ -120,6 +128,7 @@ public:
     Status OpenStream(const Deadline &deadline, Fd *stream) override;
     void Break() override { channel_.Break(); }
     Status Ask(std::string_view message, const Deadline &deadline) override;
+    bool Quiet() override { return channel_.Quiet(); }
     // The peer's runtime asks, maybe before this end has a connection: then the message waits for
     // it. False: too long, or too many. I/O thread.
     bool OnMessage(uint32_t request_id, std::string_view message);
@@ -146,6 +155,10 @@ private:
     void FinishDial();
     void StopDial();
     void RunPendingShutdown();
+    void ShutdownInTurn();
+    void TellShutdown();
+    // The peer is gone: what is known of its caches and its memory is given back.
+    void ForgetPeer();
 
     EventLoop *const loop_;
     Identity identity_;
@@ -155,7 +168,8 @@ private:
     std::atomic<Connection *> connection_{nullptr};
     std::atomic<bool> requests_allowed_{false};
 
-    std::mutex turn_mutex_;
+    Interruption interruption_;
+    TurnLock turn_;
     std::optional<PeerTable> table_;                          // guarded by the turn
     uint64_t last_pin_ = 0;                                   // guarded by the turn
     bool shut_down_ = false;                                  // guarded by the turn

@@ -111,7 +111,8 @@ void LinkAcceptor::BeginHandshake(Fd socket, const wire::Hello &hello) {
     identity.peer_address = SocketAddress::OfPeer(socket.get());
     identity.initiator_greeting = hello.nonce;
     identity.acceptor_greeting = own.nonce;
-    const auto link = std::make_shared<Link>(loop_, identity, std::move(socket));
+    identity.peer_features = hello.features;
+    const auto link = std::make_shared<Link>(loop_, identity, std::move(socket), options_.closing);
     Pending pending;
     pending.timer =
         loop_->PostAt(Deadline::InMs(kHandshakeMs), [this, weak = std::weak_ptr<Link>(link)] {
@@ -325,8 +326,13 @@ void LinkAcceptor::OnClosed(const std::weak_ptr<Link> &weak) {
         return;
     }
     if (link->unlinked()) return;
-    directory_->PeerGone(link);
+    const LinkPtr dropped = directory_->PeerGone(link);
     if (link->unlinked()) link->ShutdownWhenIdle([] {});
+    if (dropped == nullptr) return;
+    LLDD_LOG(LLDD_LOG_WARNING,
+             "the link to %s is removed: its peer is gone, and so are those of %zu newer links",
+             dropped->peer_name().c_str(), kMaxGone);
+    dropped->ShutdownWhenIdle([] {});
 }
 
 void LinkAcceptor::ForgetPending(const LinkPtr &link) {

@@ -6,7 +6,6 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "base/deadline.h"
@@ -82,7 +81,8 @@ private:
         const Cache &local;
     };
 
-    Status PullInTurn(const PullCall &call, Link *link, TransferScratch *scratch);
+    Status PullInTurn(const PullCall &call, Link *link, const Deadline &deadline,
+                      TransferScratch *scratch);
     // These two leave the runs that they moved in `scratch`.
     Status PullOneSided(const PullCall &call, Link *link, const Deadline &deadline,
                         TransferScratch *scratch);
@@ -94,10 +94,11 @@ private:
     void LookAtPull(const PullCall &call, const PeerCache &remote, Link *link,
                     TransferScratch *scratch) const;
     Status SendToAddresses(PushSource *source);
-    Status SendToAddressesInTurn(PushSource *source, Link *link, uint64_t *bytes);
+    Status SendToAddressesInTurn(PushSource *source, Link *link, const Deadline &deadline,
+                                 uint64_t *bytes);
     Status PushLayer(PushSource *source, const lldd_cache_key &key);
     Status PushLayerInTurn(PushSource *source, const lldd_cache_key &key, Link *link,
-                           uint64_t *bytes);
+                           const Deadline &deadline, uint64_t *bytes);
     Status ReadTable(Link *link, const Deadline &deadline, const PeerTable **table);
     void CountPush(Link *link, uint64_t bytes);
     Status Count(Status status);
@@ -107,8 +108,6 @@ private:
     const LinkDirectory *const links_;
     const Mismatches mismatches_;
     const Options options_;
-    // All pushes and layer transfers of an engine run one at a time.
-    std::mutex push_mutex_;
     Counters counters_;
 };
 

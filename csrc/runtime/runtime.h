@@ -65,6 +65,12 @@ public:
     // waits until that has answered. At most 4096 bytes; a connection may ask as soon as it is
     // made. LLDD_TIMEOUT; LLDD_FAILED: the control connection is closed. Not on the I/O thread.
     virtual Status Ask(std::string_view message, const Deadline &deadline) = 0;
+
+    // Whether this end has read everything that the peer has sent over the control connection so
+    // far, its end included. A runtime asks before it reads what moves bytes, so that what the peer
+    // sent to end a transfer comes first: what is unread is handled in this turn of the I/O thread.
+    // On the I/O thread; does not block.
+    virtual bool Quiet() = 0;
 };
 
 // The memory of one peer, as reached over one link. At most one of Read and Write runs at a time.
@@ -100,6 +106,9 @@ public:
     // The engine saw that the peer is gone: a running transfer fails soon, later ones at once. Any
     // thread.
     virtual void PeerGone() = 0;
+    // After PeerGone, when no transfer is under way and none will move anything: what this end keeps
+    // of the peer's memory is not needed any more. May be called again.
+    virtual void ForgetPeer() {}
 
     // Ends the peer's access to this process's memory over this connection: afterwards it neither
     // reads nor writes anything here. Waits for a transfer of the peer that is under way until the
