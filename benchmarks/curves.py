@@ -1,25 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is measured when the number of caches, links, keys or ids grows, and the processes for it.
 
-Each curve has processes of its own: one that measures, and owners. They are told what to do by
-functions of this module, which get what the process holds as their first argument.
+Each curve has processes of its own: one that measures, and owners. They are peers, which are told
+what to do by functions of this module; what a process has is kept by its Actor.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import mmap
-import multiprocessing
 import os
 import resource
 import statistics
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -30,14 +26,14 @@ from llm_datadist import (
     CacheDesc,
     CacheKey,
     DataType,
-    LLMClusterInfo,
-    LLMConfig,
     LLMDataDist,
     LLMException,
-    LLMRole,
     LLMStatusCode,
     Placement,
 )
+from llm_datadist._tools.engines import LISTEN
+from llm_datadist._tools.processes import Processes
+from llm_datadist.testing.actor import Actor, ClusterAddress, EngineSpec
 from llm_datadist.testing.resources import resident_bytes
 
 Figures = dict[str, float]
@@ -48,7 +44,6 @@ _BLOCKS, _BLOCK_BYTES = 8, 512
 _TENSOR_BYTES = _BLOCKS * _BLOCK_BYTES
 # No two tensors touch, so that each is a range of its own.
 _TENSOR_STRIDE = 2 * _TENSOR_BYTES
-_LOCAL = "127.0.0.1"
 _TIMEOUT_MS = 60000
 _PATIENCE = 300.0
 _PULLER, _OWNER = 1, 1000
@@ -67,150 +62,114 @@ class Row:
     figures: Figures
 
 
-class ScaleFailure(Exception):
-    """No figures: the text says why."""
-
-
 # ---- processes ----
 
 
 @dataclass
-class Here:
-    """What one process holds."""
+class Held:
+    """What one process has: Actor.kept."""
 
     engines: list[LLMDataDist] = field(default_factory=list)
     caches: list[Cache] = field(default_factory=list)
     free: list[int] = field(default_factory=list)  # places for tensors of further caches
     arenas: list[Any] = field(default_factory=list)
 
-    @property
-    def engine(self) -> LLMDataDist:
-        return self.engines[0]
-
 
 class Worker:
-    """A process that runs functions of this module."""
+    """A peer that runs functions of this module."""
 
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._ours, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self.process.start()
-        theirs.close()
-
-    def tell(self, function: Callable[..., Any], *args: Any) -> None:
-        """Begin; answer() waits."""
-        self._ours.send((function, args))
-
-    def answer(self) -> Any:
-        if not self._ours.poll(_PATIENCE):
-            raise ScaleFailure(f"no answer within {_PATIENCE:g} seconds")
-        try:
-            failure, value = self._ours.recv()
-        except EOFError:
-            raise ScaleFailure("a process of the benchmark ended") from None
-        if failure:
-            raise ScaleFailure(failure)
-        return value
+    def __init__(self, processes: Processes, name: str) -> None:
+        self._processes, self._name = processes, name
+        processes.start(name)
+        self.call(get_ready)
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        self.tell(function, *args)
-        return self.answer()
-
-    def end(self) -> None:
-        self._ours.close()
-        self.process.join(20)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
-
-
-def _serve(connection: Connection) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
-    here = Here()
-    while True:
-        try:
-            function, args = connection.recv()
-        except EOFError:
-            break
-        try:
-            connection.send(("", function(here, *args)))
-        except Exception:
-            connection.send((traceback.format_exc(), None))
-    for engine in here.engines:
-        engine.finalize()
+        return self._processes.call(self._name, function, *args)
 
 
 @contextmanager
-def workers(count: int) -> Iterator[list[Worker]]:
-    started = [Worker() for _ in range(count)]
-    try:
-        yield started
-    finally:
-        for worker in started:
-            worker.end()
+def workers(*names: str) -> Iterator[list[Worker]]:
+    with Processes(_PATIENCE) as processes:
+        yield [Worker(processes, name) for name in names]
+        processes.ask(dict.fromkeys(names, (finalize,)))
 
 
 # ---- what they are told ----
 
 
+def get_ready(actor: Actor) -> None:
+    """Have room for many descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
+    actor.kept = Held()
+
+
+def finalize(actor: Actor) -> None:
+    """Finalize the engines."""
+    for engine in actor.kept.engines:
+        engine.finalize()
+
+
 def open_engines(
-    here: Here, first: int, count: int, one_sided: bool = True, pool: int = 0
+    actor: Actor, first: int, count: int, one_sided: bool = True, pool: int = 0
 ) -> list[Address | None]:
     """Open engines with ids from first on; returns where they listen."""
-    config = LLMConfig()
-    config.enable_cache_manager = True
-    config.enable_remote_cache_accessible = one_sided
-    config.allow_multiple_instances = True
-    config.sync_kv_timeout = _TIMEOUT_MS
-    config.listen_ip_info = f"{_LOCAL}:0"
-    if pool:
-        config.mem_pool_cfg = json.dumps({"memory_size": pool, "page_shift": 10})
     for cluster_id in range(first, first + count):
-        engine = LLMDataDist(LLMRole.MIX, cluster_id)
-        engine.init(config.generate_options())
-        here.engines.append(engine)
-    return [engine.listen_address for engine in here.engines]
+        spec = EngineSpec(
+            cluster_id,
+            listen=LISTEN,
+            one_sided=one_sided,
+            sync_timeout_ms=_TIMEOUT_MS,
+            device_pool=pool,
+            page_shift=10,
+            several_in_a_process=True,
+        )
+        actor.kept.engines.append(spec.open())
+    return [engine.listen_address for engine in actor.kept.engines]
 
 
-def make_room(here: Here, caches: int) -> None:
+def make_room(actor: Actor, caches: int) -> None:
     """Get the client's memory for so many caches, every page present."""
     size = caches * TENSORS * _TENSOR_STRIDE
     arena = mmap.mmap(-1, size)
     words = np.frombuffer(arena, np.uint8)
     words[:: mmap.PAGESIZE] = 1
-    here.arenas.append(arena)
+    actor.kept.arenas.append(arena)
     first = words.ctypes.data
-    here.free += range(first, first + size, _TENSOR_STRIDE)
+    actor.kept.free += range(first, first + size, _TENSOR_STRIDE)
 
 
-def register_up_to(here: Here, count: int) -> None:
+def register_up_to(actor: Actor, count: int) -> None:
     """Have so many caches registered, by model id."""
-    while len(here.caches) < count:
-        here.caches.append(_register(here, len(here.caches), _take_addresses(here)))
+    while len(actor.kept.caches) < count:
+        actor.kept.caches.append(_register(actor, len(actor.kept.caches), _take_addresses(actor)))
 
 
-def register_one_each(here: Here) -> None:
+def register_one_each(actor: Actor) -> None:
     """Register one cache with each engine."""
-    for engine in here.engines:
-        here.caches.append(_register(here, 0, _take_addresses(here), engine))
+    for engine in actor.kept.engines:
+        actor.kept.caches.append(_register(actor, 0, _take_addresses(actor), engine))
 
 
-def _take_addresses(here: Here) -> list[int]:
-    return [here.free.pop() for _ in range(TENSORS)]
+def _take_addresses(actor: Actor) -> list[int]:
+    return [actor.kept.free.pop() for _ in range(TENSORS)]
+
+
+def _engine(actor: Actor) -> LLMDataDist:
+    engine: LLMDataDist = actor.kept.engines[0]
+    return engine
 
 
 def _register(
-    here: Here, model_id: int, addrs: list[int], engine: LLMDataDist | None = None
+    actor: Actor, model_id: int, addrs: list[int], engine: LLMDataDist | None = None
 ) -> Cache:
-    engine = engine or here.engine
+    engine = engine or _engine(actor)
     desc = CacheDesc(TENSORS, [_BLOCKS, _BLOCK_BYTES], DataType.DT_UINT8, Placement.DEVICE)
     key = BlocksCacheKey(engine.cluster_id, model_id)
     return engine.cache_manager.register_blocks_cache(desc, addrs, key)
 
 
-def usage(here: Here) -> Figures:
+def usage(actor: Actor) -> Figures:
     """Return what this process uses."""
     return {
         "threads": len(os.listdir("/proc/self/task")),
@@ -220,7 +179,7 @@ def usage(here: Here) -> Figures:
     }
 
 
-def trim(here: Here) -> None:
+def trim(actor: Actor) -> None:
     """Give back what malloc keeps, so that resident memory counts what is used."""
     ctypes.CDLL(None).malloc_trim(0)
 
@@ -237,58 +196,50 @@ def _median_us(action: Callable[[], Any], repeats: int = _REPEATS) -> float:
 # ---- caches ----
 
 
-def time_registration(here: Here) -> Figures:
+def time_registration(actor: Actor) -> Figures:
     """Register and unregister one more cache."""
-    addrs = _take_addresses(here)
-    manager = here.engine.cache_manager
+    addrs = _take_addresses(actor)
+    manager = _engine(actor).cache_manager
     register, unregister = [], []
     for _ in range(_REPEATS):
         start = time.perf_counter_ns()
-        cache = _register(here, len(here.caches), addrs)
+        cache = _register(actor, len(actor.kept.caches), addrs)
         middle = time.perf_counter_ns()
         manager.unregister_cache(cache.cache_id)
         register.append(middle - start)
         unregister.append(time.perf_counter_ns() - middle)
-    here.free += reversed(addrs)
+    actor.kept.free += reversed(addrs)
     return {
         "register_us": statistics.median(register) / 1e3,
         "unregister_us": statistics.median(unregister) / 1e3,
     }
 
 
-def link(here: Here, clusters: dict[int, Address]) -> float:
+def link(actor: Actor, clusters: dict[int, Address]) -> float:
     """Link the first engine to peers in one call; returns microseconds."""
-    infos = [_cluster(cluster_id, address) for cluster_id, address in clusters.items()]
+    infos = [ClusterAddress(cluster_id, address).info() for cluster_id, address in clusters.items()]
     start = time.perf_counter_ns()
-    status, _ = here.engine.link_clusters(infos, _TIMEOUT_MS)
+    status, _ = _engine(actor).link_clusters(infos, _TIMEOUT_MS)
     took = (time.perf_counter_ns() - start) / 1e3
     if status != LLMStatusCode.LLM_SUCCESS:
         details = {info.link_detail for info in infos} - {""}
-        raise ScaleFailure(f"link_clusters answered {status}: {details}")
+        raise RuntimeError(f"link_clusters answered {status}: {details}")
     return took
 
 
-def unlink(here: Here, clusters: dict[int, Address]) -> float:
+def unlink(actor: Actor, clusters: dict[int, Address]) -> float:
     """Unlink from peers in one call; returns microseconds."""
-    infos = [_cluster(cluster_id, address) for cluster_id, address in clusters.items()]
+    infos = [ClusterAddress(cluster_id, address).info() for cluster_id, address in clusters.items()]
     start = time.perf_counter_ns()
-    status, _ = here.engine.unlink_clusters(infos, _TIMEOUT_MS)
+    status, _ = _engine(actor).unlink_clusters(infos, _TIMEOUT_MS)
     if status != LLMStatusCode.LLM_SUCCESS:
-        raise ScaleFailure(f"unlink_clusters answered {status}")
+        raise RuntimeError(f"unlink_clusters answered {status}")
     return (time.perf_counter_ns() - start) / 1e3
 
 
-def _cluster(cluster_id: int, address: Address) -> LLMClusterInfo:
-    info = LLMClusterInfo()
-    info.remote_cluster_id = cluster_id
-    info.append_local_ip_info(_LOCAL, 0)
-    info.append_remote_ip_info(*address)
-    return info
-
-
-def time_pull(here: Here, cluster_id: int, caches: int) -> Figures:
+def time_pull(actor: Actor, cluster_id: int, caches: int) -> Figures:
     """Pull one block of a random one of the owner's caches; and the first pull of a link."""
-    manager, local = here.engine.cache_manager, here.caches[0]
+    manager, local = _engine(actor).cache_manager, actor.kept.caches[0]
     one = np.array([1], np.int64)
     picks = iter(_RANDOM.integers(caches, size=_REPEATS * 8 + 4).tolist())
 
@@ -298,15 +249,15 @@ def time_pull(here: Here, cluster_id: int, caches: int) -> Figures:
     first = _median_us(pull, 1)
     steady = _median_us(pull, _REPEATS * 4)
     # Registering changes what is known of the own memory.
-    addrs = _take_addresses(here)
+    addrs = _take_addresses(actor)
     after = []
     for _ in range(_REPEATS):
-        cache = _register(here, len(here.caches), addrs)
+        cache = _register(actor, len(actor.kept.caches), addrs)
         start = time.perf_counter_ns()
         pull()
         after.append(time.perf_counter_ns() - start)
         manager.unregister_cache(cache.cache_id)
-    here.free += reversed(addrs)
+    actor.kept.free += reversed(addrs)
     return {
         "first_pull_us": first,
         "pull_us": steady,
@@ -316,7 +267,7 @@ def time_pull(here: Here, cluster_id: int, caches: int) -> Figures:
 
 def registration_curve(counts: Sequence[int]) -> Iterator[Row]:
     """Register and unregister with N caches present."""
-    with workers(1) as (owner,):
+    with workers("owner") as (owner,):
         owner.call(open_engines, _OWNER, 1)
         owner.call(make_room, counts[-1] + 1)
         owner.call(time_registration)  # everything is there that is made once
@@ -331,7 +282,7 @@ def registration_curve(counts: Sequence[int]) -> Iterator[Row]:
 
 def pull_curve(counts: Sequence[int], one_sided: bool) -> Iterator[Row]:
     """Link and pull one block by key with N caches at each end."""
-    with workers(2) as (owner, puller):
+    with workers("owner", "puller") as (owner, puller):
         address = owner.call(open_engines, _OWNER, 1, one_sided)[0]
         puller.call(open_engines, _PULLER, 1, one_sided)
         for worker in (owner, puller):
@@ -356,9 +307,9 @@ def _trimmed(worker: Worker) -> float:
 # ---- links ----
 
 
-def time_pull_over_links(here: Here, clusters: Sequence[int]) -> Figures:
+def time_pull_over_links(actor: Actor, clusters: Sequence[int]) -> Figures:
     """Pull one block over a random link, and unregister a cache that the peers know."""
-    manager, local = here.engine.cache_manager, here.caches[0]
+    manager, local = _engine(actor).cache_manager, actor.kept.caches[0]
     one = np.array([1], np.int64)
     for cluster_id in clusters:
         manager.pull_blocks(BlocksCacheKey(cluster_id, 0), local, one, one)
@@ -377,13 +328,14 @@ def time_pull_over_links(here: Here, clusters: Sequence[int]) -> Figures:
     return {
         "pull_us": _median_us(pull, _REPEATS * 8),
         "not_linked_us": _median_us(pull_without_link),
-        **time_registration(here),
+        **time_registration(actor),
     }
 
 
 def links_curve(counts: Sequence[int], processes: int) -> Iterator[Row]:
     """N links of one engine to engines in a few processes."""
-    with workers(1 + processes) as (puller, *owners):
+    names = [f"owner {number}" for number in range(processes)]
+    with workers("puller", *names) as (puller, *owners):
         puller.call(open_engines, _PULLER, 1)
         puller.call(make_room, 4)
         puller.call(register_up_to, 1)
@@ -427,17 +379,17 @@ def links_curve(counts: Sequence[int], processes: int) -> Iterator[Row]:
 # ---- keys ----
 
 
-def bind_up_to(here: Here, count: int) -> Figures:
+def bind_up_to(actor: Actor, count: int) -> Figures:
     """Have so many request keys bound, a batch entry each; returns the time of a key."""
-    manager = here.engine.cache_manager
-    cluster_id = here.engine.cluster_id
+    manager = _engine(actor).cache_manager
+    cluster_id = _engine(actor).cluster_id
     times = []
-    while len(here.caches) * _KEYS_A_CACHE < count:
-        first = len(here.caches) * _KEYS_A_CACHE
+    while len(actor.kept.caches) * _KEYS_A_CACHE < count:
+        first = len(actor.kept.caches) * _KEYS_A_CACHE
         keys = [CacheKey(cluster_id, first + i) for i in range(_KEYS_A_CACHE)]
         desc = CacheDesc(1, [_KEYS_A_CACHE, 1], DataType.DT_UINT8, Placement.DEVICE)
         start = time.perf_counter_ns()
-        here.caches.append(manager.allocate_cache(desc, keys))
+        actor.kept.caches.append(manager.allocate_cache(desc, keys))
         times.append(time.perf_counter_ns() - start)
     return {"bind_us": statistics.median(times) / 1e3 / _KEYS_A_CACHE}
 
@@ -447,10 +399,10 @@ def _pick_keys(first: int, end: int, odd: int) -> Iterator[int]:
     return iter((_RANDOM.permutation((end - first) // 2)[:_REPEATS] * 2 + first + odd).tolist())
 
 
-def time_removal(here: Here, first: int, end: int) -> Figures:
+def time_removal(actor: Actor, first: int, end: int) -> Figures:
     """Remove keys, and one that is not bound."""
-    manager = here.engine.cache_manager
-    cluster_id = here.engine.cluster_id
+    manager = _engine(actor).cache_manager
+    cluster_id = _engine(actor).cluster_id
     picks = _pick_keys(first, end, 1)
 
     def remove() -> None:
@@ -465,15 +417,15 @@ def time_removal(here: Here, first: int, end: int) -> Figures:
     }
 
 
-def allocate_target(here: Here) -> None:
+def allocate_target(actor: Actor) -> None:
     """Make the cache that pulls write to."""
     desc = CacheDesc(1, [1, 1], DataType.DT_UINT8, Placement.DEVICE)
-    here.caches.append(here.engine.cache_manager.allocate_cache(desc))
+    actor.kept.caches.append(_engine(actor).cache_manager.allocate_cache(desc))
 
 
-def time_lookup(here: Here, cluster_id: int, first: int, end: int) -> Figures:
+def time_lookup(actor: Actor, cluster_id: int, first: int, end: int) -> Figures:
     """Pull by keys, which uses them up, and by one that is not bound."""
-    manager, local = here.engine.cache_manager, here.caches[0]
+    manager, local = _engine(actor).cache_manager, actor.kept.caches[0]
     picks = _pick_keys(first, end, 0)
 
     def pull() -> None:
@@ -491,7 +443,7 @@ def time_lookup(here: Here, cluster_id: int, first: int, end: int) -> Figures:
 
 def keys_curve(counts: Sequence[int]) -> Iterator[Row]:
     """N request keys bound at the owner, in caches of a thousand batch entries."""
-    with workers(2) as (owner, puller):
+    with workers("owner", "puller") as (owner, puller):
         address = owner.call(open_engines, _OWNER, 1, False, _KEYS_POOL)[0]
         puller.call(open_engines, _PULLER, 1, False, 1 << 20)
         puller.call(allocate_target)
@@ -512,23 +464,23 @@ def keys_curve(counts: Sequence[int]) -> Iterator[Row]:
 # ---- block lists ----
 
 
-def make_long_cache(here: Here, blocks: int, allocated: bool) -> None:
+def make_long_cache(actor: Actor, blocks: int, allocated: bool) -> None:
     """Have one cache with so many small blocks."""
     desc = CacheDesc(1, [blocks, 64], DataType.DT_UINT8, Placement.DEVICE)
-    key = BlocksCacheKey(here.engine.cluster_id, 0)
-    manager = here.engine.cache_manager
+    key = BlocksCacheKey(_engine(actor).cluster_id, 0)
+    manager = _engine(actor).cache_manager
     if allocated:
-        here.caches.append(manager.allocate_blocks_cache(desc, key))
+        actor.kept.caches.append(manager.allocate_blocks_cache(desc, key))
         return
     arena = mmap.mmap(-1, blocks * 64)
-    here.arenas.append(arena)
+    actor.kept.arenas.append(arena)
     address = np.frombuffer(arena, np.uint8).ctypes.data
-    here.caches.append(manager.register_blocks_cache(desc, [address], key))
+    actor.kept.caches.append(manager.register_blocks_cache(desc, [address], key))
 
 
-def time_lists(here: Here, cluster_id: int, blocks: int, count: int) -> Figures:
+def time_lists(actor: Actor, cluster_id: int, blocks: int, count: int) -> Figures:
     """Pull with lists of so many ids; returns nanoseconds an id, and the memory that is kept."""
-    manager, local = here.engine.cache_manager, here.caches[0]
+    manager, local = _engine(actor).cache_manager, actor.kept.caches[0]
     key = BlocksCacheKey(cluster_id, 0)
     in_order = np.arange(count, dtype=np.int64)
     at_random = _RANDOM.permutation(blocks)[:count].astype(np.int64)
@@ -549,7 +501,7 @@ def time_lists(here: Here, cluster_id: int, blocks: int, count: int) -> Figures:
 def lists_curve(counts: Sequence[int], allocated: bool) -> Iterator[Row]:
     """Pull with block lists of N ids, blocks of 64 bytes."""
     blocks = counts[-1]
-    with workers(2) as (owner, puller):
+    with workers("owner", "puller") as (owner, puller):
         pool = blocks * 64 + (1 << 20) if allocated else 0
         address = owner.call(open_engines, _OWNER, 1, True, pool)[0]
         puller.call(open_engines, _PULLER, 1, True, pool)

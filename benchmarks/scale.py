@@ -11,8 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
+from llm_datadist._cli._arguments import names
+from llm_datadist._tools.outcome import PeerFailure
+from llm_datadist._tools.table import lay_out
+
 from . import curves
-from .curves import Row, ScaleFailure
+from .curves import Row
 
 _THOUSAND = (1, 10, 100, 300, 1000)
 _LINKS = (1, 8, 64, 256, 512)
@@ -85,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for row in curve.measure(curve.tiny if args.tiny else curve.points):
                 rows[name].append(row)
                 print(f"{name} {row.n}", file=sys.stderr, flush=True)
-    except ScaleFailure as failure:
+    except PeerFailure as failure:
         print(f"scale: {failure}", file=sys.stderr)
         return 1
     if args.json:
@@ -99,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument(
-        "--only", type=_names, default=list(CURVES), metavar="LIST", help=",".join(CURVES)
+        "--only", type=names(CURVES), default=list(CURVES), metavar="LIST", help=",".join(CURVES)
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument(
@@ -108,23 +112,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _names(text: str) -> list[str]:
-    names = text.split(",")
-    unknown = [name for name in names if name not in CURVES]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(CURVES)}")
-    return names
-
-
 def _table(title: str, rows: Sequence[Row]) -> str:
     columns = list(dict.fromkeys(name for row in rows for name in row.figures))
     cells = [["N", *columns]]
     for row in rows:
         figures = [row.figures.get(name) for name in columns]
         cells.append([str(row.n), *("" if each is None else _number(each) for each in figures)])
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in cells]
-    return "\n".join([title, *lines])
+    return "\n".join([title, *lay_out(cells, right=range(len(cells[0])))])
 
 
 def _number(value: float) -> str:

@@ -19,6 +19,7 @@ Types = Union[type[Any], tuple[type[Any], ...]]
 
 STRICT_HARDWARE = "LLM_DATADIST_STRICT_HARDWARE"
 
+UINT8_MAX = 2**8 - 1
 UINT16_MAX = 2**16 - 1
 UINT32_MAX = 2**32 - 1
 UINT64_MAX = 2**64 - 1
@@ -87,6 +88,11 @@ def _check_int(name: str, value: Any, low: int, high: int) -> None:
         check_type(name, value, int)
     if not low <= value <= high:
         raise ValueError(f"{name} must be in [{low}, {high}], got {value}")
+
+
+def check_uint8(name: str, value: Any) -> None:
+    """Refuse what is not an int in [0, 2^8)."""
+    _check_int(name, value, 0, UINT8_MAX)
 
 
 def check_uint16(name: str, value: Any) -> None:

@@ -7,7 +7,8 @@ range differently, which is why this is in one place.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 from ._checks import UINT32_MAX, check_layer_range, check_uint32, length, refuse, require
 from ._layer_words import ALL_WHOLE_LAYERS, TENSORS_PER_LAYER, LayerRanges
@@ -16,10 +17,19 @@ from .cache import Cache
 from .status import warn
 from .transfer import AnyTransferConfig, TransferConfig
 
-PULL_KEYWORDS = ("src_layer_range", "dst_layer_range", "tensor_num_per_layer")
+
+class PullKeywords(TypedDict, total=False):
+    """The keywords of pull_cache and pull_blocks, for editors and type checkers."""
+
+    src_layer_range: range | None
+    dst_layer_range: range | None
+    tensor_num_per_layer: int
 
 
-def pull_tensors_per_layer(kwargs: dict[str, Any]) -> int:
+PULL_KEYWORDS = tuple(PullKeywords.__annotations__)
+
+
+def pull_tensors_per_layer(kwargs: Mapping[str, Any]) -> int:
     """Check and return tensor_num_per_layer of a pull; warns of keywords that no pull has."""
     warn_of_unknown_keywords("pull_cache and pull_blocks", kwargs, PULL_KEYWORDS)
     value = kwargs.get("tensor_num_per_layer", TENSORS_PER_LAYER)
@@ -28,7 +38,7 @@ def pull_tensors_per_layer(kwargs: dict[str, Any]) -> int:
     return int(value)
 
 
-def pull_layers(kwargs: dict[str, Any]) -> LayerRanges:
+def pull_layers(kwargs: Mapping[str, Any]) -> LayerRanges:
     """Check and return the layer ranges of a pull."""
     return (
         *_pull_range("src_layer_range", kwargs.get("src_layer_range")),

@@ -6,7 +6,7 @@ to 6).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, NoReturn, Union, cast
 
 from ._checks import (
     check_elements,
@@ -19,6 +19,7 @@ from ._checks import (
     refuse,
     require,
 )
+from ._finalized import FinalizedEngine
 from ._layer_words import ALL_LAYERS, TENSORS_PER_LAYER
 from ._layers import (
     config_layers,
@@ -38,6 +39,10 @@ from .transfer import (
 )
 
 if TYPE_CHECKING:
+    # Known to every type checker; nothing is installed for it.
+    from typing_extensions import Unpack
+
+    from ._layers import PullKeywords
     from ._native.engine import Engine
 
 __all__ = ["CacheManager"]
@@ -49,9 +54,9 @@ _PULL_KEYS = (BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex)
 class CacheManager:
     """Caches of one LLMDataDist; got from LLMDataDist.cache_manager only.
 
-    An object that is used after finalize() gets LLM_FAILED (allocate, register, unregister) or
-    LLM_PARAM_INVALID. Methods may be called from any thread; transfers over one link queue, and so
-    do the pushes of one engine.
+    An object that is kept after finalize() raises LLM_ENGINE_FINALIZED from each operation, before
+    any other check, also after a new init(). Methods may be called from any thread; transfers over
+    one link queue, and so do the pushes of one engine.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -64,6 +69,11 @@ class CacheManager:
         Internal.
         """
         self._is_call_linked = True
+
+    def _leave_engine(self, cluster_id: int) -> None:
+        """Have each operation raise LLM_ENGINE_FINALIZED from now on."""
+        # What each operation reads of its engine first raises, so none has to ask for it.
+        self._engine = cast("Engine", FinalizedEngine(cluster_id))
 
     # ---- life of caches ----
 
@@ -78,10 +88,11 @@ class CacheManager:
         Raises TypeError, LLMException: LLM_PARAM_INVALID (shape, keys, no such pool),
         LLM_OUT_OF_MEMORY. Source: 4.2.
         """
-        self._check_allocate(cache_desc)
+        engine = self._engine.opened
+        _check_allocate(engine, cache_desc)
         if cache_keys is not None:
             check_elements("cache_keys", cache_keys, CacheKey)
-        return self._allocate("allocate_cache", cache_desc, cache_keys or (), False)
+        return _allocate(engine, "allocate_cache", cache_desc, cache_keys or (), False)
 
     def allocate_blocks_cache(
         self, cache_desc: CacheDesc, blocks_cache_key: BlocksCacheKey | None = None
@@ -94,38 +105,11 @@ class CacheManager:
 
         Raises as allocate_cache.
         """
-        self._check_allocate(cache_desc)
+        engine = self._engine.opened
+        _check_allocate(engine, cache_desc)
         check_optional("blocks_cache_key", blocks_cache_key, BlocksCacheKey)
         keys = () if blocks_cache_key is None else (blocks_cache_key,)
-        return self._allocate("allocate_blocks_cache", cache_desc, keys, True)
-
-    def _check_allocate(self, cache_desc: CacheDesc) -> None:
-        check_type("cache_desc", cache_desc, CacheDesc)
-        require(cache_desc.num_tensors > 0, "num_tensors must be positive")
-        options = self._engine.options
-        if cache_desc.placement == Placement.DEVICE:
-            require(
-                options.device_pool.size, "Placement.DEVICE needs a device pool: set mem_pool_cfg"
-            )
-        else:
-            require(
-                options.host_pool.size, "Placement.HOST needs a host pool: set host_mem_pool_cfg"
-            )
-
-    def _allocate(
-        self, name: str, cache_desc: CacheDesc, keys: Sequence[Any], is_blocks: bool
-    ) -> Cache:
-        cache_id, addrs = self._engine.allocate(name, cache_desc, keys, is_blocks)
-        self._warn_after(cache_id)
-        return Cache(cache_id, cache_desc, addrs, is_blocks)
-
-    def _warn_after(self, cache_id: int) -> None:
-        # A warning that is made an error leaves no cache that nobody has a handle of.
-        try:
-            self._engine.warn_of_notices()
-        except LLMDataDistWarning:
-            self._engine.unregister(cache_id)
-            raise
+        return _allocate(engine, "allocate_blocks_cache", cache_desc, keys, True)
 
     def deallocate_cache(self, cache: Cache) -> None:
         """Release an allocated contiguous cache: at once, or when its last key is gone. Repeating
@@ -134,9 +118,10 @@ class CacheManager:
         Raises TypeError, LLMException: LLM_PARAM_INVALID (a paged cache), LLM_FEATURE_NOT_ENABLED
         (no pool). Source: 4.4.
         """
+        engine = self._engine.opened
         check_type("cache", cache, Cache)
         require(not cache.is_blocks_cache, "deallocate_cache: the cache has blocks")
-        self._engine.deallocate("deallocate_cache", cache.cache_id)
+        engine.deallocate("deallocate_cache", cache.cache_id)
         cache.tensor_addrs.clear()
 
     def deallocate_blocks_cache(self, cache: Cache) -> None:
@@ -145,9 +130,10 @@ class CacheManager:
         Raises TypeError, LLMException: LLM_PARAM_INVALID (a contiguous cache),
         LLM_FEATURE_NOT_ENABLED (no pool).
         """
+        engine = self._engine.opened
         check_type("cache", cache, Cache)
         require(cache.is_blocks_cache, "deallocate_blocks_cache: the cache has no blocks")
-        self._engine.deallocate("deallocate_blocks_cache", cache.cache_id)
+        engine.deallocate("deallocate_blocks_cache", cache.cache_id)
         cache.tensor_addrs.clear()
 
     def register_cache(
@@ -170,6 +156,7 @@ class CacheManager:
         Raises TypeError, LLMException: LLM_PARAM_INVALID (addresses, shape), LLM_FAILED (refused by
         the device). Source: 4.3.
         """
+        engine = self._engine.opened
         check_type("cache_desc", cache_desc, CacheDesc)
         check_elements("addrs", addrs, int, list)
         if cache_keys is not None:
@@ -179,10 +166,10 @@ class CacheManager:
         if len(addrs) != cache_desc.num_tensors:
             refuse(f"{cache_desc.num_tensors} tensors need as many addrs, got {len(addrs)}")
         require(0 not in addrs, "addrs has a zero address")
-        cache_id = self._engine.register(
+        cache_id = engine.register(
             "register_cache", cache_desc, addrs, cache_keys or (), False, accessible
         )
-        self._warn_after(cache_id)
+        _warn_after(engine, cache_id)
         return Cache(cache_id, cache_desc, addrs, False)
 
     def register_blocks_cache(
@@ -204,16 +191,17 @@ class CacheManager:
 
         Raises as register_cache.
         """
+        engine = self._engine.opened
         check_type("cache_desc", cache_desc, CacheDesc)
         check_elements("addrs", addrs, int, list)
         check_optional("blocks_cache_key", blocks_cache_key, BlocksCacheKey)
         accessible = self._remote_accessible(cache_desc, remote_accessible)
         require(addrs, "addrs is empty")
         keys = () if blocks_cache_key is None else (blocks_cache_key,)
-        cache_id = self._engine.register(
+        cache_id = engine.register(
             "register_blocks_cache", cache_desc, addrs, keys, True, accessible
         )
-        self._warn_after(cache_id)
+        _warn_after(engine, cache_id)
         return Cache(cache_id, cache_desc, addrs, True)
 
     def _remote_accessible(self, cache_desc: CacheDesc, asked: bool | None) -> bool:
@@ -233,16 +221,18 @@ class CacheManager:
         Raises TypeError, ValueError, LLMException: LLM_TIMEOUT (a peer is still in the memory,
         which must not be reused yet).
         """
+        engine = self._engine.opened
         check_int64("cache_id", cache_id)
-        self._engine.unregister(cache_id)
+        engine.unregister(cache_id)
 
     def remove_cache_key(self, cache_key: CacheKey) -> None:
         """Unbind a key of an allocated cache, which is released if that was the last reference.
 
         Raises TypeError, LLMException: LLM_FEATURE_NOT_ENABLED (no pool). Source: 4.4.
         """
+        engine = self._engine.opened
         check_type("cache_key", cache_key, CacheKey)
-        self._engine.remove_key(cache_key)
+        engine.remove_key(cache_key)
 
     # ---- pull ----
 
@@ -258,7 +248,7 @@ class CacheManager:
         cache: Cache,
         batch_index: int = 0,
         size: int = -1,
-        **kwargs: Any,
+        **kwargs: Unpack[PullKeywords],
     ) -> None:
         """Pull a batch entry of a peer's contiguous cache into one of an own contiguous cache.
 
@@ -272,8 +262,10 @@ class CacheManager:
         Raises TypeError, ValueError, LLMException: LLM_PARAM_INVALID, LLM_KV_CACHE_NOT_EXIST,
         LLM_NOT_YET_LINK, LLM_FAILED, LLM_TIMEOUT, LLM_FEATURE_NOT_ENABLED. Source: chapter 5.
         """
-        one_sided = self._engine.options.one_sided
-        key_types = CacheKeyByIdAndIndex if one_sided else (CacheKeyByIdAndIndex, CacheKey)
+        engine = self._engine
+        key_types = (
+            CacheKeyByIdAndIndex if engine.options.one_sided else (CacheKeyByIdAndIndex, CacheKey)
+        )
         check_type("cache_key", cache_key, key_types)
         check_type("cache", cache, Cache)
         check_uint32("batch_index", batch_index)
@@ -284,7 +276,7 @@ class CacheManager:
         tensors_per_layer = pull_tensors_per_layer(kwargs)
         if isinstance(cache_key, CacheKey):
             self.check_cache_key(cache_key)
-        self._engine.pull_cache(
+        engine.pull_cache(
             cache_key, cache.cache_id, batch_index, size, tensors_per_layer, pull_layers(kwargs)
         )
 
@@ -294,7 +286,7 @@ class CacheManager:
         dst_cache: Cache,
         src_blocks: Any = (),
         dst_blocks: Any = (),
-        **kwargs: Any,
+        **kwargs: Unpack[PullKeywords],
     ) -> None:
         """Pull from a peer's cache into blocks of an own paged cache.
 
@@ -315,7 +307,8 @@ class CacheManager:
         LLM_NOT_YET_LINK, LLM_FAILED, LLM_TIMEOUT, LLM_FEATURE_NOT_ENABLED. Source: chapter 5,
         decision 32.
         """
-        # This is the hot path: each check is made once, and what is not given costs nothing.
+        # This is the hot path: each check is made once, and what is not given costs nothing. Once
+        # the engine is finalized, the first use of it raises.
         engine = self._engine
         form = type(src_blocks)
         if (
@@ -330,7 +323,7 @@ class CacheManager:
             if few == 0:
                 return
             if few is not None:
-                self._raise_of_blocks("pull_blocks", few, src_blocks, dst_blocks)
+                _raise_of_blocks(engine, "pull_blocks", few, src_blocks, dst_blocks)
         by_blocks = isinstance(src_cache_key, BlocksCacheKey)
         if not by_blocks:
             check_type("src_cache_key", src_cache_key, _PULL_KEYS)
@@ -358,13 +351,7 @@ class CacheManager:
             src_cache_key, dst_cache._cache_id, src, dst, tensors_per_layer, layers
         )
         if status:
-            self._raise_of_blocks("pull_blocks", status, src_blocks, dst_blocks)
-
-    def _raise_of_blocks(self, name: str, status: int, src_blocks: Any, dst_blocks: Any) -> None:
-        failure = self._engine.error(name, status)
-        check_signs("src_blocks", src_blocks)
-        check_signs("dst_blocks", dst_blocks)
-        raise failure
+            _raise_of_blocks(engine, "pull_blocks", status, src_blocks, dst_blocks)
 
     # ---- push ----
 
@@ -394,7 +381,8 @@ class CacheManager:
         One-sided mode only. The first layer that fails ends the call; earlier ones stay written.
         Raises TypeError, ValueError, LLMException as pull_cache. Source: 6.1.
         """
-        self._require_one_sided("push_cache")
+        engine = self._engine
+        _require_one_sided(engine, "push_cache")
         check_type("dst_cache_key", dst_cache_key, CacheKeyByIdAndIndex)
         check_type("src_cache", src_cache, Cache)
         check_uint32("src_batch_index", src_batch_index)
@@ -407,7 +395,7 @@ class CacheManager:
             refuse(f"size must be -1, got {size}")
         _check_push_id(dst_cache_key)
         if num_layers:
-            self._engine.push_cache(
+            engine.push_cache(
                 dst_cache_key,
                 src_cache.cache_id,
                 src_batch_index,
@@ -438,7 +426,7 @@ class CacheManager:
         One-sided mode only. Raises as push_cache. Source: 6.1.
         """
         engine = self._engine
-        self._require_one_sided("push_blocks")
+        _require_one_sided(engine, "push_blocks")
         check_type("dst_cache_key", dst_cache_key, BlocksCacheKey)
         check_type("src_cache", src_cache, Cache)
         src = engine.block_ids("src_blocks", () if src_blocks is None else src_blocks)
@@ -461,11 +449,7 @@ class CacheManager:
                 num_layers,
             )
             if status:
-                self._raise_of_blocks("push_blocks", status, src_blocks, dst_blocks)
-
-    def _require_one_sided(self, name: str) -> None:
-        if not self._engine.options.one_sided:
-            refuse(f"{name} needs one-sided mode: set enable_remote_cache_accessible = True")
+                _raise_of_blocks(engine, "push_blocks", status, src_blocks, dst_blocks)
 
     def transfer_cache_async(
         self,
@@ -492,12 +476,12 @@ class CacheManager:
         Returns the running task. Raises TypeError, ValueError, LLMException (LLM_PARAM_INVALID).
         Source: 6.2.
         """
+        engine = self._engine.opened
         check_type("src_cache", src_cache, Cache)
         desc = src_cache.cache_desc
         require(
             desc.placement != Placement.HOST, "transfer_cache_async: src_cache is in host memory"
         )
-        engine = self._engine
         dst = engine.block_ids(
             "dst_block_indices", () if dst_block_indices is None else dst_block_indices
         )
@@ -559,6 +543,7 @@ class CacheManager:
         Raises TypeError, ValueError, LLMException: LLM_KV_CACHE_NOT_EXIST, LLM_PARAM_INVALID.
         Source: 6.3.
         """
+        engine = self._engine.opened
         check_type("dst", dst, Cache)
         check_type("src", src, Cache)
         check_uint32("dst_batch_index", dst_batch_index)
@@ -571,7 +556,7 @@ class CacheManager:
             refuse(f"size must be -1 or positive, got {size}")
         if req_id is not None:
             check_uint64("req_id", req_id)
-        self._engine.copy_cache(
+        engine.copy_cache(
             (dst.cache_id, dst_batch_index), (src.cache_id, src_batch_index), offset, size
         )
 
@@ -584,6 +569,7 @@ class CacheManager:
 
         Raises TypeError, LLMException: LLM_KV_CACHE_NOT_EXIST, LLM_PARAM_INVALID. Source: 6.3.
         """
+        engine = self._engine.opened
         check_type("cache", cache, Cache)
         check_type("copy_block_info", copy_block_info, dict)
         sources: list[int] = []
@@ -592,10 +578,10 @@ class CacheManager:
             check_type(f"copy_block_info[{block!r}]", targets, list)
             sources.extend([block] * len(targets))
             destinations.extend(targets)
-        src = self._engine.block_ids("the keys of copy_block_info", sources)
-        dst = self._engine.block_ids("the values of copy_block_info", destinations)
+        src = engine.block_ids("the keys of copy_block_info", sources)
+        dst = engine.block_ids("the values of copy_block_info", destinations)
         require(cache.is_blocks_cache, "copy_blocks: the cache has no blocks")
-        self._engine.copy_blocks(cache.cache_id, src, dst)
+        engine.copy_blocks(cache.cache_id, src, dst)
 
     def swap_blocks(self, src_cache: Cache, dst_cache: Cache, src_to_dst: dict[int, int]) -> None:
         """Copy blocks from host to device memory or back; nothing is exchanged, despite the name.
@@ -606,6 +592,7 @@ class CacheManager:
 
         Raises TypeError, LLMException: LLM_PARAM_INVALID, LLM_FAILED. Source: 6.4.
         """
+        engine = self._engine.opened
         check_type("src_cache", src_cache, Cache)
         check_type("dst_cache", dst_cache, Cache)
         require(src_cache.is_blocks_cache, "swap_blocks: src_cache has no blocks")
@@ -619,11 +606,11 @@ class CacheManager:
             refuse("swap_blocks: src_cache and dst_cache have different numbers of tensors")
         _check_below("src_to_dst: source", src_to_dst, src_desc.batch_size)
         _check_below("src_to_dst: destination", src_to_dst.values(), dst_desc.batch_size)
-        src = self._engine.block_ids("the keys of src_to_dst", list(src_to_dst))
-        dst = self._engine.block_ids("the values of src_to_dst", list(src_to_dst.values()))
+        src = engine.block_ids("the keys of src_to_dst", list(src_to_dst))
+        dst = engine.block_ids("the values of src_to_dst", list(src_to_dst.values()))
         if src_desc.placement == dst_desc.placement:
             refuse(f"swap_blocks: both caches have {src_desc.placement}")
-        self._engine.swap_blocks(
+        engine.swap_blocks(
             src_desc.placement,
             src_cache.tensor_addrs,
             dst_cache.tensor_addrs,
@@ -638,6 +625,7 @@ class CacheManager:
         Raises LLMException: LLM_PARAM_INVALID, LLM_NOT_YET_LINK, LLM_FAILED. Source: 6.5, decision
         26.
         """
+        engine = self._engine.opened
         infos = [mem_infos] if isinstance(mem_infos, MemInfo) else mem_infos
         if not isinstance(infos, list) or not all(isinstance(each, MemInfo) for each in infos):
             refuse("mem_infos must be a MemInfo or a list of them")
@@ -646,7 +634,48 @@ class CacheManager:
                 refuse(f"mem_infos must be device memory with an address and a size, got {info}")
             check_uint64("addr", info.addr)
             check_uint64("size", info.size)
-        self._engine.remap(infos)
+        engine.remap(infos)
+
+
+def _check_allocate(engine: Engine, cache_desc: CacheDesc) -> None:
+    check_type("cache_desc", cache_desc, CacheDesc)
+    require(cache_desc.num_tensors > 0, "num_tensors must be positive")
+    options = engine.options
+    if cache_desc.placement == Placement.DEVICE:
+        require(options.device_pool.size, "Placement.DEVICE needs a device pool: set mem_pool_cfg")
+    else:
+        require(options.host_pool.size, "Placement.HOST needs a host pool: set host_mem_pool_cfg")
+
+
+def _allocate(
+    engine: Engine, name: str, cache_desc: CacheDesc, keys: Sequence[Any], is_blocks: bool
+) -> Cache:
+    cache_id, addrs = engine.allocate(name, cache_desc, keys, is_blocks)
+    _warn_after(engine, cache_id)
+    return Cache(cache_id, cache_desc, addrs, is_blocks)
+
+
+def _warn_after(engine: Engine, cache_id: int) -> None:
+    # A warning that is made an error leaves no cache that nobody has a handle of.
+    try:
+        engine.warn_of_notices()
+    except LLMDataDistWarning:
+        engine.unregister(cache_id)
+        raise
+
+
+def _raise_of_blocks(
+    engine: Engine, name: str, status: int, src_blocks: Any, dst_blocks: Any
+) -> NoReturn:
+    failure = engine.error(name, status)
+    check_signs("src_blocks", src_blocks)
+    check_signs("dst_blocks", dst_blocks)
+    raise failure
+
+
+def _require_one_sided(engine: Engine, name: str) -> None:
+    if not engine.options.one_sided:
+        refuse(f"{name} needs one-sided mode: set enable_remote_cache_accessible = True")
 
 
 def _check_below(name: str, blocks: Any, limit: int) -> None:

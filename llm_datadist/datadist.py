@@ -99,7 +99,8 @@ class LLMDataDist:
     def finalize(self) -> None:
         """Close the engine, waiting for running calls; nothing happens when it is not open.
 
-        Peers are not told; they see the connections close.
+        Peers are not told; they see the connections close. A CacheManager that is kept raises
+        LLM_ENGINE_FINALIZED from now on.
         """
         with _life:
             engine = self._engine
@@ -107,6 +108,7 @@ class LLMDataDist:
                 return
             for notice in engine.take_notices():
                 get_logger().warning(notice)
+            self.cache_manager._leave_engine(self._cluster_id)
             try:
                 engine.close()
             except LLMException as failure:

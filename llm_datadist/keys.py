@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 from inspect import Parameter, Signature
-from typing import Any
+from typing import Any, overload
 
 from ._checks import UINT64_MAX, check_int64, check_uint32, check_uint64, refuse
 
@@ -85,6 +85,16 @@ class CacheKey:
         cluster_id=_REQUIRED, req_id=_REQUIRED, model_id=0, prefix_id=UNSET_ID
     )
 
+    @overload
+    def __init__(
+        self, cluster_id: int, req_id: int, model_id: int = 0, prefix_id: int = UNSET_ID
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self, *, prompt_cluster_id: int, req_id: int, model_id: int = 0, prefix_id: int = UNSET_ID
+    ) -> None: ...
+
     def __init__(self, *args: int, **kwargs: int) -> None:
         values = _bind("CacheKey", ("cluster_id", "req_id", "model_id", "prefix_id"), args, kwargs)
         self._cluster_id: int = values[
@@ -143,6 +153,12 @@ class BlocksCacheKey:
     """
 
     __signature__ = _signature(cluster_id=_REQUIRED, model_id=0)
+
+    @overload
+    def __init__(self, cluster_id: int, model_id: int = 0) -> None: ...
+
+    @overload
+    def __init__(self, *, prompt_cluster_id: int, model_id: int = 0) -> None: ...
 
     def __init__(self, *args: int, **kwargs: int) -> None:
         if len(args) == 2 and not kwargs:

@@ -8,6 +8,7 @@ import warnings
 from typing import Any
 
 from ._enums import NamedIntEnum
+from .utils.log import get_logger
 
 __all__ = [
     "LLMConfigValueError",
@@ -225,3 +226,50 @@ class Status:
     def status_code(self) -> LLMStatusCode:
         """The status given at construction."""
         return self._status
+
+
+# Private helpers of CANN's module of this name, which its tests and a few scripts import (contract
+# 1.1). This package uses none of them.
+
+
+def code_2_status(code: int) -> LLMStatusCode:
+    """Compatibility: return the status code with this number, LLM_FAILED for an unknown one."""
+    return code_of(code)
+
+
+def handle_llm_status(status: int, name: str, details: str) -> None:
+    """Compatibility: raise the exception of a status that is not LLM_SUCCESS.
+
+    Args:
+        status: an LLMStatusCode or a number.
+        name: of the operation.
+        details: for the text.
+
+    Raises LLMException. Source: 1.2, "engine status".
+    """
+    if status != LLMStatusCode.LLM_SUCCESS:
+        raise native_error(name, status, details)
+
+
+def raise_if_false(
+    condition: object, text: str, status_code: int = LLMStatusCode.LLM_PARAM_INVALID
+) -> None:
+    """Compatibility: log the text at error level and raise it unless the condition holds.
+
+    Args:
+        condition: what must hold.
+        text: of the exception.
+        status_code: of the exception.
+
+    Raises LLMException. Source: 1.2.
+    """
+    if not condition:
+        get_logger().error(text)
+        raise error(text, status_code)
+
+
+def raise_if_true(
+    condition: object, text: str, status_code: int = LLMStatusCode.LLM_PARAM_INVALID
+) -> None:
+    """Compatibility: as raise_if_false, if the condition holds."""
+    raise_if_false(not condition, text, status_code)

@@ -17,11 +17,11 @@ from llm_datadist._bench.reference import NoReferences
 from llm_datadist._bench.results import PACKAGE, PATHS
 from llm_datadist._bench.work import FULL, TINY, Work
 from llm_datadist._cli._arguments import names, positive
-from llm_datadist._cli._geometry import PROCESS_OVERHEAD, in_words
-from llm_datadist._cli._host import available_memory
-from llm_datadist._cli._outcome import Refusal, finish
-from llm_datadist._cli._processes import PeerFailure
-from llm_datadist._cli._progress import Progress
+from llm_datadist._tools.host import available_memory
+from llm_datadist._tools.outcome import PeerFailure, Refusal, finish
+from llm_datadist._tools.processes import PROCESS_OVERHEAD
+from llm_datadist._tools.progress import Progress
+from llm_datadist._tools.units import in_words
 
 from . import duel, table
 from .catalogue import PEERS, Peer

@@ -15,8 +15,9 @@ from llm_datadist._bench.memory import Arena, consecutive, page_kind, tensors_at
 from llm_datadist._bench.package import Source
 from llm_datadist._bench.sides import OWNER, Begun, Pull
 from llm_datadist._bench.work import Work
-from llm_datadist._cli._engine import words_at
-from llm_datadist._cli._pattern import Blocks, Words
+from llm_datadist.testing.actor import Actor
+from llm_datadist.testing.memory import words_at
+from llm_datadist.testing.pattern import Blocks, Words
 
 NAME = "peer"
 
@@ -30,7 +31,7 @@ class Setup:
 class Owner(sides.Owner):
     """The cache is at ``address``; a subclass makes it reachable."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, actor: Actor, setup: Setup) -> None:
         self.size = setup.cache_bytes
         self.options = setup.options
         self.address = self.allocate()
@@ -48,7 +49,7 @@ class Owner(sides.Owner):
 class Puller(sides.Puller):
     """A subclass says how one pull is prepared, which is not timed, and done."""
 
-    def __init__(self, setup: Setup, owner: Any) -> None:
+    def __init__(self, actor: Actor, setup: Setup, owner: Any) -> None:
         self.size = setup.cache_bytes
         self.options = setup.options
         self._arena = Arena(self.size, shared=False)

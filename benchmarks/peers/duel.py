@@ -19,9 +19,9 @@ from llm_datadist._bench import package
 from llm_datadist._bench.pair import Pair
 from llm_datadist._bench.results import PACKAGE, PATHS, Spread
 from llm_datadist._bench.work import Work
-from llm_datadist._cli._progress import Progress
+from llm_datadist._tools.progress import Progress
 
-from . import arenas
+from . import arenas, side
 from .catalogue import Peer
 
 
@@ -69,7 +69,7 @@ def fight(peer: Peer, works: Sequence[Work], rounds: int, progress: Progress) ->
 
 
 def _pair(name: str, module: str, environment: Mapping[str, str]) -> Pair:
-    return Pair(environment, f"{name}'s ", ("-m", f"{__package__}.side"), (module,))
+    return Pair(module, environment, f"{name}'s ", side.prepare)
 
 
 def _work(

@@ -7,7 +7,7 @@ from typing import Any
 
 from mooncake.engine import TransferEngine
 
-from llm_datadist._cli._pattern import Blocks
+from llm_datadist.testing.pattern import Blocks
 
 from . import arenas
 from .arenas import check

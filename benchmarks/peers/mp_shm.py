@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from llm_datadist._bench.work import Work
-from llm_datadist._cli._pattern import Blocks
+from llm_datadist.testing.pattern import Blocks
 
 from . import arenas
 

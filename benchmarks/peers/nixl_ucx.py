@@ -13,7 +13,7 @@ import numpy as np
 from nixl_cu12._api import nixl_agent, nixl_agent_config
 
 from llm_datadist._bench.work import Work
-from llm_datadist._cli._pattern import Blocks
+from llm_datadist.testing.pattern import Blocks
 
 from . import arenas
 from .arenas import check

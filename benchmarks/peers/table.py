@@ -9,7 +9,7 @@ from typing import Any
 
 from llm_datadist._bench.results import PATHS, Spread
 from llm_datadist._bench.work import Work
-from llm_datadist._cli._table import lay_out
+from llm_datadist._tools.table import lay_out
 
 from .duel import Outcome
 

@@ -15,7 +15,7 @@ from llm_datadist._bench.memory import Arena
 from llm_datadist._bench.reference import compile_shared
 from llm_datadist._bench.sides import Pull
 from llm_datadist._bench.work import Work
-from llm_datadist._cli._pattern import Blocks
+from llm_datadist.testing.pattern import Blocks
 
 from . import arenas
 

@@ -11,8 +11,8 @@ import numpy as np
 import zmq
 
 from llm_datadist._bench.work import Work
-from llm_datadist._cli._engine import words_at
-from llm_datadist._cli._pattern import Blocks
+from llm_datadist.testing.memory import words_at
+from llm_datadist.testing.pattern import Blocks
 
 from . import arenas
 

@@ -89,7 +89,7 @@ lldd_status Guarded(const Body &body) noexcept {
 
 // The same for calls on an engine, which must be open.
 template <typename Body>
-lldd_status OnEngine(lldd_engine *handle, lldd_status when_closed, const Body &body) noexcept {
+lldd_status OnEngine(lldd_engine *handle, const Body &body) noexcept {
     return Guarded([&]() -> Status {
         if (handle == nullptr) return Failure(LLDD_PARAM_INVALID, "engine is null");
         Engine &engine = *handle->engine;
@@ -99,7 +99,7 @@ lldd_status OnEngine(lldd_engine *handle, lldd_status when_closed, const Body &b
                 "the engine belongs to the parent of this forked process; open one here instead");
         }
         const CallGate::Pass pass(&engine.gate());
-        if (!pass) return Failure(when_closed, "the engine is closed");
+        if (!pass) return Failure(LLDD_ENGINE_FINALIZED, "the engine is closed");
         return body(engine);
     });
 }
@@ -109,9 +109,6 @@ lldd::TransferScratch &ThisThreadsScratch() {
     static thread_local lldd::TransferScratch scratch;
     return scratch;
 }
-
-constexpr lldd_status kClosedFailed = LLDD_FAILED;
-constexpr lldd_status kClosedInvalid = LLDD_PARAM_INVALID;
 
 Status ReadKey(const lldd_cache_key *from, lldd_cache_key *to) {
     LLDD_RETURN_IF_ERROR(ReadStruct("key", from, to));
@@ -313,7 +310,7 @@ void lldd_engine_free(lldd_engine *handle) {
 }
 
 lldd_status lldd_engine_describe(lldd_engine *handle, lldd_engine_info *info) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         LLDD_RETURN_IF_ERROR(CheckOut("info", info));
         lldd_engine_info written{};
         engine.Describe(&written);
@@ -323,7 +320,7 @@ lldd_status lldd_engine_describe(lldd_engine *handle, lldd_engine_info *info) {
 }
 
 lldd_status lldd_engine_counters(lldd_engine *handle, lldd_counters *counters) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         LLDD_RETURN_IF_ERROR(CheckOut("counters", counters));
         lldd_counters written{};
         engine.ReadCounters(&written);
@@ -334,7 +331,7 @@ lldd_status lldd_engine_counters(lldd_engine *handle, lldd_counters *counters) {
 
 lldd_status lldd_engine_next_notice(lldd_engine *handle, char *text, uint64_t size,
                                     uint64_t *length) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         if (text == nullptr || size == 0 || length == nullptr) {
             return Failure(LLDD_PARAM_INVALID, "text and length must not be null, size not 0");
         }
@@ -347,8 +344,7 @@ lldd_status lldd_engine_next_notice(lldd_engine *handle, char *text, uint64_t si
 }
 
 lldd_status lldd_engine_switch_listener(lldd_engine *handle, const char *ip, uint32_t port) {
-    return OnEngine(handle, kClosedInvalid,
-                    [&](Engine &engine) { return engine.SwitchListener(ip, port); });
+    return OnEngine(handle, [&](Engine &engine) { return engine.SwitchListener(ip, port); });
 }
 
 // ---- caches ----
@@ -356,7 +352,7 @@ lldd_status lldd_engine_switch_listener(lldd_engine *handle, const char *ip, uin
 lldd_status lldd_cache_allocate(lldd_engine *handle, const lldd_cache_desc *desc,
                                 const lldd_cache_key *keys, uint64_t num_keys, int64_t *cache_id,
                                 uint64_t *addrs) {
-    return OnEngine(handle, kClosedFailed, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         lldd_cache_desc read;
         std::vector<lldd_cache_key> read_keys;
         LLDD_RETURN_IF_ERROR(ReadStruct("desc", desc, &read));
@@ -376,7 +372,7 @@ lldd_status lldd_cache_allocate(lldd_engine *handle, const lldd_cache_desc *desc
 
 lldd_status lldd_cache_register(lldd_engine *handle, const lldd_register_args *args,
                                 int64_t *cache_id) {
-    return OnEngine(handle, kClosedFailed, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         lldd_register_args read;
         lldd_cache_desc desc;
         std::vector<lldd_cache_key> keys;
@@ -394,17 +390,15 @@ lldd_status lldd_cache_register(lldd_engine *handle, const lldd_register_args *a
 }
 
 lldd_status lldd_cache_deallocate(lldd_engine *handle, int64_t cache_id) {
-    return OnEngine(handle, kClosedInvalid,
-                    [&](Engine &engine) { return engine.Deallocate(cache_id); });
+    return OnEngine(handle, [&](Engine &engine) { return engine.Deallocate(cache_id); });
 }
 
 lldd_status lldd_cache_unregister(lldd_engine *handle, int64_t cache_id) {
-    return OnEngine(handle, kClosedFailed,
-                    [&](Engine &engine) { return engine.Unregister(cache_id); });
+    return OnEngine(handle, [&](Engine &engine) { return engine.Unregister(cache_id); });
 }
 
 lldd_status lldd_key_remove(lldd_engine *handle, const lldd_cache_key *key) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         lldd_cache_key read;
         LLDD_RETURN_IF_ERROR(ReadKey(key, &read));
         return engine.RemoveKey(read);
@@ -416,7 +410,7 @@ lldd_status lldd_key_remove(lldd_engine *handle, const lldd_cache_key *key) {
 lldd_status lldd_link_clusters(lldd_engine *handle, const lldd_cluster *clusters,
                                uint64_t num_clusters, uint32_t timeout_ms,
                                lldd_cluster_result *results) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         std::vector<lldd::ClusterSpec> specs;
         LLDD_RETURN_IF_ERROR(ReadClusters(clusters, num_clusters, timeout_ms, &specs));
         LLDD_RETURN_IF_ERROR(CheckOut("results", results));
@@ -428,7 +422,7 @@ lldd_status lldd_link_clusters(lldd_engine *handle, const lldd_cluster *clusters
 lldd_status lldd_unlink_clusters(lldd_engine *handle, const lldd_cluster *clusters,
                                  uint64_t num_clusters, uint32_t timeout_ms, uint32_t force,
                                  lldd_cluster_result *results) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         std::vector<lldd::ClusterSpec> specs;
         LLDD_RETURN_IF_ERROR(ReadClusters(clusters, num_clusters, timeout_ms, &specs));
         LLDD_RETURN_IF_ERROR(CheckOut("results", results));
@@ -439,7 +433,7 @@ lldd_status lldd_unlink_clusters(lldd_engine *handle, const lldd_cluster *cluste
 }
 
 lldd_status lldd_link(lldd_engine *handle, const lldd_group *group, uint64_t *comm_id) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         lldd_group read;
         std::vector<lldd_member> members;
         LLDD_RETURN_IF_ERROR(ReadStruct("group", group, &read));
@@ -457,12 +451,11 @@ lldd_status lldd_link(lldd_engine *handle, const lldd_group *group, uint64_t *co
 }
 
 lldd_status lldd_unlink(lldd_engine *handle, uint64_t comm_id) {
-    return OnEngine(handle, kClosedInvalid,
-                    [&](Engine &engine) { return engine.LeaveGroup(comm_id); });
+    return OnEngine(handle, [&](Engine &engine) { return engine.LeaveGroup(comm_id); });
 }
 
 lldd_status lldd_group_state(lldd_engine *handle, uint64_t comm_id, uint32_t *state) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         if (state == nullptr) return Failure(LLDD_PARAM_INVALID, "state is null");
         return engine.GroupState(comm_id, state);
     });
@@ -470,7 +463,7 @@ lldd_status lldd_group_state(lldd_engine *handle, uint64_t comm_id, uint32_t *st
 
 lldd_status lldd_links(lldd_engine *handle, lldd_link_info *links, uint64_t capacity,
                        uint64_t *count) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         if (count == nullptr) return Failure(LLDD_PARAM_INVALID, "count is null");
         std::vector<lldd_link_info> written;
         for (const auto &link : engine.links().All()) written.push_back(InfoOf(*link));
@@ -480,7 +473,7 @@ lldd_status lldd_links(lldd_engine *handle, lldd_link_info *links, uint64_t capa
 
 lldd_status lldd_link_paths(lldd_engine *handle, uint64_t peer_cluster_id, lldd_path_info *paths,
                             uint64_t capacity, uint64_t *count) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         if (count == nullptr) return Failure(LLDD_PARAM_INVALID, "count is null");
         const auto link = engine.links().Find(peer_cluster_id);
         if (link == nullptr) {
@@ -502,7 +495,7 @@ lldd_status lldd_link_paths(lldd_engine *handle, uint64_t peer_cluster_id, lldd_
 // ---- transfers ----
 
 lldd_status lldd_pull(lldd_engine *handle, const lldd_pull_args *args) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         lldd_pull_args read;
         lldd_cache_key key;
         LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
@@ -514,7 +507,7 @@ lldd_status lldd_pull(lldd_engine *handle, const lldd_pull_args *args) {
 
 lldd_status lldd_push(lldd_engine *handle, const lldd_push_args *args, uint32_t *layers_done) {
     uint32_t done = 0;
-    const lldd_status status = OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    const lldd_status status = OnEngine(handle, [&](Engine &engine) -> Status {
         lldd_push_args read;
         lldd_cache_key key;
         LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
@@ -527,7 +520,7 @@ lldd_status lldd_push(lldd_engine *handle, const lldd_push_args *args, uint32_t 
 }
 
 lldd_status lldd_transfer_layer(lldd_engine *handle, const lldd_transfer_args *args) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         lldd_transfer_args read;
         lldd_cache_key key{};
         LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
@@ -541,7 +534,7 @@ lldd_status lldd_transfer_layer(lldd_engine *handle, const lldd_transfer_args *a
 // ---- local copies ----
 
 lldd_status lldd_cache_copy(lldd_engine *handle, const lldd_copy_args *args) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         lldd_copy_args read;
         LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
         return engine.copies().Copy(read, &ThisThreadsScratch());
@@ -550,7 +543,7 @@ lldd_status lldd_cache_copy(lldd_engine *handle, const lldd_copy_args *args) {
 
 lldd_status lldd_blocks_copy(lldd_engine *handle, int64_t cache_id, const uint64_t *src_blocks,
                              const uint64_t *dst_blocks, uint64_t num_pairs) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         LLDD_RETURN_IF_ERROR(CheckList("src_blocks", src_blocks, num_pairs));
         LLDD_RETURN_IF_ERROR(CheckList("dst_blocks", dst_blocks, num_pairs));
         return engine.copies().CopyBlocks(cache_id, src_blocks, dst_blocks, num_pairs,
@@ -559,7 +552,7 @@ lldd_status lldd_blocks_copy(lldd_engine *handle, int64_t cache_id, const uint64
 }
 
 lldd_status lldd_blocks_swap(lldd_engine *handle, const lldd_swap_args *args) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         lldd_swap_args read;
         LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
         LLDD_RETURN_IF_ERROR(CheckList("src_addrs", read.src_addrs, read.num_tensors));
@@ -571,7 +564,7 @@ lldd_status lldd_blocks_swap(lldd_engine *handle, const lldd_swap_args *args) {
 }
 
 lldd_status lldd_memory_remap(lldd_engine *handle, const lldd_memory *memory, uint64_t count) {
-    return OnEngine(handle, kClosedInvalid, [&](Engine &engine) -> Status {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
         std::vector<lldd_memory> read;
         LLDD_RETURN_IF_ERROR(ReadArray("memory", memory, count, &read));
         return engine.Remap(read);

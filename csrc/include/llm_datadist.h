@@ -44,8 +44,8 @@
  *                over different links run in parallel; pushes and layer transfers of one engine run one at a time.
  *   Blocking     Calls block the calling thread, at the longest for the deadline named, which starts when the call has
  *                the link for itself. No function calls back into the client.
- *   After close  lldd_engine_close() makes every later call on the handle answer a status: LLDD_FAILED for allocate,
- *                register and unregister, LLDD_PARAM_INVALID for the others. Only lldd_engine_free() ends the handle.
+ *   After close  lldd_engine_close() makes every later call on the handle answer LLDD_ENGINE_FINALIZED, before it looks at
+ *                any other argument; closing again succeeds. Only lldd_engine_free() ends the handle.
  *   Fork         A child process must not use the engines of its parent: each call answers LLDD_FAILED. It may open
  *                engines of its own.
  *   Memory       Addresses are of the calling process. Any non-zero address may be registered, it is not touched then;

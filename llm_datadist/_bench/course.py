@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llm_datadist._cli._geometry import PROCESS_OVERHEAD, in_words
-from llm_datadist._cli._host import available_memory
-from llm_datadist._cli._outcome import Refusal
-from llm_datadist._cli._progress import Progress
+from llm_datadist._tools.host import available_memory
+from llm_datadist._tools.outcome import Refusal
+from llm_datadist._tools.processes import PROCESS_OVERHEAD
+from llm_datadist._tools.progress import Progress
+from llm_datadist._tools.units import in_words
 
-from . import reference
+from . import package, reference
 from .package import Setup
 from .pair import Pair
 from .results import PathPlan, Report, Result
@@ -93,7 +94,7 @@ def run_path(setup: Setup, plan: Plan, progress: Progress, report: Report) -> No
     environment = {"LLM_DATADIST_MOCK_TRANSPORT": path.transport}
     if "LLM_DATADIST_BACKEND" not in os.environ:
         environment["LLM_DATADIST_BACKEND"] = "mock"
-    with Pair(environment) as pair:
+    with Pair(package.__name__, environment) as pair:
         progress.show(f"{path.name}: starting two processes")
         report.machine["runtime"] = pair.open(setup).runtime
         progress.advance()

@@ -8,8 +8,8 @@ import os
 
 import numpy as np
 
-from llm_datadist._cli._engine import words_at
-from llm_datadist._cli._pattern import Words
+from llm_datadist.testing.memory import words_at
+from llm_datadist.testing.pattern import Words
 
 from .work import Work
 
@@ -54,12 +54,12 @@ class Arena:
 
 def consecutive(first: int, work: Work) -> list[int]:
     """Return the addresses of tensors that lie one behind the other."""
-    return [first + index * work.tensor_bytes for index in range(work.tensors)]
+    return [first + index * work.geometry.tensor_bytes for index in range(work.tensors)]
 
 
 def tensors_at(addrs: list[int], work: Work) -> list[Words]:
     """View the tensors of a work, in this process, as words."""
-    return [words_at(addr, work.tensor_bytes // 8) for addr in addrs]
+    return [words_at(addr, work.geometry.tensor_bytes // 8) for addr in addrs]
 
 
 def attach(process: int, descriptor: int, size: int) -> mmap.mmap:

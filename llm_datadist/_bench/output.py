@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from llm_datadist._cli._geometry import in_words
-from llm_datadist._cli._table import lay_out
+from llm_datadist._tools.table import lay_out
+from llm_datadist._tools.units import in_words
 
 from .results import PACKAGE, PATHS, PathPlan, Report, Result, Spread
 

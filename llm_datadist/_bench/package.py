@@ -13,13 +13,13 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from llm_datadist import BlocksCacheKey, Cache, CacheDesc, DataType, LLMRole, Placement
-from llm_datadist._cli import _engine
-from llm_datadist._cli._pattern import Blocks
+from llm_datadist import BlocksCacheKey, Cache
+from llm_datadist._tools import engines
+from llm_datadist.testing.actor import Actor, ClusterAddress, EngineSpec
+from llm_datadist.testing.pattern import Blocks
 
 from . import sides
 from .memory import Arena, address_of, attach, consecutive, page_kind, tensors_at
@@ -28,7 +28,6 @@ from .results import PACKAGE, PathPlan
 from .sides import OWNER, PULLER, Begun, Pull
 from .work import Work
 
-_LOCAL = "127.0.0.1"
 _TIMEOUT_MS = 60000
 
 
@@ -74,17 +73,21 @@ class Source:
 class _Caches:
     """An engine, and one cache after the other."""
 
-    def __init__(self, cluster_id: int, setup: Setup) -> None:
+    def __init__(self, actor: Actor, cluster_id: int, setup: Setup) -> None:
         self._cluster_id = cluster_id
         size = setup.cache_bytes
         self._arena = None if setup.path.allocated else Arena(size, shared=False)
-        pool = size if setup.path.allocated else None
-        self.engine = _engine.open_engine(LLMRole.MIX, cluster_id, _TIMEOUT_MS, pool)
-        self.manager = self.engine.cache_manager
+        spec = EngineSpec(
+            cluster_id,
+            listen=engines.LISTEN,
+            sync_timeout_ms=_TIMEOUT_MS,
+            device_pool=size if setup.path.allocated else 0,
+        )
+        self.opened = engines.open_engine(actor, spec)
+        self.manager = actor.datadist.cache_manager
 
     def make(self, work: Work) -> Cache:
-        shape = (work.blocks, work.block_bytes)
-        desc = CacheDesc(work.tensors, shape, DataType.DT_UINT8, Placement.DEVICE)
+        desc = work.geometry.desc()
         key = BlocksCacheKey(self._cluster_id, 0)
         if self._arena is None:
             return self.manager.allocate_blocks_cache(desc, key)
@@ -97,9 +100,9 @@ class _Caches:
 class Owner(sides.Owner):
     """Has a cache for each work in turn, and what the references read."""
 
-    def __init__(self, setup: Setup) -> None:
-        self._setup = setup
-        self._caches = _Caches(OWNER, setup)
+    def __init__(self, actor: Actor, setup: Setup) -> None:
+        self._actor, self._setup = actor, setup
+        self._caches = _Caches(actor, OWNER, setup)
         self._shared: Arena | None = None
         self._stream: tuple[str, int] | None = None
         if setup.library and setup.path.limit == "nt_t2":
@@ -111,7 +114,7 @@ class Owner(sides.Owner):
     def _serve_stream(self) -> tuple[str, int]:
         reference = Reference(self._setup.library)
         room = np.empty(max(work.tensors * work.moved for work in self._setup.works), np.uint64)
-        listener = socket.create_server((_LOCAL, 0))
+        listener = socket.create_server((engines.LOCAL, 0))
 
         def serve() -> None:
             with listener:
@@ -128,10 +131,10 @@ class Owner(sides.Owner):
         """Return where things are."""
         return OwnerInfo(
             os.getpid(),
-            _engine.address_of(self._caches.engine),
+            self._caches.opened.address,
             self._stream,
             -1 if self._shared is None else self._shared.descriptor,
-            _engine.runtime(),
+            self._caches.opened.runtime,
         )
 
     def fill(self, work: Work) -> Source:
@@ -149,15 +152,16 @@ class Owner(sides.Owner):
 
     def close(self) -> None:
         """Finalize the engine."""
-        self._caches.engine.finalize()
+        self._actor.finalize()
 
 
 class Puller(sides.Puller):
     """Pulls by this package and by the references."""
 
-    def __init__(self, setup: Setup, owner: OwnerInfo) -> None:
-        self._path, self._owner = setup.path, owner
-        self._caches = _Caches(PULLER, setup)
+    def __init__(self, actor: Actor, setup: Setup, owner: OwnerInfo) -> None:
+        self._actor, self._path, self._owner = actor, setup.path, owner
+        self._peer = ClusterAddress(OWNER, owner.address)
+        self._caches = _Caches(actor, PULLER, setup)
         self._reference = Reference(setup.library) if setup.library else None
         if self._reference is None:
             return
@@ -171,9 +175,8 @@ class Puller(sides.Puller):
     def begin(self, work: Work, source: Source) -> Begun:
         """Make a cache, link, and see whether the link uses the path that is to be measured."""
         self._cache = self._caches.make(work)
-        engine = self._caches.engine
-        self._cluster = _engine.link(engine, OWNER, self._owner.address, _TIMEOUT_MS)
-        found = _engine.path_to(engine, OWNER, self._path.allocated)
+        engines.link(self._actor, self._peer, _TIMEOUT_MS)
+        found = engines.path_to(self._actor, OWNER, self._path.allocated)
         if found.path != self._path.transport:
             return Begun(obstacle=f"{found.path}: {found.reason}")
         own = list(self._cache.tensor_addrs)
@@ -221,17 +224,9 @@ class Puller(sides.Puller):
 
     def end(self) -> None:
         """Unlink, release the cache."""
-        _engine.unlink(self._caches.engine, self._cluster, _TIMEOUT_MS)
+        engines.unlink(self._actor, self._peer, _TIMEOUT_MS)
         self._caches.release(self._cache)
 
     def close(self) -> None:
         """Finalize the engine."""
-        self._caches.engine.finalize()
-
-
-def main(descriptor: int) -> int:
-    """Be one of the two processes; returns the exit status."""
-    make_owner: Any = Owner
-    make_puller: Any = Puller
-    sides.serve(descriptor, make_owner, make_puller)
-    return 0
+        self._actor.finalize()

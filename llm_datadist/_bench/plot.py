@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from llm_datadist._cli._geometry import in_words
+from llm_datadist._tools.units import in_words
 
 from .results import PACKAGE, PATHS, PathPlan, Report, Result
 

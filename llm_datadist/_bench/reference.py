@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 
-from llm_datadist._cli._pattern import Blocks
+from llm_datadist.testing.pattern import Blocks
 
 _SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "reference.c")
 _THREADS = 2

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two processes of a benchmark, as far as what they measure does not matter.
 
-The owner has the caches, the puller pulls from them and takes the times. The process that started
-them asks (_cli/_processes.py); each class here up to Begun is one request, or an answer.
+The owner has the caches, the puller pulls from them and takes the times: each is what a peer's
+Actor keeps. The functions at the end are the commands that they are given.
 """
 
 from __future__ import annotations
 
+import importlib
 import statistics
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,56 +15,14 @@ from typing import Any, Callable
 
 import numpy as np
 
-from llm_datadist._cli import _processes
-from llm_datadist._cli._pattern import Blocks
+from llm_datadist.testing.actor import Actor
+from llm_datadist.testing.pattern import Blocks
 
 from .memory import tensors_at
 from .work import Work
 
 OWNER, PULLER = 1, 2  # whose bytes they are
 _SEED = 20240229
-
-
-@dataclass(frozen=True)
-class OpenOwner:
-    """Be the owner. Answer: what the puller must know."""
-
-    setup: Any
-
-
-@dataclass(frozen=True)
-class OpenPuller:
-    """Be the puller of an owner that answered this. No answer."""
-
-    setup: Any
-    owner: Any
-
-
-@dataclass(frozen=True)
-class Fill:
-    """Owner: have the cache of a work, filled. Answer: what the puller must know."""
-
-    work: Work
-
-
-@dataclass(frozen=True)
-class Begin:
-    """Puller: do a work once, and check every byte. Answer: Begun."""
-
-    work: Work
-    source: Any  # what the owner answered
-
-
-@dataclass(frozen=True)
-class Round:
-    """Puller: do a round of the work. Answer: a time in microseconds for each way to pull."""
-
-    warm_up: bool  # first do the work once without a look at the clock
-
-
-@dataclass(frozen=True)
-class End:
-    """Be done with the work, so that another one can come. No answer."""
 
 
 @dataclass(frozen=True)
@@ -142,40 +101,37 @@ class Puller(ABC):
         """Be done with everything."""
 
 
-class _Side:
-    """Is told what it is, and then does what it is asked."""
-
-    def __init__(self, owner: Callable[[Any], Owner], puller: Callable[[Any, Any], Puller]) -> None:
-        self._make_owner, self._make_puller = owner, puller
-        self.side: Any = None
-
-    def handle(self, request: Any) -> Any:
-        if isinstance(request, OpenOwner):
-            self.side = self._make_owner(request.setup)
-            return self.side.info()
-        if isinstance(request, OpenPuller):
-            self.side = self._make_puller(request.setup, request.owner)
-            return None
-        handlers: dict[type, Callable[[Any], Any]] = {
-            Fill: lambda request: self.side.fill(request.work),
-            Begin: lambda request: self.side.begin(request.work, request.source),
-            Round: lambda request: self.side.round(request.warm_up),
-            End: lambda request: self.side.end(),
-        }
-        return handlers[type(request)](request)
+def open_owner(actor: Actor, module: str, setup: Any) -> Any:
+    """Be the Owner of a module; returns what the puller must know."""
+    actor.kept = importlib.import_module(module).Owner(actor, setup)
+    return actor.kept.info()
 
 
-def serve(
-    descriptor: int, owner: Callable[[Any], Owner], puller: Callable[[Any, Any], Puller]
-) -> None:
-    """Be one of the two processes.
+def open_puller(actor: Actor, module: str, setup: Any, info: Any) -> None:
+    """Be the Puller of a module, of an owner that answered this."""
+    actor.kept = importlib.import_module(module).Puller(actor, setup, info)
 
-    Args:
-        descriptor: of the channel to who asks.
-        owner: makes the owner of a setup.
-        puller: makes the puller of a setup and the owner's info.
-    """
-    side = _Side(owner, puller)
-    _processes.serve(descriptor, side.handle)
-    if side.side is not None:
-        side.side.close()
+
+def fill(actor: Actor, work: Work) -> Any:
+    """Owner: have the cache of a work, filled; returns what the puller must know of it."""
+    return actor.kept.fill(work)
+
+
+def begin(actor: Actor, work: Work, source: Any) -> Any:
+    """Puller: do a work once, and check every byte; source is what the owner answered."""
+    return actor.kept.begin(work, source)
+
+
+def do_round(actor: Actor, warm_up: bool) -> Any:
+    """Puller: do a round of the work; returns microseconds for each way to pull."""
+    return actor.kept.round(warm_up)
+
+
+def end(actor: Actor) -> None:
+    """Be done with the work, so that another one can come."""
+    actor.kept.end()
+
+
+def close(actor: Actor) -> None:
+    """Be done with everything."""
+    actor.kept.close()

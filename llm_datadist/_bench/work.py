@@ -7,11 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llm_datadist._cli._geometry import in_words
-from llm_datadist._cli._pattern import Blocks, Moved, Pattern, Words
+from llm_datadist._tools.units import in_words
+from llm_datadist.testing import Geometry
+from llm_datadist.testing.pattern import (
+    Blocks,
+    Moved,
+    Stamp,
+    Words,
+    fill,
+    first_wrong_byte,
+)
 
-# What the pattern of a cache is made of, so that a check needs no scratch memory of a block's size.
-_PIECE_BYTES = 64 << 10
 # Up to this size what counts is the time of a call, not the bytes in a second.
 _SMALL_BYTES = 64 << 10
 
@@ -29,14 +35,14 @@ class Work:
     group: str = "work"  # or the name of the sweep that it is a point of
 
     @property
-    def tensor_bytes(self) -> int:
-        """Bytes of one tensor."""
-        return self.blocks * self.block_bytes
+    def geometry(self) -> Geometry:
+        """Return the shape of its caches."""
+        return Geometry(self.tensors, self.blocks, self.block_bytes)
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of all tensors."""
-        return self.tensors * self.tensor_bytes
+        """Bytes of one cache."""
+        return self.geometry.cache_bytes
 
     @property
     def moved_bytes(self) -> int:
@@ -66,39 +72,23 @@ class Work:
         flat: Blocks = (starts + block_list * np.uint64(self.block_bytes)).ravel()
         return flat
 
-    @property
-    def _pieces(self) -> int:
-        """Of a block."""
-        return max(1, self.block_bytes // _PIECE_BYTES)
-
-    def _pattern(self) -> Pattern:
-        return Pattern(self.blocks * self._pieces, self.block_bytes // self._pieces // 8)
-
-    def _in_pieces(self, tensors: list[Words]) -> list[Words]:
-        return [tensor.reshape(self.blocks * self._pieces, -1) for tensor in tensors]
-
-    def _pieces_of(self, block_list: Blocks) -> Blocks:
-        pieces = np.arange(self._pieces, dtype=np.uint64)
-        of_each = block_list[:, np.newaxis] * np.uint64(self._pieces) + pieces
-        flat: Blocks = of_each.ravel()
-        return flat
-
-    def fill(self, tensors: list[Words], owner: int) -> None:
-        """Write what the cache of ``owner`` holds; tensors are arrays of words."""
-        self._pattern().fill(self._in_pieces(tensors), owner, step=0)
+    def fill(self, tensors: list[Words], stamp: Stamp) -> None:
+        """Write the contents that belong to a stamp; tensors are arrays of words."""
+        for index, tensor in enumerate(tensors):
+            fill(tensor, stamp, index)
 
     def check(
-        self, tensors: list[Words], own: int, owner: int, src: Blocks, dst: Blocks, who: str
+        self, tensors: list[Words], own: Stamp, source: Stamp, src: Blocks, dst: Blocks, who: str
     ) -> None:
-        """Look at every byte after ``own`` pulled from ``owner``. Raises RuntimeError."""
-        moved = Moved(owner, self._pieces_of(src), self._pieces_of(dst))
-        wrong = self._pattern().check(self._in_pieces(tensors), own, step=0, moved=moved)
+        """Look at every byte after a pull from the cache with the stamp source into the one with
+        the stamp own. Raises RuntimeError.
+        """
+        blocks = [tensor.reshape(self.blocks, -1) for tensor in tensors]
+        wrong = first_wrong_byte(blocks, own, Moved(source, src, dst))
         if wrong is not None:
-            block, piece = divmod(wrong.block, self._pieces)
-            offset = piece * (self.block_bytes // self._pieces) + wrong.offset
             raise RuntimeError(
-                f"{self.name}, {who}: byte {offset} of block {block} of tensor {wrong.tensor} "
-                f"is 0x{wrong.found:02x}, should be 0x{wrong.wanted:02x}"
+                f"{self.name}, {who}: byte {wrong.offset} of block {wrong.block} of tensor "
+                f"{wrong.tensor} is 0x{wrong.found:02x}, should be 0x{wrong.wanted:02x}"
             )
 
 

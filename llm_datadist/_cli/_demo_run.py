@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 from collections.abc import Iterator
@@ -12,11 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from ._demo_messages import Check, Fill, Link, Open, Opened, Path, Transfer
-from ._geometry import Geometry
-from ._pattern import Blocks, Moved
-from ._processes import Peers
-from ._progress import Progress
+from llm_datadist import LLMRole
+from llm_datadist._tools import engines
+from llm_datadist._tools.engines import Opened
+from llm_datadist._tools.processes import Command, Processes
+from llm_datadist._tools.progress import Progress
+from llm_datadist.testing.actor import ClusterAddress, EngineSpec
+from llm_datadist.testing.pattern import Blocks, Moved, Stamp
+
+from . import _demo_peer
+from ._geometry import KVGeometry
 
 PROMPT, DECODER = "prompt", "decoder"
 CLUSTER_IDS = {PROMPT: 1, DECODER: 2}
@@ -27,6 +31,9 @@ SOURCE_AND_DESTINATION = {"pull": (PROMPT, DECODER), "push": (DECODER, PROMPT)}
 _SLOWEST_BYTES_PER_SECOND = 50e6
 # Between an engine's deadline and ours, in seconds: it is the engine's message that shall be shown.
 _MARGIN = 2.0
+# Tensors of an allocated cache start on pages of the pool.
+POOL_PAGE_SHIFT = 16
+_STAMPS = 1 << 20
 # Starting, linking; and for each transfer: fill, transfer, check.
 _STEPS_BEFORE, _STEPS_EACH = 2, 3
 
@@ -35,7 +42,7 @@ _STEPS_BEFORE, _STEPS_EACH = 2, 3
 class Plan:
     """What to do."""
 
-    geometry: Geometry
+    geometry: KVGeometry
     allocated: bool
     transport: str | None
     rounds: int
@@ -91,8 +98,10 @@ def run(plan: Plan) -> Report:
     steps = _STEPS_BEFORE + _STEPS_EACH * len(SOURCE_AND_DESTINATION) * plan.rounds
     progress = Progress(sys.stderr, steps)
     try:
-        with Peers() as peers:
+        moving = plan.geometry.cache_bytes / _SLOWEST_BYTES_PER_SECOND
+        with Processes(plan.timeout + moving + _MARGIN) as peers:
             report = _Course(plan, peers, progress).run()
+            peers.ask(dict.fromkeys(CLUSTER_IDS, ("finalize",)))
             peers.finish(plan.timeout)
     finally:
         progress.clear()
@@ -100,12 +109,10 @@ def run(plan: Plan) -> Report:
 
 
 class _Course:
-    def __init__(self, plan: Plan, peers: Peers, progress: Progress) -> None:
+    def __init__(self, plan: Plan, peers: Processes, progress: Progress) -> None:
         self._plan = plan
         self._peers = peers
         self._progress = progress
-        moving = plan.geometry.cache_bytes / _SLOWEST_BYTES_PER_SECOND
-        self._patience = plan.timeout + moving + _MARGIN
         self._timeout_ms = max(1, round(plan.timeout * 1000))
 
     def run(self) -> Report:
@@ -117,9 +124,8 @@ class _Course:
             for operation, times in seconds.items():
                 step += 1
                 times.append(self._transfer(operation, step, src, dst))
-        answer = self._peers.ask({DECODER: Path(CLUSTER_IDS[PROMPT])}, self._patience)
-        path, reason = answer[DECODER]
         plan = self._plan
+        path = self._peers.call(DECODER, engines.path_to, CLUSTER_IDS[PROMPT], plan.allocated)
         moved_bytes = plan.moved_blocks * plan.geometry.tensors * plan.geometry.block_bytes
         return Report(
             plan=plan,
@@ -134,41 +140,41 @@ class _Course:
                 )
                 for operation, times in seconds.items()
             ],
-            path=path,
-            path_reason=reason,
+            path=path.path,
+            path_reason=path.reason,
             checked_bytes=step * len(CLUSTER_IDS) * plan.geometry.cache_bytes,
         )
 
     def _start(self) -> dict[str, Opened]:
         self._progress.show("starting two processes")
-        environment = dict(os.environ)
-        if self._plan.transport is not None:
-            environment["LLM_DATADIST_MOCK_TRANSPORT"] = self._plan.transport
-        command = ["demo", "--peer-channel"]
-        pids = {name: self._peers.start(name, command, environment) for name in CLUSTER_IDS}
+        plan = self._plan
+        transport = plan.transport
+        environment = {} if transport is None else {"LLM_DATADIST_MOCK_TRANSPORT": transport}
+        pids = {name: self._peers.start(name, environment) for name in CLUSTER_IDS}
         self._progress.clear()
         started = ", ".join(f"{name} process {pid}" for name, pid in pids.items())
         print(started, file=sys.stderr, flush=True)
+        geometry = plan.geometry.cache()
         opened = self._peers.ask(
-            {
-                name: Open(
-                    role=name,
-                    cluster_id=cluster_id,
-                    geometry=self._plan.geometry,
-                    allocated=self._plan.allocated,
-                    timeout_ms=self._timeout_ms,
-                    corrupt=self._plan.corrupt,
-                )
-                for name, cluster_id in CLUSTER_IDS.items()
-            },
-            self._patience,
+            {name: (_demo_peer.open_with_cache, self._spec(name), geometry) for name in CLUSTER_IDS}
         )
         self._progress.advance()
         return opened
 
+    def _spec(self, name: str) -> EngineSpec:
+        pool = self._plan.geometry.cache().pool_bytes(POOL_PAGE_SHIFT)
+        return EngineSpec(
+            CLUSTER_IDS[name],
+            LLMRole[name.upper()],
+            engines.LISTEN,
+            sync_timeout_ms=self._timeout_ms,
+            device_pool=pool if self._plan.allocated else 0,
+            page_shift=POOL_PAGE_SHIFT,
+        )
+
     def _link(self, address: tuple[str, int]) -> None:
-        request = Link(CLUSTER_IDS[PROMPT], address, self._timeout_ms)
-        self._do("linking", {DECODER: request})
+        prompt = ClusterAddress(CLUSTER_IDS[PROMPT], address)
+        self._do("linking", {DECODER: (engines.link, prompt, self._timeout_ms)})
 
     def _block_lists(self) -> Iterator[tuple[Blocks, Blocks]]:
         for number in range(self._plan.rounds):
@@ -181,21 +187,29 @@ class _Course:
 
     def _transfer(self, operation: str, step: int, src: Blocks, dst: Blocks) -> float:
         source, destination = SOURCE_AND_DESTINATION[operation]
-        self._do(f"before {operation}: filling", dict.fromkeys(CLUSTER_IDS, Fill(step)))
-        request = Transfer(operation, CLUSTER_IDS[PROMPT], src, dst)
-        answers = self._do(operation, {DECODER: request})
+        stamps = {name: _stamp(name, step) for name in CLUSTER_IDS}
+        fills = {name: ("fill", _demo_peer.CACHE, stamp) for name, stamp in stamps.items()}
+        self._do(f"before {operation}: filling", fills)
+        transfer = (_demo_peer.timed_transfer, operation, CLUSTER_IDS[PROMPT], src, dst)
+        answers = self._do(operation, {DECODER: transfer})
         # The source must be as it was, and so must the other blocks of the destination.
+        moved = {source: None, destination: Moved(stamps[source], src, dst)}
         checks = {
-            source: Check(step, None),
-            destination: Check(step, Moved(CLUSTER_IDS[source], src, dst)),
+            name: (_demo_peer.check, stamps[name], what, self._plan.corrupt)
+            for name, what in moved.items()
         }
         self._do(f"after {operation}: checking", checks)
         seconds = answers[DECODER]
         assert isinstance(seconds, float)
         return seconds
 
-    def _do(self, what: str, requests: dict[str, Any]) -> dict[str, Any]:
+    def _do(self, what: str, commands: dict[str, Command]) -> dict[str, Any]:
         self._progress.show(what)
-        answers = self._peers.ask(requests, self._patience)
+        answers = self._peers.ask(commands)
         self._progress.advance()
         return answers
+
+
+def _stamp(name: str, step: int) -> Stamp:
+    """Return what a peer fills its cache with at a step: nobody's contents of the steps before."""
+    return (len(CLUSTER_IDS) * step + CLUSTER_IDS[name]) % _STAMPS

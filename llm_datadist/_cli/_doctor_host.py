@@ -10,8 +10,9 @@ import os
 import resource
 import socket
 
+from llm_datadist._tools.units import in_words
+
 from ._findings import Finding, Machine, ok, warn
-from ._geometry import in_words
 from ._probe import Tried
 
 SCOPE_VARIABLE = "LLM_DATADIST_MOCK_PTRACE_SCOPE_FILE"

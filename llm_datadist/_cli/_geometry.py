@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llm_datadist.testing import Geometry
 
 # Bytes of an element, and the name of the DataType.
 DTYPES = {
@@ -27,15 +31,10 @@ MODELS = {
 }
 DEFAULT_MODEL = "llama-3-8b"
 
-# An interpreter with numpy and the engine's buffers, beside the cache.
-PROCESS_OVERHEAD = 96 << 20
-# Tensors of an allocated cache start on pages of the pool.
-POOL_PAGE_SHIFT = 16
-
 
 @dataclass(frozen=True)
-class Geometry:
-    """A paged KV cache: a tensor of K and one of V for each layer, each made of blocks."""
+class KVGeometry:
+    """The paged KV cache of a model: a tensor of K and one of V for each layer."""
 
     layers: int
     kv_heads: int
@@ -50,41 +49,26 @@ class Geometry:
         return 2 * self.layers
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """The shape of one tensor."""
-        return (self.blocks, self.block_tokens, self.kv_heads, self.head_dim)
-
-    @property
     def block_bytes(self) -> int:
         """Bytes of one block in one tensor."""
         return self.block_tokens * self.kv_heads * self.head_dim * DTYPES[self.dtype][0]
 
     @property
-    def tensor_bytes(self) -> int:
-        """Bytes of one tensor."""
-        return self.blocks * self.block_bytes
-
-    @property
     def cache_bytes(self) -> int:
         """Bytes of all tensors."""
-        return self.tensors * self.tensor_bytes
+        return self.tensors * self.blocks * self.block_bytes
 
-    @property
-    def pool_bytes(self) -> int:
-        """Bytes of a pool that holds the cache."""
-        page = 1 << POOL_PAGE_SHIFT
-        return self.tensors * ((self.tensor_bytes + page - 1) // page) * page
+    def cache(self) -> Geometry:
+        """Return it as the peers know it."""
+        from llm_datadist.data_type import DataType
+        from llm_datadist.testing import Geometry
+
+        data_type = DataType[DTYPES[self.dtype][1]]
+        block_shape = (self.block_tokens, self.kv_heads, self.head_dim)
+        return Geometry(self.tensors, self.blocks, self.block_bytes, data_type, block_shape)
 
     def __str__(self) -> str:
         return (
             f"{self.layers} layers, K and V, {self.kv_heads} KV heads x {self.head_dim}, "
             f"{self.block_tokens} tokens a block, {self.dtype}"
         )
-
-
-def in_words(size: int) -> str:
-    """Return a number of bytes for people: "16 MiB", "1.5 GiB"."""
-    for shift, unit in ((50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if size >= 1 << shift:
-            return f"{size / (1 << shift):.4g} {unit}"
-    return f"{size} bytes"

@@ -6,13 +6,18 @@ Loading a library runs its code, and that of what it needs: it may end the proce
 
 from __future__ import annotations
 
+import os
+import pickle
+import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ._host import AvailableMemory, UsableCpus, cpus_of, memory_of
-from ._processes import PeerFailure, Peers, serve
+from llm_datadist._tools.host import AvailableMemory, UsableCpus, cpus_of, memory_of
+
 from ._variables import Variable, of_mock
 
 if TYPE_CHECKING:
@@ -23,7 +28,12 @@ if TYPE_CHECKING:
 PATIENCE = 120.0
 # Instead of a library: the one that would be chosen, and an engine on it.
 BACKEND = "backend"
-_CHILD = "probing"
+# The entry that finds this package, and not another of its name; see its own comment. No peer of
+# llm_datadist.testing: this must run where numpy is missing, too.
+_ENTRY = os.path.join(
+    os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))),
+    "llm_datadist_cffi_cli.py",
+)
 
 
 @dataclass(frozen=True)
@@ -57,19 +67,41 @@ def in_child(what: str, environ: Mapping[str, str], patience: float = PATIENCE) 
         environ: of the child.
         patience: seconds to wait.
     """
+    command = [sys.executable, _ENTRY, "doctor", "--probe", what]
     try:
-        with Peers() as peers:
-            peers.start(_CHILD, ["doctor", "--probe-channel"], environ)
-            tried = peers.ask({_CHILD: what}, patience)[_CHILD]
-    except PeerFailure as failure:
-        return Tried(error=str(failure), kind=type(failure).__name__)
+        child = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            env=dict(environ),
+            timeout=patience,
+        )
+    except subprocess.TimeoutExpired as late:
+        # It may have answered, and hang in its end.
+        answered, end = late.stdout, f"no answer within {patience:g} seconds from: probing"
+    else:
+        answered, code = child.stdout, child.returncode
+        killed = f"was killed by {signal.Signals(-code).name}" if code < 0 else ""
+        end = f"the probing process {killed or f'ended with exit status {code}'}"
+    if not answered:
+        return Tried(error=end, kind="NoAnswer")
+    tried = pickle.loads(answered)
     assert isinstance(tried, Tried)
     return tried
 
 
-def answer(channel: int) -> int:
-    """Be that child process, given the channel's descriptor; returns the exit status."""
-    serve(channel, lambda what: _choose() if what == BACKEND else _load(what))
+def answer(what: str) -> int:
+    """Be that child process: try it and write what came of it; returns the exit status."""
+    # Ctrl-C in a terminal reaches both processes; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What a library prints goes where the parent's log lines do.
+    with os.fdopen(os.dup(1), "wb") as parent:
+        os.dup2(2, 1)
+        try:
+            tried = _choose() if what == BACKEND else _load(what)
+        except Exception as error:  # numpy may be missing, for instance: that is what came of it
+            tried = _failed(error)
+        parent.write(pickle.dumps(tried))
     return 0
 
 

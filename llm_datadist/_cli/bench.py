@@ -28,8 +28,10 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from llm_datadist._tools.outcome import Refusal, finish
+from llm_datadist._tools.progress import Progress
+
 from ._arguments import names, positive
-from ._outcome import Refusal, finish
 
 if TYPE_CHECKING:
     from llm_datadist._bench.work import Work
@@ -81,15 +83,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="draw the sweeps (without --sweep: size) into this PNG file; needs matplotlib, which "
         "the extra 'plot' installs",
     )
-    parser.add_argument("--peer-channel", type=int, metavar="FD", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the benchmarks, or one of their processes; returns the exit status."""
-    if args.peer_channel is not None:
-        from llm_datadist._bench import package
-
-        return package.main(args.peer_channel)
+    """Run the benchmarks; returns the exit status."""
     return finish("bench", args.json, lambda: _result(args))
 
 
@@ -99,8 +96,6 @@ def _result(args: argparse.Namespace) -> str:
         _refuse_what_cannot_be_drawn(args.plot)
 
     from llm_datadist._bench import course, output, results
-
-    from ._progress import Progress
 
     plan = course.Plan([results.PATHS[name] for name in args.path], _works(args), args.rounds)
     progress = Progress(sys.stderr, len(plan.paths) * plan.steps_of_a_path)

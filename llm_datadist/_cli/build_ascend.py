@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._progress import Progress
+from llm_datadist._tools.progress import Progress
 
 if TYPE_CHECKING:
     from llm_datadist._native.building import Target

@@ -15,18 +15,13 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from llm_datadist._tools.host import available_memory
+from llm_datadist._tools.outcome import Refusal, finish
+from llm_datadist._tools.table import lay_out
+from llm_datadist._tools.units import in_words
+
 from ._arguments import names, positive, seconds
-from ._geometry import (
-    DEFAULT_MODEL,
-    DTYPES,
-    MODELS,
-    PROCESS_OVERHEAD,
-    Geometry,
-    in_words,
-)
-from ._host import available_memory
-from ._outcome import Refusal, finish
-from ._table import lay_out
+from ._geometry import DEFAULT_MODEL, DTYPES, MODELS, KVGeometry
 
 if TYPE_CHECKING:
     from . import _demo_run
@@ -99,20 +94,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--corrupt-for-test", choices=["addressed", "untouched"], default="", help=argparse.SUPPRESS
     )
-    parser.add_argument("--peer-channel", type=int, metavar="FD", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo, or one of its two processes; returns the exit status."""
-    # numpy and the engine are not imported to print a help text.
-    if args.peer_channel is not None:
-        from . import _demo_peer
-
-        return _demo_peer.main(args.peer_channel)
+    """Run the demo; returns the exit status."""
     return finish("demo", args.json, lambda: _result(args))
 
 
 def _result(args: argparse.Namespace) -> str:
+    # numpy and the engine are not imported to print a help text.
     from . import _demo_run
 
     geometry = _geometry(args)
@@ -131,9 +121,9 @@ def _result(args: argparse.Namespace) -> str:
     return json.dumps(_for_machines(report)) if args.json else _table(report)
 
 
-def _geometry(args: argparse.Namespace) -> Geometry:
+def _geometry(args: argparse.Namespace) -> KVGeometry:
     layers, kv_heads, head_dim = MODELS[args.model]
-    geometry = Geometry(
+    geometry = KVGeometry(
         layers=args.layers or layers,
         kv_heads=args.kv_heads or kv_heads,
         head_dim=args.head_dim or head_dim,
@@ -152,8 +142,10 @@ def _geometry(args: argparse.Namespace) -> Geometry:
     return geometry
 
 
-def _refuse_what_does_not_fit(geometry: Geometry) -> None:
-    needed = 2 * (geometry.pool_bytes + PROCESS_OVERHEAD)
+def _refuse_what_does_not_fit(geometry: KVGeometry) -> None:
+    from llm_datadist._tools.processes import PROCESS_OVERHEAD
+
+    needed = 2 * (geometry.cache().pool_bytes() + PROCESS_OVERHEAD)
     available = available_memory()
     if needed > available.bytes:
         block = geometry.tensors * geometry.block_bytes

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ._progress import Progress
+from llm_datadist._tools.progress import Progress
 
 if TYPE_CHECKING:
     from ._findings import Finding, Machine
@@ -35,16 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--options", action="store_true", help="print every member of LLMConfig and its option"
     )
-    parser.add_argument("--probe-channel", type=int, metavar="FD", help=argparse.SUPPRESS)
+    parser.add_argument("--probe", metavar="WHAT", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Examine the machine, or be a process that tries a library; returns the exit status."""
     # Nothing of this is imported to print a help text.
-    if args.probe_channel is not None:
+    if args.probe is not None:
         from . import _probe
 
-        return _probe.answer(args.probe_channel)
+        return _probe.answer(args.probe)
     if args.variables or args.options:
         return _print_tables(args)
     from ._findings import Machine
@@ -65,9 +65,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_tables(args: argparse.Namespace) -> int:
+    from llm_datadist._tools.table import lay_out
+
     from . import _variables
     from ._probe import in_child
-    from ._table import lay_out
 
     tables = []
     if args.variables:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One open engine: marshals, calls the library, and raises what it answers.
 
-Each method is one function of the header. Objects that outlive the engine's finalize (a
-CacheManager, a running CacheTask) keep the Engine alive: the library then answers their calls with
-a status, and the handle ends with the last of them.
+Each method is one function of the header. A running CacheTask and calls that other threads make
+keep the Engine alive while it is finalized: the library then answers them with
+LLM_ENGINE_FINALIZED, and the handle ends with the last of them.
 """
 
 from __future__ import annotations
@@ -86,6 +86,11 @@ class Engine:
         # time. list.pop and list.append are atomic.
         self._pull_frames: list[PullFrame] = []
         self._push_frames: list[PushFrame] = []
+
+    @property
+    def opened(self) -> Engine:
+        """The engine itself; what stands in for it after finalize() raises here."""
+        return self
 
     def error(self, name: str, status: int) -> LLMException:
         """Make the exception of this thread's last call, which answered a status that is not

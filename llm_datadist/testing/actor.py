@@ -49,7 +49,8 @@ class EngineSpec:
     """What LLMDataDist is made with.
 
     environment is set in the peer's process before init; None takes a variable away. options are
-    added to those of the other members. Pools are in bytes; 0 is no pool.
+    added to those of the other members. Pools are in bytes, 0 is no pool; page_shift is log2 of the
+    bytes of their pages, where it shall not be the default.
     """
 
     cluster_id: int
@@ -59,6 +60,8 @@ class EngineSpec:
     sync_timeout_ms: int | None = None
     device_pool: int = 0
     host_pool: int = 0
+    page_shift: int | None = None
+    several_in_a_process: bool = False
     environment: Mapping[str, str | None] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
 
@@ -67,15 +70,26 @@ class EngineSpec:
         config = LLMConfig()
         config.enable_cache_manager = True
         config.enable_remote_cache_accessible = self.one_sided
+        config.allow_multiple_instances = self.several_in_a_process
         if self.listen is not None:
             config.listen_ip_info = self.listen
         if self.sync_timeout_ms is not None:
             config.sync_kv_timeout = self.sync_timeout_ms
         if self.device_pool:
-            config.mem_pool_cfg = json.dumps({"memory_size": self.device_pool})
+            config.mem_pool_cfg = self._pool(self.device_pool)
         if self.host_pool:
-            config.host_mem_pool_cfg = json.dumps({"memory_size": self.host_pool})
+            config.host_mem_pool_cfg = self._pool(self.host_pool)
         return {**config.generate_options(), **self.options}
+
+    def _pool(self, size: int) -> str:
+        pages = {} if self.page_shift is None else {"page_shift": self.page_shift}
+        return json.dumps({"memory_size": size, **pages})
+
+    def open(self) -> LLMDataDist:
+        """Make and initialise an LLMDataDist in this process, whose environment stays as it is."""
+        datadist = LLMDataDist(self.role, self.cluster_id)
+        datadist.init(self.make_options())
+        return datadist
 
 
 @dataclass(frozen=True)
@@ -144,6 +158,7 @@ class Actor:
     def __init__(self, announce: Callable[[str], None]) -> None:
         self.announce = announce
         self.caches: dict[str, HeldCache] = {}
+        self.kept: Any = None  # what functions of the test leave to each other
         self.device_id = 0
         self._datadist: LLMDataDist | None = None
         self._flags: dict[str, threading.Event] = {}
@@ -188,6 +203,7 @@ class Actor:
                 each.release()
         self.caches.clear()
         self._flags.clear()
+        self.kept = None
         for name, value in self._environment.items():
             _set_environment(name, value)
         self._environment.clear()
@@ -203,11 +219,13 @@ class Actor:
         self,
         name: str,
         geometry: Geometry,
-        stamp: Stamp,
+        stamp: Stamp | None,
         model_id: int | None = None,
         placement: Placement = Placement.DEVICE,
     ) -> tuple[int, list[int]]:
-        """Allocate a blocks cache and fill it; returns its id and addresses."""
+        """Allocate a blocks cache and fill it, unless there is no stamp; returns its id and
+        addresses.
+        """
         cache = self.datadist.cache_manager.allocate_blocks_cache(
             geometry.desc(placement), self._key(model_id)
         )

@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 from ..cache import Placement
 from . import device
 
-__all__ = ["KINDS", "Memory", "bytes_at", "copied_by", "make", "of_client", "read", "write"]
+__all__ = [
+    "KINDS",
+    "Memory",
+    "bytes_at",
+    "copied_by",
+    "make",
+    "of_client",
+    "read",
+    "words_at",
+    "write",
+]
 
 Bytes = NDArray[np.uint8]
 
@@ -39,6 +49,11 @@ def bytes_at(address: int, size: int) -> Bytes:
         memoryview((ctypes.c_char * size).from_address(address)), np.uint8
     )
     return content
+
+
+def words_at(address: int, words: int) -> NDArray[np.uint64]:
+    """Return the memory at an address of this process as 8-byte words."""
+    return bytes_at(address, 8 * words).view(np.uint64)
 
 
 def copied_by(placement: Placement, device_id: int) -> int | None:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Callable
@@ -29,6 +30,8 @@ __all__ = ["DeadlineError", "Peer", "PeerCache", "PeerCall", "PeerGoneError", "c
 
 # A command that has no deadline of its own is stuck after this many seconds.
 PATIENCE = float(os.environ.get("LLM_DATADIST_TEST_PATIENCE", "30"))
+
+_PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
 
 
 class DeadlineError(AssertionError):
@@ -55,22 +58,17 @@ class PeerCall:
     def __init__(self, peer: Peer, what: str) -> None:
         self._peer = peer
         self._what = what
-        self._answered = threading.Event()
-        self._value: Any = None
-        self._failure: Failure | None = None
-        self._lost = False
+        # None: there will be no answer, because the process is gone.
+        self.response: Future[Response | None] = Future()
 
     def done(self) -> bool:
         """Tell whether there is an answer."""
-        return self._answered.is_set()
+        return self.response.done()
 
-    def answer(self, response: Response | None) -> None:
-        """Take the answer; None: there will be none, because the process is gone."""
-        if response is None:
-            self._lost = True
-        else:
-            self._value, self._failure = response.value, response.failure
-        self._answered.set()
+    def failure(self) -> Failure | None:
+        """Return the exception of a command that is done, as it travelled; None: there is none."""
+        response = self.response.result(0)
+        return None if response is None else response.failure
 
     def result(self, seconds: float = PATIENCE) -> Any:
         """Wait for the answer and return the value, or raise the exception that the command raised.
@@ -78,17 +76,19 @@ class PeerCall:
         Raises DeadlineError, after the peer has written the stacks of its threads to stderr, and
         PeerGoneError.
         """
-        if not self._answered.wait(seconds):
+        if not wait([self.response], seconds).done:
             self._peer.dump_stacks()
             raise DeadlineError(f"{self._peer}: no answer to {self._what} within {seconds} s")
-        if self._lost:
+        response = self.response.result()
+        if response is None:
             raise PeerGoneError(f"{self._peer}: gone before it answered {self._what}")
-        if self._failure is None:
-            return self._value
-        cause = _RemoteTrace(self._failure.trace)
-        if self._failure.pickled is None:
-            raise AssertionError(f"{self._peer}: {self._what} raised") from cause
-        raise pickle.loads(self._failure.pickled) from cause
+        failure = response.failure
+        if failure is None:
+            return response.value
+        cause = _RemoteTrace(failure.trace)
+        if failure.pickled is None:
+            raise AssertionError(f"{self._peer}: {self._what} raised {failure.text}") from cause
+        raise pickle.loads(failure.pickled) from cause
 
     def exception(self, seconds: float = PATIENCE) -> BaseException | None:
         """Wait for the answer and return the exception that the command raised, or None."""
@@ -150,7 +150,8 @@ class Peer:
         self._calls: dict[int, PeerCall] = {}
         self._announced: Counter[str] = Counter()
         self._last_number = 0
-        self._gone = False
+        # Done when the process has closed its end.
+        self.gone: Future[None] = Future()
         self._reader = threading.Thread(target=self._read, name="peer reader", daemon=True)
         self._reader.start()
 
@@ -158,6 +159,8 @@ class Peer:
     def start(cls, environment: Mapping[str, str | None] | None = None) -> Peer:
         """Start a process, with additional environment variables (None takes one away); does not
         wait for it.
+
+        What it writes to stdout goes to stderr of this process.
         """
         own, others = socket.socketpair()
         variables = dict(os.environ)
@@ -170,9 +173,10 @@ class Peer:
         variables["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         with others:
             process = subprocess.Popen(
-                [sys.executable, "-m", "llm_datadist.testing", str(others.fileno())],
+                [sys.executable, _PROGRAM, str(others.fileno())],
                 pass_fds=[others.fileno()],
                 stdin=subprocess.DEVNULL,
+                stdout=2,
                 env=variables,
             )
         return cls(process, Channel(own))
@@ -199,14 +203,14 @@ class Peer:
                     self._lock.notify_all()
                     continue
                 call = self._calls.pop(message.number)
-            call.answer(message)
+            call.response.set_result(message)
         with self._lock:
-            self._gone = True
+            self.gone.set_result(None)
             lost = list(self._calls.values())
             self._calls.clear()
             self._lock.notify_all()
         for call in lost:
-            call.answer(None)
+            call.response.set_result(None)
 
     def _send(
         self,
@@ -218,7 +222,7 @@ class Peer:
         name = command if isinstance(command, str) else command.__name__
         call = PeerCall(self, name)
         with self._lock:
-            if self._gone:
+            if self.gone.done():
                 raise PeerGoneError(f"{self}: gone before it was told to {name}")
             self._last_number += 1
             number = self._last_number
@@ -235,10 +239,14 @@ class Peer:
 
         Functions must be importable by name. Raises as PeerCall.result() does.
         """
-        return self._send(command, args, options, on_own_thread=False).result()
+        return self.tell(command, *args, **options).result()
+
+    def tell(self, command: str | Callable[..., Any], *args: Any, **options: Any) -> PeerCall:
+        """The same without waiting."""
+        return self._send(command, args, options, on_own_thread=False)
 
     def start_call(self, command: str | Callable[..., Any], *args: Any, **options: Any) -> PeerCall:
-        """The same on a thread of its own in the peer, without waiting."""
+        """The same on a thread of its own in the peer."""
         return self._send(command, args, options, on_own_thread=True)
 
     def wait_for(self, text: str, times: int = 1, seconds: float = PATIENCE) -> None:
@@ -248,7 +256,7 @@ class Peer:
         end = time.monotonic() + seconds
         with self._lock:
             while self._announced[text] < times:
-                if self._gone:
+                if self.gone.done():
                     raise PeerGoneError(f"{self}: gone before it announced {text!r}")
                 if not self._lock.wait(max(0.0, end - time.monotonic())):
                     raise DeadlineError(f"{self}: did not announce {text!r} within {seconds} s")
@@ -274,6 +282,7 @@ class Peer:
         sync_timeout_ms: int | None = None,
         device_pool: int = 0,
         host_pool: int = 0,
+        page_shift: int | None = None,
         environment: Mapping[str, str | None] | None = None,
         options: Mapping[str, str] | None = None,
     ) -> tuple[str, int] | None:
@@ -286,8 +295,9 @@ class Peer:
             sync_timeout_ms,
             device_pool,
             host_pool,
-            environment or {},
-            options or {},
+            page_shift,
+            environment=environment or {},
+            options=options or {},
         )
         self.cluster_id = cluster_id
         self.listen_address = self.call("init", spec)
@@ -297,11 +307,11 @@ class Peer:
         self,
         name: str,
         geometry: Geometry,
-        stamp: Stamp,
+        stamp: Stamp | None,
         model_id: int | None = None,
         placement: Placement = Placement.DEVICE,
     ) -> PeerCache:
-        """Allocate a blocks cache and fill it."""
+        """Allocate a blocks cache and fill it, unless there is no stamp."""
         cache_id, addrs = self.call("allocate", name, geometry, stamp, model_id, placement)
         return PeerCache(self, name, geometry, stamp, cache_id, tuple(addrs))
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process of a peer: takes commands from the test that started it, until that hangs up.
 
-    python -m llm_datadist.testing DESCRIPTOR
-
 Commands run on the main thread, one after the other, or each on a thread of its own, as the test
 asked.
 """
@@ -16,6 +14,7 @@ import socket
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Callable
 
@@ -40,6 +39,7 @@ class Failure:
     """An exception on its way to the test, where it is raised again."""
 
     pickled: bytes | None  # None: the exception cannot travel
+    text: str  # its class, and what it says
     trace: str
 
 
@@ -60,20 +60,26 @@ class Announcement:
 
 
 def _failure(error: BaseException) -> Failure:
+    text = f"{type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     try:
         pickled = pickle.dumps(error)
         pickle.loads(pickled)
     except Exception as unpicklable:
-        return Failure(None, f"{trace}(it cannot be pickled: {unpicklable})")
-    return Failure(pickled, trace)
+        return Failure(None, text, f"{trace}(it cannot be pickled: {unpicklable})")
+    return Failure(pickled, text, trace)
 
 
 def _serve(channel: Channel) -> Callable[[], Any] | None:
     """Run commands until the test hangs up; in a forked child return what it shall do."""
     from .actor import Actor, InForkedChildError
 
-    actor = Actor(lambda text: channel.send(Announcement(text)))
+    def send(message: Response | Announcement) -> None:
+        # The test may be gone, which the next receive() tells.
+        with suppress(OSError):
+            channel.send(message)
+
+    actor = Actor(lambda text: send(Announcement(text)))
 
     def run(request: Request) -> None:
         try:
@@ -84,9 +90,9 @@ def _serve(channel: Channel) -> Callable[[], Any] | None:
             response = Response(request.number, value)
         except Exception as error:
             response = Response(request.number, failure=_failure(error))
-        channel.send(response)
+        send(response)
 
-    channel.send(Announcement("ready"))
+    send(Announcement("ready"))
     while True:
         try:
             request: Request = channel.receive()

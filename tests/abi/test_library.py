@@ -176,10 +176,19 @@ def test_a_smaller_struct_lacks_what_it_lacks(mock_library):
     lib.lldd_engine_free(handle[0])
 
 
-def test_a_closed_engine_answers_a_status(mock_library, engine):
+def test_a_closed_engine_answers_a_status(mock_library, engine, parsed):
+    """Every function that takes an engine, whatever its other arguments are."""
     ffi, lib = mock_library.ffi, mock_library.lib
+    calls = {
+        name: [ffi.cast(kind, 0) for kind in ffi.typeof(getattr(lib, name)).args[1:]]
+        for name in parsed.functions
+        if ffi.typeof(getattr(lib, name)).args[:1] == (ffi.typeof("lldd_engine *"),)
+    }
+    del calls["lldd_engine_free"]
+    assert calls.pop("lldd_engine_close") == []
+    assert len(calls) > 15
     assert lib.lldd_engine_close(engine) == lib.LLDD_SUCCESS
     assert lib.lldd_engine_close(engine) == lib.LLDD_SUCCESS
-    assert lib.lldd_cache_unregister(engine, 1) == lib.LLDD_FAILED
-    assert lib.lldd_cache_deallocate(engine, 1) == lib.LLDD_PARAM_INVALID
-    assert "closed" in ffi.string(lib.lldd_last_error()).decode()
+    for name, nothing in calls.items():
+        assert getattr(lib, name)(engine, *nothing) == lib.LLDD_ENGINE_FINALIZED, name
+        assert "closed" in ffi.string(lib.lldd_last_error()).decode()

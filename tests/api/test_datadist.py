@@ -5,10 +5,16 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 
 import pytest
 
 from llm_datadist import (
+    BlocksCacheKey,
+    Cache,
+    CacheDesc,
+    DataType,
+    LayerSynchronizer,
     LLMClusterInfo,
     LLMConfig,
     LLMDataDist,
@@ -17,8 +23,10 @@ from llm_datadist import (
     LLMRole,
     LLMStatusCode,
     RegisterMemStatus,
+    TransferWithCacheKeyConfig,
 )
 from llm_datadist.introspection import Counters, LinkInfo, LinkState, MemoryKind, PathInfo
+from llm_datadist.testing import eventually
 from llm_datadist.utils.log import get_logger
 
 S = LLMStatusCode
@@ -185,15 +193,27 @@ class TestLife:
         assert_status(lambda: datadist.check_link_status(1), S.LLM_PARAM_INVALID)
 
     def test_the_handle_ends_with_the_last_user(self, native, open_datadist):
+        class Held(LayerSynchronizer):
+            go_on = threading.Event()
+
+            def synchronize_layer(self, layer_index, timeout_in_millis):
+                return self.go_on.wait(30)
+
         datadist = open_datadist()
-        manager = datadist.cache_manager
+        manager, synchronizer = datadist.cache_manager, Held()
+        cache = Cache(1, CacheDesc(2, [1, 8], DataType.DT_INT8), [8, 16], True)
+        config = TransferWithCacheKeyConfig(BlocksCacheKey(2), range(1), range(1))
+        task = manager.transfer_cache_async(cache, synchronizer, [config], [0], [0])
         datadist.finalize()
         gc.collect()
+        # The manager that is kept does not need it, the task does.
         assert native.of("engine_free") == []
-        manager.unregister_cache(1)
-        del manager
+        synchronizer.go_on.set()
+        assert task.synchronize(30_000) is S.LLM_SUCCESS
+        del task
         gc.collect()
-        assert len(native.of("engine_free")) == 1
+        eventually(lambda: len(native.of("engine_free")) == 1, "the handle is freed")
+        assert_status(lambda: manager.unregister_cache(1), S.LLM_ENGINE_FINALIZED)
 
     @pytest.mark.rule("C1.4-9", "C1.4.1-25")
     def test_finalize_never_raises(self, native, open_datadist, log_lines):

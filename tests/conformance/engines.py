@@ -24,15 +24,14 @@ from llm_datadist import (
     CacheKeyByIdAndIndex,
     DataType,
     LLMClusterInfo,
-    LLMConfig,
     LLMDataDist,
-    LLMRole,
     Placement,
 )
 from llm_datadist.cache_manager import CacheManager
 from llm_datadist.introspection import MemoryKind
 from llm_datadist.testing import device
 from llm_datadist.testing import memory as memories
+from llm_datadist.testing.actor import EngineSpec
 from llm_datadist.testing.memory import Memory
 from tests.conformance.paths import LISTEN, Path
 from tests.conformance.stage import OWNER, PULLER
@@ -208,22 +207,20 @@ class Engines:
         if path is not None:
             for name, value in path.environment.items():
                 self.monkeypatch.setenv(name, value)
-        config = LLMConfig()
-        config.enable_cache_manager = True
-        config.enable_remote_cache_accessible = one_sided
-        config.allow_multiple_instances = True
-        config.listen_ip_info = LISTEN
-        if pool:
-            config.mem_pool_cfg = pool_config(pool, page_shift)
-        if host_pool:
-            config.host_mem_pool_cfg = pool_config(host_pool, page_shift)
-        if timeout_ms is not None:
-            config.sync_kv_timeout = timeout_ms
-        datadist = LLMDataDist(LLMRole.MIX, cluster_id)
-        options = {**config.generate_options(), **device.options_of(len(self.made))}
-        datadist.init(options)
+        spec = EngineSpec(
+            cluster_id,
+            listen=LISTEN,
+            one_sided=one_sided,
+            sync_timeout_ms=timeout_ms,
+            device_pool=pool,
+            host_pool=host_pool,
+            page_shift=page_shift,
+            several_in_a_process=True,
+            options=device.options_of(len(self.made)),
+        )
+        datadist = spec.open()
         memory = MemoryKind.ALLOCATED if path is None else path.memory
-        self.made.append(EngineHere(datadist, memory, device_id=device.id_of(options)))
+        self.made.append(EngineHere(datadist, memory, device_id=device.id_of(spec.options)))
         return self.made[-1]
 
     def two(

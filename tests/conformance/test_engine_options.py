@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import socket
 import time
@@ -18,7 +19,6 @@ from llm_datadist import (
     CacheKey,
     CacheKeyByIdAndIndex,
     DataType,
-    LayerSynchronizer,
     LLMClusterInfo,
     LLMDataDist,
     LLMDataDistWarning,
@@ -31,10 +31,13 @@ from llm_datadist import (
     TransferWithCacheKeyConfig,
     backend_info,
 )
+from llm_datadist.cache_manager import CacheManager
 from llm_datadist.introspection import MemoryKind
-from llm_datadist.testing import Resources, eventually, leaked
+from llm_datadist.testing import Resources, device, eventually, leaked
 from tests.conformance.engines import Engines, by_id, cluster_of
-from tests.conformance.refusals import check_refusal, refused, refused_by_engine
+from tests.conformance.layers import Ready
+from tests.conformance.refusals import refused, refused_by_engine
+from tests.conformance.stage import OWNER
 
 S = LLMStatusCode
 Open = Callable[..., LLMDataDist]
@@ -244,15 +247,19 @@ def test_c1_9_8_a_cpu_cache_is_no_cache_of_the_engine(engines: Engines) -> None:
     assert [bytes(tensor[2]) for tensor in paged.tensors] == [bytes(t[1]) for t in own.tensors]
 
 
-class Always(LayerSynchronizer):
-    def synchronize_layer(self, layer_index: int, timeout_in_millis: int | None) -> bool:
-        return True
+def operations_of(manager: CacheManager) -> dict[str, Callable[..., object]]:
+    """Its methods by name: all that are public, but for a check without state and a hook."""
+    names = {name for name, member in vars(CacheManager).items() if inspect.isfunction(member)}
+    return {
+        name: getattr(manager, name)
+        for name in names - {"set_is_call_linked"}
+        if not name.startswith("_")
+    }
 
 
-@pytest.mark.rule("C1.10-1", "C1.10-2")
+@pytest.mark.rule("C1.10-1", "C1.10-2", "C2.1-8", "C10-20")
 def test_c1_10_1_a_manager_that_is_kept_after_finalize(engines: Engines) -> None:
-    pool = 1 << 20
-    kept, other = engines.two(host_pool=pool)
+    kept, other = engines.two(host_pool=1 << 20)
     manager = kept.manager
     contiguous, blocks = kept.contiguous().cache, kept.paged(model_id=0).cache
     addrs = list(contiguous.tensor_addrs)
@@ -260,39 +267,47 @@ def test_c1_10_1_a_manager_that_is_kept_after_finalize(engines: Engines) -> None
         CacheDesc(4, [16, 64], DataType.DT_INT8, Placement.HOST), blocks.tensor_addrs
     )
     engines.link(other, kept)
+    operations = operations_of(manager)
     kept.datadist.finalize()
-    desc = contiguous.cache_desc
+    desc, synchronizer = contiguous.cache_desc, Ready()
     key, by_number = BlocksCacheKey(2), CacheKeyByIdAndIndex(2, 1)
-    failed = {
-        "allocate_cache": lambda: manager.allocate_cache(desc),
-        "allocate_blocks_cache": lambda: manager.allocate_blocks_cache(desc),
-        "register_cache": lambda: manager.register_cache(desc, addrs),
-        "register_blocks_cache": lambda: manager.register_blocks_cache(desc, addrs),
-        "unregister_cache": lambda: manager.unregister_cache(1),
-    }
-    invalid = {
-        "deallocate_cache": lambda: manager.deallocate_cache(contiguous),
-        "deallocate_blocks_cache": lambda: manager.deallocate_blocks_cache(blocks),
-        "pull_cache": lambda: manager.pull_cache(by_number, contiguous),
-        "pull_blocks": lambda: manager.pull_blocks(key, blocks, [0], [0]),
-        "push_cache": lambda: manager.push_cache(by_number, contiguous),
-        "push_blocks": lambda: manager.push_blocks(key, blocks, [0], [0]),
-        "copy_cache": lambda: manager.copy_cache(contiguous, contiguous, 1),
-        "copy_blocks": lambda: manager.copy_blocks(blocks, {0: [1]}),
-        "swap_blocks": lambda: manager.swap_blocks(cpu, blocks, {0: 1}),
-        "remove_cache_key": lambda: manager.remove_cache_key(CacheKey(2, 1)),
-        "remap_registered_memory": lambda: manager.remap_registered_memory(
-            MemInfo(Memtype.MEM_TYPE_DEVICE, addrs[0], 64)
-        ),
-    }
-    for calls, status in ((failed, S.LLM_FAILED), (invalid, S.LLM_PARAM_INVALID)):
-        for name, call in calls.items():
-            with refused_by_engine(name, status):
-                call()
     config = TransferWithCacheKeyConfig(key, range(1), range(1))
-    task = manager.transfer_cache_async(blocks, Always(), [config], [0], [0])
-    assert task.synchronize(10_000) is S.LLM_PARAM_INVALID
-    check_refusal(task.exception(), S.LLM_PARAM_INVALID)
+    good: dict[str, tuple[object, ...]] = {
+        "allocate_cache": (desc,),
+        "allocate_blocks_cache": (desc,),
+        "deallocate_cache": (contiguous,),
+        "deallocate_blocks_cache": (blocks,),
+        "register_cache": (desc, addrs),
+        "register_blocks_cache": (desc, addrs),
+        "unregister_cache": (1,),
+        "remove_cache_key": (CacheKey(2, 1),),
+        "pull_cache": (by_number, contiguous),
+        "pull_blocks": (key, blocks, [0], [0]),
+        "push_cache": (by_number, contiguous),
+        "push_blocks": (key, blocks, [0], [0]),
+        "transfer_cache_async": (blocks, synchronizer, [config], [0], [0]),
+        "copy_cache": (contiguous, contiguous, 1),
+        "copy_blocks": (blocks, {0: [1]}),
+        "swap_blocks": (cpu, blocks, {0: 1}),
+        "remap_registered_memory": (MemInfo(Memtype.MEM_TYPE_DEVICE, addrs[0], 64),),
+    }
+    assert good.keys() == operations.keys()
+
+    def check_all_are_refused() -> None:
+        for name, arguments in good.items():
+            # Nothing is looked at before, so any arguments do as well.
+            for given in (arguments, (None,) * len(arguments)):
+                for call in (getattr(manager, name), operations[name]):
+                    with refused(S.LLM_ENGINE_FINALIZED, OWNER, "finalized"):
+                        call(*given)
+
+    check_all_are_refused()
+    again = {"llm.EnableCacheManager": "1", "lldd.AllowMultipleInstances": "1"}
+    kept.datadist.init({**again, **device.options_of(0)})
+    assert kept.manager is not manager
+    check_all_are_refused()
+    assert synchronizer.asked == []
+    kept.manager.unregister_cache(1)
 
 
 # ---- numbers without a limit ----

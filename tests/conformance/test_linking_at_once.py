@@ -8,32 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from llm_datadist import LLMClusterInfo, LLMConfig, LLMDataDist, LLMRole, LLMStatusCode
+from llm_datadist import LLMClusterInfo, LLMDataDist, LLMStatusCode
 from llm_datadist.introspection import LinkState
+from llm_datadist.testing.actor import ClusterAddress, EngineSpec
 
 ROUNDS = 100
 
 
 def open_engine(cluster_id: int) -> LLMDataDist:
-    config = LLMConfig()
-    config.device_id = 0
-    config.enable_cache_manager = True
-    config.enable_remote_cache_accessible = True
-    config.allow_multiple_instances = True
-    config.listen_ip_info = "127.0.0.1:0"
-    engine = LLMDataDist(LLMRole.MIX, cluster_id)
-    engine.init(config.generate_options())
-    return engine
+    return EngineSpec(cluster_id, listen="127.0.0.1:0", several_in_a_process=True).open()
 
 
 def peer_of(engine: LLMDataDist) -> LLMClusterInfo:
-    address = engine.listen_address
-    assert address is not None
-    info = LLMClusterInfo()
-    info.remote_cluster_id = engine.cluster_id
-    info.append_local_ip_info("127.0.0.1", 0)
-    info.append_remote_ip_info(*address)
-    return info
+    return ClusterAddress(engine.cluster_id, engine.listen_address).info()
 
 
 @pytest.mark.sanitize

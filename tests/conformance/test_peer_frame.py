@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import threading
 
 import numpy as np
 import pytest
 
+import llm_datadist
 from llm_datadist import LLMException, LLMStatusCode
 from llm_datadist.testing import (
     DeadlineError,
@@ -24,7 +26,8 @@ from llm_datadist.testing import (
     leaked,
     moved,
 )
-from llm_datadist.testing.pattern import origin
+from llm_datadist.testing.pattern import Moved, WrongByte, first_wrong_byte, origin
+from llm_datadist.testing.peer import PATIENCE
 from tests.conformance.stage import SMALL, Stage
 
 
@@ -94,6 +97,60 @@ def test_a_peer_that_is_gone() -> None:
         peer.close()
 
 
+def file_of_package(actor) -> str:
+    return llm_datadist.__file__
+
+
+def test_a_peer_uses_the_package_of_its_test_whatever_the_current_folder_has(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "llm_datadist"
+    other.mkdir()
+    (other / "__init__.py").write_text("raise ImportError('another package of this name')\n")
+    monkeypatch.chdir(tmp_path)
+    with Peer.start() as peer:
+        assert peer.call(file_of_package) == llm_datadist.__file__
+
+
+def say(actor, text: str) -> None:
+    print(text, flush=True)
+
+
+def test_stdout_of_a_peer_is_stderr_of_its_test(capfd: pytest.CaptureFixture[str]) -> None:
+    with Peer.start() as peer:
+        peer.call(say, "a word")
+    assert capfd.readouterr() == ("", "a word\n")
+
+
+def test_an_interrupt_is_for_the_test_not_for_its_peers() -> None:
+    with Peer.start() as peer:
+        peer.wait_for("ready")
+        os.kill(peer.pid, signal.SIGINT)
+        assert peer.call("resources")
+
+
+def read_all(actor, file: str) -> None:
+    with open(file) as pipe:
+        actor.announce("reading")
+        pipe.read()
+
+
+def test_a_peer_whose_test_is_gone_ends_quietly(
+    tmp_path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with Peer.start() as peer:
+        call = peer.tell(read_all, str(pipe))
+        with open(pipe, "w"):
+            peer.wait_for("reading")
+            peer.hang_up()
+            with pytest.raises(PeerGoneError):
+                call.result()
+        assert peer.process.wait(PATIENCE) == 0
+    assert capfd.readouterr() == ("", "")
+
+
 def test_leaks_are_seen(stage: Stage) -> None:
     peer = stage.process()
     before = peer.resources()
@@ -121,6 +178,35 @@ def test_a_wrong_word_is_described() -> None:
     assert "tensor 1, block 4, word 5" in text
     assert "stamp 9, tensor 0, block 7, word 6" in text
     assert "stamp 1, tensor 1, block 3, word 5" in text
+
+
+# With more words than are compared at a time: in many blocks, and in one.
+@pytest.mark.parametrize("blocks", [Geometry(2, 70, 4096), Geometry(2, 3, 8 * 70001)])
+def test_a_wrong_byte_is_found_where_it_lies(blocks: Geometry) -> None:
+    tensors = list(blocks.filled(5))
+    assert first_wrong_byte(tensors, 5) is None
+    last = blocks.num_blocks - 1
+    right = int(tensors[1][last].view(np.uint8)[-1])
+    tensors[1][last].view(np.uint8)[-1] ^= 0x10
+    place = WrongByte(1, last, blocks.block_bytes - 1, right ^ 0x10, right)
+    assert first_wrong_byte(tensors, 5) == place
+    # Another cache's, or another step's.
+    assert first_wrong_byte(tensors, 6) is not None
+
+
+def test_blocks_that_moved_are_those_of_the_other_stamp() -> None:
+    own, source = SMALL.filled(1), SMALL.filled(2)
+    src, dst = np.array([4, 0], np.uint64), np.array([1, 2], np.uint64)
+    after = list(moved(own, source, src, dst))
+    assert first_wrong_byte(after, 1, Moved(2, src, dst)) is None
+    # Not moved, moved elsewhere, and moved although nothing was asked for.
+    for tensors, said in ((own, Moved(2, src, dst)), (after, Moved(2, src[::-1], dst))):
+        wrong = first_wrong_byte(list(tensors), 1, said)
+        assert wrong is not None
+        assert wrong.block == 1
+    wrong = first_wrong_byte(after, 1)
+    assert wrong is not None
+    assert wrong.block == 1
 
 
 def test_eventually_gives_up() -> None:

@@ -381,15 +381,12 @@ def test_a_host_cache_is_not_remote_accessible_unless_asked_for(stage: Stage) ->
     check(target, moved(target.filled(), shown.filled(), [0], [0]))
 
 
+@pytest.mark.rule("C1.10-1")
 def test_a_cache_manager_kept_after_finalize_answers_a_status(stage: Stage) -> None:
     peer = stage.engine(PULLER)
     peer.register("kv", SMALL, 2)
     statuses = peer.call(use_after_finalize)
-    assert statuses == {
-        "pull": S.LLM_PARAM_INVALID,
-        "register": S.LLM_FAILED,
-        "unregister": S.LLM_FAILED,
-    }
+    assert statuses == dict.fromkeys(("pull", "register", "unregister"), S.LLM_ENGINE_FINALIZED)
 
 
 def use_after_finalize(actor) -> dict[str, LLMStatusCode]:

@@ -13,14 +13,14 @@ from llm_datadist import (
     BlocksCacheKey,
     CacheDesc,
     DataType,
-    LLMConfig,
     LLMDataDist,
     LLMDataDistWarning,
     LLMException,
-    LLMRole,
     LLMStatusCode,
     RegisterMemStatus,
 )
+from llm_datadist.config import LINK_TOTAL_TIME
+from llm_datadist.testing.actor import EngineSpec
 from llm_datadist.testing.waiting import eventually
 from tests.conformance.engines import tensors_of
 
@@ -38,21 +38,14 @@ def address(monkeypatch) -> tuple[str, int]:
 
 
 @contextlib.contextmanager
-def engines(count: int, **options: object) -> Iterator[list[LLMDataDist]]:
+def engines(count: int, **options: str) -> Iterator[list[LLMDataDist]]:
     opened = []
     try:
         for cluster_id in range(1, count + 1):
-            config = LLMConfig()
-            config.device_id = 0
-            config.enable_cache_manager = True
-            config.enable_remote_cache_accessible = True
-            config.allow_multiple_instances = True
-            config.mem_pool_cfg = '{"memory_size": 1048576}'
-            for name, value in options.items():
-                setattr(config, name, value)
-            engine = LLMDataDist(LLMRole.MIX, cluster_id)
-            engine.init(config.generate_options())
-            opened.append(engine)
+            spec = EngineSpec(
+                cluster_id, device_pool=1 << 20, several_in_a_process=True, options=options
+            )
+            opened.append(spec.open())
         yield opened
     finally:
         for engine in opened:
@@ -114,7 +107,7 @@ def test_a_disagreement_fails_with_the_difference(address):
 
 
 def test_a_member_that_never_comes_leaves_it_preparing_until_the_time_is_over(address):
-    with engines(2, link_total_time=1) as (_, visitor):
+    with engines(2, **{LINK_TOTAL_TIME: "1"}) as (_, visitor):
         comm = visitor.link("nobody", {1: 0, 2: 1}, "{}")
         assert visitor.query_register_mem_status(comm) == RegisterMemStatus.PREPARING
         with pytest.warns(LLMDataDistWarning, match="not all members came in time"):

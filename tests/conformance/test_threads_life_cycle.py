@@ -12,7 +12,6 @@ from llm_datadist import (
     BlocksCacheKey,
     Cache,
     CacheDesc,
-    CacheKeyByIdAndIndex,
     DataType,
     LLMException,
     LLMStatusCode,
@@ -120,14 +119,13 @@ def test_a_server_finalizes_and_inits_200_times_with_live_links(stage: Stage, pa
         assert not RESIDENT_TELLS or resident_bytes(peer.pid) - memory < 8 << 20
 
 
-def prepare_race(actor, other: ClusterAddress, remote_id: int, pool: bool) -> None:
+def prepare_race(actor, other: ClusterAddress, pool: bool) -> None:
     """Everything that the racing calls need, made before the race: they must not see a half."""
     manager = actor.datadist.cache_manager
     kept = actor.caches["kept"]
     desc = CacheDesc(2, [8, 64], DataType.DT_INT8)
     batch = manager.register_cache(desc, kept.tensor_addrs[:2])
     held = actor.caches["kv"].cache
-    push = CacheKeyByIdAndIndex(OWNER, remote_id)
 
     def allocate() -> None:
         if pool:
@@ -144,7 +142,7 @@ def prepare_race(actor, other: ClusterAddress, remote_id: int, pool: bool) -> No
         # Two at a time of each, and what both write is not ordered by the library: two places.
         return {
             "pull": lambda: manager.pull_blocks(KEY, held, [0, 1], [2, 3]),
-            "push": lambda: manager.push_blocks(push, held, [4], [5]),
+            "push": lambda: manager.push_blocks(KEY, held, [4], [5]),
             "allocate": allocate,
             "copy_blocks": lambda: manager.copy_blocks(held, {6: [7 + turn]}),
             "copy_cache": lambda: manager.copy_cache(batch, batch, 1 + turn, 0),
@@ -181,8 +179,7 @@ def test_finalize_races_with_sixteen_threads(
     other = stage.engine(33, path, one_sided=one_sided)
     puller = pair.puller
     puller.register("kept", SMALL, 3)
-    remote_id = pair.source.cache_id
-    puller.call(prepare_race, other.cluster(), remote_id, path.of_pools)
+    puller.call(prepare_race, other.cluster(), path.of_pools)
     calls = [puller.start_call(run_until_finalized, number) for number in range(16)]
     for number in range(16):
         if one_sided or number % 8 != 1:
@@ -192,14 +189,13 @@ def test_finalize_races_with_sixteen_threads(
     assert time.monotonic() - start < 10
     for call in calls:
         name, status, text = call.result()
+        # Some go through LLMDataDist; they may also reach the closed engine (contract 1.10).
+        ends = {"LLM_ENGINE_FINALIZED"}
         if name in ("link", "links", "paths"):
-            # These go through LLMDataDist, or reach the closed engine (contract 1.10).
-            assert status in ("not initialized", "LLM_PARAM_INVALID"), (name, status, text)
-        elif name == "allocate":
-            # Which of the two calls of a pair comes too late is chance.
-            assert status in ("LLM_FAILED", "LLM_PARAM_INVALID"), (name, status, text)
-        else:
-            assert status == "LLM_PARAM_INVALID", (name, status, text)
+            ends.add("not initialized")
+        elif name == "push" and not one_sided:
+            ends = {"LLM_PARAM_INVALID"}  # at its first call
+        assert status in ends, (name, status, text)
     # The peers are as they were, and the same object may begin again.
     assert [link.peer_cluster_id for link in pair.owner.call("links")] == [PULLER]
     check_blocks_untouched(pair.source, one_sided)

@@ -17,31 +17,24 @@ from llm_datadist import (
     Cache,
     CacheDesc,
     DataType,
-    LLMClusterInfo,
-    LLMConfig,
     LLMDataDist,
-    LLMRole,
     LLMStatusCode,
     Placement,
 )
+from llm_datadist.testing.actor import ClusterAddress, EngineSpec
 
 TENSORS = 2
 OWNER, PULLER = 1, 2
 
 
 def engine(cluster_id: int, pool: int) -> LLMDataDist:
-    config = LLMConfig()
-    config.device_id = 0
-    config.enable_cache_manager = True
-    config.enable_remote_cache_accessible = True
-    config.sync_kv_timeout = 20000
-    config.allow_multiple_instances = True
-    config.listen_ip_info = "127.0.0.1:0"
-    if pool:
-        config.mem_pool_cfg = json.dumps({"memory_size": pool})
-    made = LLMDataDist(LLMRole.MIX, cluster_id)
-    made.init(config.generate_options())
-    return made
+    return EngineSpec(
+        cluster_id,
+        listen="127.0.0.1:0",
+        sync_timeout_ms=20000,
+        device_pool=pool,
+        several_in_a_process=True,
+    ).open()
 
 
 def main(counter: str, allocated: bool, blocks: int, block_bytes: int, times: int) -> None:
@@ -63,10 +56,7 @@ def main(counter: str, allocated: bool, blocks: int, block_bytes: int, times: in
     owner, puller = engine(OWNER, pool), engine(PULLER, pool)
     cache_of(owner, OWNER)
     own = cache_of(puller, PULLER)
-    cluster = LLMClusterInfo()
-    cluster.remote_cluster_id = OWNER
-    cluster.append_local_ip_info("127.0.0.1", 0)
-    cluster.append_remote_ip_info(*owner.listen_address)
+    cluster = ClusterAddress(OWNER, owner.listen_address).info()
     status, _ = puller.link_clusters([cluster], 20000)
     assert status == LLMStatusCode.LLM_SUCCESS
 

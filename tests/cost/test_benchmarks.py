@@ -16,8 +16,8 @@ import pytest
 from llm_datadist._bench import course, package, work
 from llm_datadist._bench.results import PATHS
 from llm_datadist._cli import bench
-from llm_datadist._cli._host import AvailableMemory
-from llm_datadist._cli._outcome import Refusal
+from llm_datadist._tools.host import AvailableMemory
+from llm_datadist._tools.outcome import Refusal
 from llm_datadist.testing import eventually
 from tests.cost.bench_processes import children_of, state_of
 

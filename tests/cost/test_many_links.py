@@ -17,15 +17,12 @@ from llm_datadist import (
     BlocksCacheKey,
     CacheDesc,
     DataType,
-    LLMConfig,
-    LLMDataDist,
     LLMException,
-    LLMRole,
     LLMStatusCode,
     Placement,
 )
 from llm_datadist.testing import Geometry, Peer, Stamp, eventually, leaked
-from llm_datadist.testing.actor import ClusterAddress
+from llm_datadist.testing.actor import ClusterAddress, EngineSpec
 
 OWNERS, PULLERS = 100, 10
 NUM_OWNERS, NUM_PULLERS = 16, 4  # every puller links to every owner: 64 links
@@ -36,16 +33,10 @@ ALL = list(range(BLOCKS))
 
 def open_engines(actor, first: int, count: int) -> list[tuple[str, int]]:
     """Open engines in this process, each with a cache that says whose it is."""
-    config = LLMConfig()
-    config.enable_cache_manager = True
-    config.enable_remote_cache_accessible = True
-    config.allow_multiple_instances = True
-    config.listen_ip_info = "127.0.0.1:0"
     actor.engines = {}
     desc = CacheDesc(1, [BLOCKS, BLOCK_BYTES], DataType.DT_UINT8, Placement.DEVICE)
     for cluster_id in range(first, first + count):
-        engine = LLMDataDist(LLMRole.MIX, cluster_id)
-        engine.init(config.generate_options())
+        engine = EngineSpec(cluster_id, listen="127.0.0.1:0", several_in_a_process=True).open()
         memory = np.full((BLOCKS, BLOCK_BYTES), cluster_id, np.uint8)
         cache = engine.cache_manager.register_blocks_cache(
             desc, [memory.ctypes.data], BlocksCacheKey(cluster_id, 0)

@@ -8,7 +8,6 @@ of pools and counters agree.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import warnings
 from collections import Counter
@@ -29,17 +28,16 @@ from llm_datadist import (
     CacheKeyByIdAndIndex,
     DataType,
     LLMClusterInfo,
-    LLMConfig,
     LLMDataDist,
     LLMDataDistWarning,
     LLMException,
-    LLMRole,
     Placement,
 )
 from llm_datadist import LLMStatusCode as S
 from llm_datadist._native import marshal
 from llm_datadist.introspection import LinkState
 from llm_datadist.testing import eventually
+from llm_datadist.testing.actor import EngineSpec
 from tests.model.world import (
     PAGE,
     PAGE_SHIFT,
@@ -209,21 +207,17 @@ class Machine(RuleBasedStateMachine):
             os.environ[TRANSPORT] = value
 
     def _opened(self, cluster: int, buffer: Any, placements: tuple[Placement, ...]) -> Player:
-        config = LLMConfig()
-        config.enable_cache_manager = True
-        config.enable_remote_cache_accessible = self.one_sided
-        config.allow_multiple_instances = True
-        config.listen_ip_info = "127.0.0.1:0"
-        config.sync_kv_timeout = 10000
-        for placement in placements:
-            size = POOL_PAGES[placement] * PAGE
-            text = json.dumps({"memory_size": size, "page_shift": PAGE_SHIFT})
-            if placement == Placement.DEVICE:
-                config.mem_pool_cfg = text
-            else:
-                config.host_mem_pool_cfg = text
-        datadist = LLMDataDist(LLMRole.MIX, cluster)
-        datadist.init(config.generate_options())
+        pools = {placement: POOL_PAGES[placement] * PAGE for placement in placements}
+        datadist = EngineSpec(
+            cluster,
+            listen="127.0.0.1:0",
+            one_sided=self.one_sided,
+            sync_timeout_ms=10000,
+            device_pool=pools.get(Placement.DEVICE, 0),
+            host_pool=pools.get(Placement.HOST, 0),
+            page_shift=PAGE_SHIFT,
+            several_in_a_process=True,
+        ).open()
         model = Engine(self.world, cluster, {})
         for placement in placements:
             # A cache as large as the pool tells where the pool is.
@@ -522,16 +516,22 @@ class Machine(RuleBasedStateMachine):
         for pool in player.model.pools.values():
             self.world.memories.remove(pool.memory)
         player.model.finalize()
-        for status, call in (
-            (S.LLM_FAILED, lambda: stale.register_cache(desc_of(Shape(False, 1, 10, 24)), [1])),
-            (S.LLM_FAILED, lambda: stale.unregister_cache(1)),
-            (S.LLM_PARAM_INVALID, lambda: stale.remove_cache_key(CacheKey(1, 1))),
+        self._check_is_finalized(stale)
+        self.players[position] = self._opened(player.cluster, player.buffer, pools)
+        self._check_is_finalized(stale)
+        self._wait_for_links()
+
+    @staticmethod
+    def _check_is_finalized(stale: Any) -> None:
+        for call in (
+            lambda: stale.register_cache(desc_of(Shape(False, 1, 10, 24)), [1]),
+            lambda: stale.unregister_cache(None),
+            lambda: stale.remove_cache_key(CacheKey(1, 1)),
+            lambda: stale.pull_blocks(None, None, [1], [1]),
         ):
             with pytest.raises(LLMException) as caught:
                 call()
-            assert caught.value.status_code == status
-        self.players[position] = self._opened(player.cluster, player.buffer, pools)
-        self._wait_for_links()
+            assert caught.value.status_code == S.LLM_ENGINE_FINALIZED
 
     def _wait_for_links(self) -> None:
         # A peer sees the closed connection, nobody tells it.

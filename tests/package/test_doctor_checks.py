@@ -20,11 +20,11 @@ from llm_datadist._cli import _doctor_host as host
 from llm_datadist._cli import _doctor_library as library
 from llm_datadist._cli import _doctor_package as package
 from llm_datadist._cli._findings import Level, Machine, fail, ok, warn
-from llm_datadist._cli._host import AvailableMemory, UsableCpus
 from llm_datadist._cli._probe import Tried
 from llm_datadist._cli._variables import Variable
 from llm_datadist._cli.doctor import first_to_fix, works
 from llm_datadist._native import cann, compiler, libraries, loader
+from llm_datadist._tools.host import AvailableMemory, UsableCpus
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = Tried(name="mock", version="0.1.0", description="host memory", path="/lib/m.so")

@@ -19,13 +19,11 @@ import pytest
 
 from llm_datadist import (
     BlocksCacheKey,
-    LLMClusterInfo,
-    LLMConfig,
-    LLMDataDist,
-    LLMRole,
     LLMStatusCode,
 )
+from llm_datadist.config import DEVICE_ID
 from llm_datadist.testing import Geometry, Peer
+from llm_datadist.testing.actor import ClusterAddress, EngineSpec
 from tests.support.fake_cann import toolkit
 
 OWNER, CLIENT = 7, 8
@@ -72,20 +70,15 @@ class Acl:
 
 def use_an_engine(listener: tuple[str, int]) -> None:
     """Open one, move blocks with it, finalize it."""
-    config = LLMConfig()
-    config.device_id = ENGINES_DEVICE
-    config.enable_cache_manager = True
-    config.enable_remote_cache_accessible = True
-    config.mem_pool_cfg = '{"memory_size": 67108864}'
-    config.sync_kv_timeout = 10_000
-    datadist = LLMDataDist(LLMRole.DECODER, CLIENT)
-    datadist.init(config.generate_options())
+    datadist = EngineSpec(
+        CLIENT,
+        sync_timeout_ms=10_000,
+        device_pool=64 << 20,
+        options={DEVICE_ID: str(ENGINES_DEVICE)},
+    ).open()
     manager = datadist.cache_manager
     cache = manager.allocate_blocks_cache(SMALL.desc(), BlocksCacheKey(CLIENT, 0))
-    cluster = LLMClusterInfo()
-    cluster.remote_cluster_id = OWNER
-    cluster.append_local_ip_info("127.0.0.1", 0)
-    cluster.append_remote_ip_info(*listener)
+    cluster = ClusterAddress(OWNER, listener).info()
     status, _ = datadist.link_clusters([cluster], 10_000)
     assert status == LLMStatusCode.LLM_SUCCESS
     manager.pull_blocks(BlocksCacheKey(OWNER, 0), cache, [0, 1], [2, 3])

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_datadist._cli._host import AvailableMemory, UsableCpus, available_memory, cpus_of
 from llm_datadist._native import libraries
 from llm_datadist._native.facade import Facade
+from llm_datadist._tools.host import AvailableMemory, UsableCpus, available_memory, cpus_of
 from llm_datadist.status import LLMOutOfMemoryError
 from llm_datadist.testing import Geometry, Peer
 

@@ -8,11 +8,13 @@ import signal
 import sys
 from typing import Callable
 
-from ._processes import PeerFailure
-
 
 class Refusal(Exception):
     """What was asked cannot be served."""
+
+
+class PeerFailure(Exception):
+    """A process failed, died, or did not answer in time; the text names it."""
 
 
 def finish(command: str, as_json: bool, run: Callable[[], str]) -> int:

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a CacheManager that is kept after finalize() has in place of its engine (contract 1.10)."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from ._checks import refuse
+from .status import LLMStatusCode
+
+
+class FinalizedEngine:
+    """Stands in for an Engine that is closed: reading any of its attributes raises.
+
+    They are those that the operations of a CacheManager read first, before they check anything. So
+    no operation of an open engine has to ask whether it is open.
+
+    Args:
+        cluster_id: of the engine that was closed.
+    """
+
+    def __init__(self, cluster_id: int) -> None:
+        self._cluster_id = cluster_id
+
+    def _raise(self) -> NoReturn:
+        refuse(
+            f"LLMDataDist with cluster_id {self._cluster_id} was finalized, and this CacheManager "
+            "with it: after init(), LLMDataDist.cache_manager is another one",
+            LLMStatusCode.LLM_ENGINE_FINALIZED,
+        )
+
+    @property
+    def opened(self) -> NoReturn:
+        """Raise LLMException with LLM_ENGINE_FINALIZED."""
+        self._raise()
+
+    @property
+    def options(self) -> NoReturn:
+        """Raise LLMException with LLM_ENGINE_FINALIZED."""
+        self._raise()
+
+    @property
+    def array_type(self) -> NoReturn:
+        """Raise LLMException with LLM_ENGINE_FINALIZED."""
+        self._raise()
