@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "base/io_thread.h"
 #include "base/log.h"
 #include "mock_runtime/path_cma.h"
 #include "mock_runtime/path_mapped.h"
@@ -211,6 +212,7 @@ MoveFailure MockConnection::MoveSameHost(const TransferPlan &plan, Direction dir
 // ---------------------------------------------------------------------------- the peer's access
 
 void MockConnection::ServeStream(Fd stream) {
+    LLDD_ON_IO_THREAD(*device_->loop);
     server_.reset();  // the peer has given up an earlier stream: nothing late may come out of it
     if (closed_.load() || !device_->settings.allows(Transport::kTcp)) return;
     server_ =
@@ -235,6 +237,7 @@ Status MockConnection::EndAccess(const Deadline &deadline) {
     // On the I/O thread no step of the stream is under way, and nobody completes the channel any
     // more.
     device_->loop->RunAndWait([this] {
+        LLDD_ON_IO_THREAD(*device_->loop);
         server_.reset();
         if (end_ == LinkEnd::kAcceptor) device_->channel->Forget(nonce_);
     });

@@ -64,7 +64,7 @@ private:
     KnownMemory::View known_;
     TcpPath tcp_;
 
-    std::unique_ptr<TcpServer> server_;  // of the I/O thread alone
+    std::unique_ptr<TcpServer> server_ LLDD_GUARDED_BY(*device_->loop);
     std::atomic<bool> closed_{false};
 };
 

@@ -10,6 +10,7 @@
 
 #include "base/address.h"
 #include "base/fork.h"
+#include "base/mutex.h"
 #include "mock_runtime/connection.h"
 #include "mock_runtime/faults.h"
 #include "mock_runtime/path_mapped.h"
@@ -32,8 +33,8 @@ private:
 
 // Devices that are open in this process; the parent's are not a child's.
 struct OpenDevices {
-    std::mutex mutex;
-    std::vector<const MockDevice *> devices;
+    Mutex mutex;
+    std::vector<const MockDevice *> devices LLDD_GUARDED_BY(mutex);
 };
 
 void Forget(Cookie *cookie) {
@@ -67,7 +68,7 @@ Status MockDevice::Open(const Settings &settings, int32_t device_id,
     LLDD_RETURN_IF_ERROR(ChannelListener::Create(parts.loop, &parts.channel));
     OpenDevices &open = OfThisProcess<OpenDevices>();
     {
-        std::lock_guard<std::mutex> lock(open.mutex);
+        MutexLock lock(open.mutex);
         open.devices.push_back(made.get());
     }
     *device = std::move(made);
@@ -77,7 +78,7 @@ Status MockDevice::Open(const Settings &settings, int32_t device_id,
 MockDevice::~MockDevice() {
     OpenDevices &open = OfThisProcess<OpenDevices>();
     {
-        std::lock_guard<std::mutex> lock(open.mutex);
+        MutexLock lock(open.mutex);
         open.devices.erase(std::remove(open.devices.begin(), open.devices.end(), this),
                            open.devices.end());
     }
@@ -114,7 +115,7 @@ Status MockDevice::Withdraw(uint64_t addr, uint64_t size, const Deadline &deadli
     if (!withdrawn) return Status::Ok();
     // The I/O thread is outside the memory, and from now on finds it withdrawn.
     {
-        const std::lock_guard<std::mutex> serving(parts_.serve_lock);
+        const MutexLock serving(parts_.serve_lock);
     }
     if (parts_.passages.WaitUntilLeft(order, deadline)) return Status::Ok();
     return Failure(LLDD_TIMEOUT,
@@ -199,7 +200,7 @@ Status MockDevice::Connect(const ConnectionSetup &setup, const Deadline &deadlin
 
 std::string MockDevice::DescribeAll() {
     OpenDevices &open = OfThisProcess<OpenDevices>();
-    std::lock_guard<std::mutex> lock(open.mutex);
+    MutexLock lock(open.mutex);
     std::string text;
     for (const MockDevice *device : open.devices) text += device->Describe();
     return text;

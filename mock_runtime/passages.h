@@ -8,9 +8,9 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 
 #include "base/deadline.h"
+#include "base/mutex.h"
 #include "mock_runtime/link_page.h"
 #include "runtime/runtime.h"
 
@@ -48,7 +48,7 @@ private:
     const LinkEnd own_end_;
     const uint64_t mark_;
     std::atomic<bool> peer_gone_{false};
-    mutable std::mutex mutex_;  // between Open and PeerGone
+    mutable Mutex mutex_;  // between Open and PeerGone
     LinkPage page_;
 };
 
@@ -64,8 +64,9 @@ public:
     bool WaitUntilLeft(uint64_t order, const Deadline &deadline);
 
 private:
-    mutable std::mutex mutex_;
-    std::multimap<uint64_t, std::shared_ptr<PeerPassage>> passages_;  // by their marks
+    mutable Mutex mutex_;
+    // By their marks.
+    std::multimap<uint64_t, std::shared_ptr<PeerPassage>> passages_ LLDD_GUARDED_BY(mutex_);
 };
 
 }  // namespace lldd::mock

@@ -7,11 +7,11 @@
 #include <sys/types.h>
 
 #include <cstdint>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "base/mutex.h"
 #include "mock_runtime/channel.h"
 #include "mock_runtime/endpoint.h"
 #include "mock_runtime/environment.h"
@@ -73,7 +73,7 @@ private:
     };
 
     bool IsLive(const PeerRegion &region) const { return !table_ || table_.IsLive(region.name); }
-    void DecidePathsLocked();
+    void DecidePathsLocked() LLDD_REQUIRES(paths_mutex_);
     std::string WhyNot(Transport transport, bool pool, const Region *region) const;
     std::optional<Transport> Choose(bool pool, const Region *region, std::string *reason) const;
 
@@ -88,9 +88,9 @@ private:
     std::string why_not_mapped_;  // of the last pool that could not be mapped
     std::string why_not_cma_;
 
-    mutable std::mutex paths_mutex_;
-    PathDescription path_to_pools_;
-    PathDescription path_to_registered_;
+    mutable Mutex paths_mutex_;
+    PathDescription path_to_pools_ LLDD_GUARDED_BY(paths_mutex_);
+    PathDescription path_to_registered_ LLDD_GUARDED_BY(paths_mutex_);
 
     PeerRegions regions_;
     // Of the transfer that is under way.

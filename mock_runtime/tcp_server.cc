@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/io_thread.h"
+
 namespace lldd::mock {
 namespace {
 
@@ -33,7 +35,7 @@ bool WouldBlock(ssize_t result) { return result < 0 && (errno == EAGAIN || errno
 
 }  // namespace
 
-TcpServer::TcpServer(std::shared_ptr<EventLoop> loop, OwnMemory *memory, std::mutex *serve_lock,
+TcpServer::TcpServer(std::shared_ptr<EventLoop> loop, OwnMemory *memory, Mutex *serve_lock,
                      uint64_t mark, Fd stream)
     : loop_(std::move(loop)),
       memory_(memory),
@@ -55,6 +57,7 @@ void TcpServer::WatchFor(uint32_t events) {
 }
 
 void TcpServer::OnEvent() {
+    LLDD_ON_IO_THREAD(*loop_);
     turn_ = 0;
     Step step = Step::kGoOn;
     while (step == Step::kGoOn && turn_ < kTurnBytes) step = Advance();
@@ -180,7 +183,7 @@ TcpServer::Step TcpServer::ReceiveBytes() {
     bool direct = false;
     if (answer_.status == kTcpDone) {
         iovec vectors[kMostVectors];
-        std::lock_guard<std::mutex> serving(*serve_lock_);
+        MutexLock serving(*serve_lock_);
         const size_t count = cursor_.Fill(vectors, kMostVectors, kTurnBytes - turn_);
         direct = LiveUpTo(count);
         if (direct) {
@@ -218,7 +221,7 @@ TcpServer::Step TcpServer::SendBytes() {
     ssize_t size = 0;
     bool direct = false;
     if (answer_.status == kTcpDone) {
-        std::lock_guard<std::mutex> serving(*serve_lock_);
+        MutexLock serving(*serve_lock_);
         const size_t runs = cursor_.Fill(vectors + count, kMostVectors - 2, kTurnBytes - turn_);
         direct = LiveUpTo(runs);
         if (direct) {

@@ -9,10 +9,10 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "base/event_loop.h"
+#include "base/mutex.h"
 #include "mock_runtime/own_memory.h"
 #include "mock_runtime/range_cursor.h"
 #include "mock_runtime/tcp_protocol.h"
@@ -23,8 +23,8 @@ namespace lldd::mock {
 class TcpServer {
 public:
     // mark: of the snapshot that the peer has got.
-    TcpServer(std::shared_ptr<EventLoop> loop, OwnMemory *memory, std::mutex *serve_lock,
-              uint64_t mark, Fd stream);
+    TcpServer(std::shared_ptr<EventLoop> loop, OwnMemory *memory, Mutex *serve_lock, uint64_t mark,
+              Fd stream);
     ~TcpServer();
     TcpServer(const TcpServer &) = delete;
     TcpServer &operator=(const TcpServer &) = delete;
@@ -49,7 +49,7 @@ private:
 
     std::shared_ptr<EventLoop> loop_;
     OwnMemory *memory_;
-    std::mutex *serve_lock_;
+    Mutex *serve_lock_;
     const uint64_t mark_;
     Fd stream_;
     EventLoop::Token token_ = 0;

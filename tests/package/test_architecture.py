@@ -24,7 +24,8 @@ def _sources() -> list[Path]:
         path
         for folder in ("csrc", "mock_runtime")
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".h", ".cc")
+        # The class Mutex is no lock of its own.
+        if path.suffix in (".h", ".cc") and path.name != "mutex.h"
     )
 
 
