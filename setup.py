@@ -136,7 +136,7 @@ class build_native(Command):
                 left.unlink()
                 print(f"removed {left}, which an earlier build left", flush=True)
         if not self._in_tree():
-            # A source that is no more would be compiled on the device host.
+            # A source that is gone would be compiled on the device host.
             for folder in (SOURCES, SUITE):
                 shutil.rmtree(package / folder, ignore_errors=True)
             for source, name in self._copies():
@@ -161,7 +161,7 @@ class build_native(Command):
 
     @staticmethod
     def _way_out(target) -> str:
-        """Say how to do without a library that nobody asked for."""
+        """Say how to do without a library that was not asked for."""
         if target is building.MOCK or os.environ.get("LLM_DATADIST_BUILD_ASCEND"):
             return ""
         return "\nLLM_DATADIST_BUILD_ASCEND=0 builds the package without this library."

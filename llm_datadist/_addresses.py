@@ -11,7 +11,7 @@ import ipaddress
 import socket
 from typing import Union
 
-from ._checks import UINT16_MAX, UINT32_MAX, refuse
+from ._checks import UINT16_MAX, UINT32_MAX, check_no_null, refuse
 
 Ip = Union[int, str]
 
@@ -20,8 +20,10 @@ def parse(text: str) -> Ip:
     """Turn a client's text into the stored form; brackets around IPv6 are accepted, zone ids are
     not.
 
-    Raises RuntimeError for anything that is no address.
+    Raises RuntimeError for anything that is no address; for a text with a null character it is an
+    LLMException with LLM_PARAM_INVALID.
     """
+    check_no_null("ip", text)
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if ":" in bare:
         try:
@@ -65,6 +67,7 @@ def split_listen_info(text: str) -> tuple[str, int]:
     Raises LLMException (LLM_PARAM_INVALID) for another form or a port above 65535, ValueError for a
     port that is no int.
     """
+    check_no_null("llm.listenIpInfo", text)
     host, bracket, rest = text.rpartition("]")
     if bracket:
         if not (host.startswith("[") and rest.startswith(":")):

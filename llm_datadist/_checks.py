@@ -10,7 +10,7 @@ warning, and is a TypeError in strict-hardware mode (decision 63).
 from __future__ import annotations
 
 import os
-from typing import Any, NoReturn, Union
+from typing import Any, Callable, NoReturn, Union
 
 from .status import LLMConfigValueError, LLMStatusCode, error, warn_once
 from .utils.log import get_logger
@@ -73,14 +73,22 @@ def check_optional(name: str, value: object, types: Types) -> None:
         check_type(name, value, types)
 
 
-def check_elements(name: str, value: Any, types: Types, container: Types = (list, tuple)) -> None:
-    """Refuse what is not a container of instances of types; for a dict its keys are looked at."""
+def check_elements(
+    name: str, value: Any, types: Types, container: Types = (list, tuple)
+) -> list[Any]:
+    """Refuse what is not a container of instances of types; for a dict its keys are looked at.
+
+    Returns the elements as they were when the call took them: another thread of the client may
+    change the container at any time, and a subclass of list may answer each question differently.
+    """
     check_type(name, value, container)
-    for index, element in enumerate(value):
+    elements = list(value)
+    for index, element in enumerate(elements):
         if not isinstance(element, types):
             raise wrong_type(f"{name}[{index}]", element, _names(types))
         if isinstance(element, bool):
             _look_at_bool(f"{name}[{index}]", element, types)
+    return elements
 
 
 def _check_int(name: str, value: Any, low: int, high: int) -> None:
@@ -132,6 +140,14 @@ def refuse_setting(text: str) -> NoReturn:
     raise LLMConfigValueError(text, status_code=LLMStatusCode.LLM_PARAM_INVALID)
 
 
+def check_no_null(name: str, text: str, refuse_with: Callable[[str], NoReturn] = refuse) -> None:
+    """Refuse a text with a null character, at which the library would take it to end (decision
+    72). The text is not shown: it may be a secret.
+    """
+    if "\0" in text:
+        refuse_with(f"{name} must not have a null character")
+
+
 def require(condition: object, text: str) -> None:
     """Refuse with LLM_PARAM_INVALID unless the condition holds; for texts that cost nothing to
     make.
@@ -149,9 +165,13 @@ def check_signs(name: str, blocks: Any) -> None:
         view = memoryview(blocks)
     except TypeError:
         return
-    for position, block in enumerate(view.tolist()):
-        if block < 0:
-            raise wrong_type(f"{name}[{position}]", block, "an integer in [0, 2^64)")
+    import numpy as np  # a refused transfer can wait for it, importing the package cannot
+
+    # Not tolist(), which does not know the formats of ctypes.
+    ids = np.asarray(view)
+    if ids.dtype.kind == "i" and ids.size and ids.min() < 0:
+        position = int(np.argmax(ids < 0))
+        raise wrong_type(f"{name}[{position}]", int(ids[position]), "an integer in [0, 2^64)")
 
 
 def check_layer_range(name: str, value: Any) -> None:

@@ -12,8 +12,8 @@ from .status import LLMStatusCode
 class FinalizedEngine:
     """Stands in for an Engine that is closed: reading any of its attributes raises.
 
-    They are those that the operations of a CacheManager read first, before they check anything. So
-    no operation of an open engine has to ask whether it is open.
+    They are those that a CacheManager reads of its engine first, before it checks anything. So no
+    operation of an open engine has to ask whether it is open.
 
     Args:
         cluster_id: of the engine that was closed.
@@ -35,11 +35,6 @@ class FinalizedEngine:
         self._raise()
 
     @property
-    def options(self) -> NoReturn:
-        """Raise LLMException with LLM_ENGINE_FINALIZED."""
-        self._raise()
-
-    @property
-    def array_type(self) -> NoReturn:
+    def pull_few_blocks(self) -> NoReturn:
         """Raise LLMException with LLM_ENGINE_FINALIZED."""
         self._raise()

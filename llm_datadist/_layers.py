@@ -138,10 +138,11 @@ def config_layers(
     if layers.stop > num_layers:
         refuse(f"{name}: src_layer_range must be in [0, {num_layers}), got {layers}")
     if isinstance(config, TransferConfig):
-        if len(config.dst_addrs) != tensors_per_layer * len(layers):
+        num_addrs = len(list(config.dst_addrs))
+        if num_addrs != tensors_per_layer * len(layers):
             refuse(
                 f"{name}: {len(layers)} layers need {tensors_per_layer * len(layers)} dst_addrs, "
-                f"got {len(config.dst_addrs)}"
+                f"got {num_addrs}"
             )
     elif config.dst_layer_range is None or length(config.dst_layer_range) != len(layers):
         refuse(

@@ -18,6 +18,7 @@ from ._checks import (
     UINT32_MAX,
     UINT64_MAX,
     check_elements,
+    check_no_null,
     check_optional,
     check_type,
     check_uint32,
@@ -108,8 +109,10 @@ class Text(Member[str, Optional[str]]):
         self._even_if_empty = even_if_empty
 
     def checked(self, value: Any) -> Any:
-        """Refuse what is no text."""
+        """Refuse what is no text, or has a null character."""
         check_optional(self.name, value, str)
+        if value is not None:
+            check_no_null(self.name, value, refuse_setting)
         return value
 
     def options(self, value: Any) -> dict[str, str]:
@@ -379,6 +382,8 @@ class FurtherOptions(Member["dict[str, str]", "Optional[dict[str, str]]"]):
         for key, text in (value or {}).items():
             check_type(f"a key of {self.name}", key, str)
             check_type(f"{self.name}[{key!r}]", text, str)
+            check_no_null(f"a key of {self.name}", key, refuse_setting)
+            check_no_null(f"{self.name}[{key!r}]", text, refuse_setting)
         return value or {}
 
     def options(self, value: Any) -> dict[str, str]:

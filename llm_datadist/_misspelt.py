@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Warnings of names that nobody reads: keywords and members that a client may have misspelt
+"""Warnings of names that no code reads: keywords and members that a client may have misspelt
 (decisions 64 and 65).
 """
 

@@ -76,17 +76,17 @@ class CacheDesc:
         kv_tensor_format: str | None = None,
     ) -> None:
         check_uint32("num_tensors", num_tensors)
-        check_elements("shape", shape, int)
+        dims = check_elements("shape", shape, int)
         check_type("data_type", data_type, DataType)
         check_type("placement", placement, Placement)
         check_type("batch_dim_index", batch_dim_index, int)
         check_int32("seq_len_dim_index", seq_len_dim_index)
         check_optional("kv_tensor_format", kv_tensor_format, str)
-        if not 0 <= batch_dim_index < len(shape):
-            refuse(f"batch_dim_index must be in [0, {len(shape)}), got {batch_dim_index}")
-        if not -1 <= seq_len_dim_index < len(shape):
-            refuse(f"seq_len_dim_index must be in [-1, {len(shape)}), got {seq_len_dim_index}")
-        for index, dim in enumerate(shape):
+        if not 0 <= batch_dim_index < len(dims):
+            refuse(f"batch_dim_index must be in [0, {len(dims)}), got {batch_dim_index}")
+        if not -1 <= seq_len_dim_index < len(dims):
+            refuse(f"seq_len_dim_index must be in [-1, {len(dims)}), got {seq_len_dim_index}")
+        for index, dim in enumerate(dims):
             check_int64(f"shape[{index}]", dim)
         self._num_tensors = num_tensors
         self._shape = shape
@@ -95,7 +95,7 @@ class CacheDesc:
         self._batch_dim_index = batch_dim_index
         self._seq_len_dim_index = seq_len_dim_index
         self._kv_tensor_format = kv_tensor_format
-        self._batch_size = shape[batch_dim_index]
+        self._batch_size: int = dims[batch_dim_index]
         self._size: int | None = None
 
     @property
@@ -204,17 +204,17 @@ class Cache:
 
         Args:
             cache_desc: with Placement.HOST.
-            addrs: start addresses, one a tensor.
+            addrs: start addresses, one per tensor.
 
         Raises TypeError, LLMException (LLM_PARAM_INVALID) for another placement or number of
         addresses.
         """
         check_type("cache_desc", cache_desc, CacheDesc)
-        check_elements("addrs", addrs, int, list)
+        taken = check_elements("addrs", addrs, int, list)
         if cache_desc.placement != Placement.HOST:
             refuse(f"create_cpu_cache needs Placement.HOST, got {cache_desc.placement}")
-        if len(addrs) != cache_desc.num_tensors:
-            refuse(f"{cache_desc.num_tensors} tensors need as many addrs, got {len(addrs)}")
+        if len(taken) != cache_desc.num_tensors:
+            refuse(f"{cache_desc.num_tensors} tensors need as many addrs, got {len(taken)}")
         return cls(-1, cache_desc, addrs, True)
 
     @property
@@ -229,7 +229,7 @@ class Cache:
 
     @property
     def tensor_addrs(self) -> list[int]:
-        """Start addresses, one a tensor; empty after deallocation."""
+        """Start addresses, one per tensor; empty after deallocation."""
         return self._tensor_addrs
 
     @property

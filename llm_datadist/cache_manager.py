@@ -6,38 +6,16 @@ to 6).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, Union, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from ._checks import (
-    check_elements,
-    check_int64,
-    check_optional,
-    check_signs,
-    check_type,
-    check_uint32,
-    check_uint64,
-    refuse,
-    require,
-)
+from . import _caches, _copies, _pulls, _pushes
+from ._checks import check_int64, check_type
 from ._finalized import FinalizedEngine
-from ._layer_words import ALL_LAYERS, TENSORS_PER_LAYER
-from ._layers import (
-    async_tensors_per_layer,
-    config_layers,
-    pull_layers,
-    pull_tensors_per_layer,
-    push_layers,
-)
-from .cache import Cache, CacheDesc, MemInfo, Memtype, Placement
-from .keys import UNSET_ID, BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
-from .status import LLMDataDistWarning, warn
-from .transfer import (
-    AnyTransferConfig,
-    CacheTask,
-    LayerSynchronizer,
-    TransferConfig,
-    TransferWithCacheKeyConfig,
-)
+from ._layer_words import TENSORS_PER_LAYER
+from ._pulls import PullKey
+from .cache import Cache, CacheDesc, MemInfo
+from .keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
+from .transfer import AnyTransferConfig, CacheTask, LayerSynchronizer
 
 if TYPE_CHECKING:
     # Known to every type checker; nothing is installed for it.
@@ -47,9 +25,6 @@ if TYPE_CHECKING:
     from ._native.engine import Engine
 
 __all__ = ["CacheManager"]
-
-PullKey = Union[CacheKey, CacheKeyByIdAndIndex, BlocksCacheKey]
-_PULL_KEYS = (BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex)
 
 
 class CacheManager:
@@ -89,11 +64,7 @@ class CacheManager:
         Raises TypeError, LLMException: LLM_PARAM_INVALID (shape, keys, no such pool),
         LLM_OUT_OF_MEMORY. Source: 4.2.
         """
-        engine = self._engine.opened
-        _check_allocate(engine, cache_desc)
-        if cache_keys is not None:
-            check_elements("cache_keys", cache_keys, CacheKey)
-        return _allocate(engine, "allocate_cache", cache_desc, cache_keys or (), False)
+        return _caches.allocate_cache(self._engine.opened, cache_desc, cache_keys)
 
     def allocate_blocks_cache(
         self, cache_desc: CacheDesc, blocks_cache_key: BlocksCacheKey | None = None
@@ -106,11 +77,7 @@ class CacheManager:
 
         Raises as allocate_cache.
         """
-        engine = self._engine.opened
-        _check_allocate(engine, cache_desc)
-        check_optional("blocks_cache_key", blocks_cache_key, BlocksCacheKey)
-        keys = () if blocks_cache_key is None else (blocks_cache_key,)
-        return _allocate(engine, "allocate_blocks_cache", cache_desc, keys, True)
+        return _caches.allocate_blocks_cache(self._engine.opened, cache_desc, blocks_cache_key)
 
     def deallocate_cache(self, cache: Cache) -> None:
         """Release an allocated contiguous cache: at once, or when its last key is gone. Repeating
@@ -119,11 +86,7 @@ class CacheManager:
         Raises TypeError, LLMException: LLM_PARAM_INVALID (a paged cache), LLM_FEATURE_NOT_ENABLED
         (no pool). Source: 4.4.
         """
-        engine = self._engine.opened
-        check_type("cache", cache, Cache)
-        require(not cache.is_blocks_cache, "deallocate_cache: the cache has blocks")
-        engine.deallocate("deallocate_cache", cache.cache_id)
-        cache.tensor_addrs.clear()
+        _caches.deallocate_cache(self._engine.opened, cache)
 
     def deallocate_blocks_cache(self, cache: Cache) -> None:
         """Release an allocated paged cache at once, with its key. Repeating it succeeds.
@@ -131,11 +94,7 @@ class CacheManager:
         Raises TypeError, LLMException: LLM_PARAM_INVALID (a contiguous cache),
         LLM_FEATURE_NOT_ENABLED (no pool).
         """
-        engine = self._engine.opened
-        check_type("cache", cache, Cache)
-        require(cache.is_blocks_cache, "deallocate_blocks_cache: the cache has no blocks")
-        engine.deallocate("deallocate_blocks_cache", cache.cache_id)
-        cache.tensor_addrs.clear()
+        _caches.deallocate_blocks_cache(self._engine.opened, cache)
 
     def register_cache(
         self,
@@ -157,21 +116,10 @@ class CacheManager:
         Raises TypeError, LLMException: LLM_PARAM_INVALID (addresses, shape), LLM_FAILED (refused by
         the device). Source: 4.3.
         """
-        engine = self._engine.opened
-        check_type("cache_desc", cache_desc, CacheDesc)
-        check_elements("addrs", addrs, int, list)
-        if cache_keys is not None:
-            check_elements("cache_keys", cache_keys, CacheKey)
-        accessible = self._remote_accessible(cache_desc, remote_accessible)
-        require(addrs, "addrs is empty")
-        if len(addrs) != cache_desc.num_tensors:
-            refuse(f"{cache_desc.num_tensors} tensors need as many addrs, got {len(addrs)}")
-        require(0 not in addrs, "addrs has a zero address")
-        cache_id = engine.register(
-            "register_cache", cache_desc, addrs, cache_keys or (), False, accessible
+        engine, is_call_linked = self._engine.opened, self._is_call_linked
+        return _caches.register_cache(
+            engine, cache_desc, addrs, cache_keys, remote_accessible, is_call_linked
         )
-        _warn_after(engine, cache_id)
-        return Cache(cache_id, cache_desc, addrs, False)
 
     def register_blocks_cache(
         self,
@@ -192,26 +140,10 @@ class CacheManager:
 
         Raises as register_cache.
         """
-        engine = self._engine.opened
-        check_type("cache_desc", cache_desc, CacheDesc)
-        check_elements("addrs", addrs, int, list)
-        check_optional("blocks_cache_key", blocks_cache_key, BlocksCacheKey)
-        accessible = self._remote_accessible(cache_desc, remote_accessible)
-        require(addrs, "addrs is empty")
-        keys = () if blocks_cache_key is None else (blocks_cache_key,)
-        cache_id = engine.register(
-            "register_blocks_cache", cache_desc, addrs, keys, True, accessible
+        engine, is_call_linked = self._engine.opened, self._is_call_linked
+        return _caches.register_blocks_cache(
+            engine, cache_desc, addrs, blocks_cache_key, remote_accessible, is_call_linked
         )
-        _warn_after(engine, cache_id)
-        return Cache(cache_id, cache_desc, addrs, True)
-
-    def _remote_accessible(self, cache_desc: CacheDesc, asked: bool | None) -> bool:
-        check_optional("remote_accessible", asked, bool)
-        if asked and self._is_call_linked:
-            refuse("remote_accessible = True is not possible after link()")
-        if asked is None:
-            return cache_desc.placement == Placement.DEVICE and not self._is_call_linked
-        return asked
 
     def unregister_cache(self, cache_id: int) -> None:
         """Remove a cache with its keys and registration; success for unknown ids.
@@ -240,8 +172,7 @@ class CacheManager:
     @staticmethod
     def check_cache_key(cache_key: CacheKey) -> None:
         """Refuse (LLM_PARAM_INVALID) a key that has not exactly one of req_id and prefix_id."""
-        if (cache_key.req_id == UNSET_ID) == (cache_key.prefix_id == UNSET_ID):
-            refuse(f"exactly one of req_id and prefix_id must be given, got {cache_key}")
+        _pulls.check_cache_key(cache_key)
 
     def pull_cache(
         self,
@@ -263,23 +194,8 @@ class CacheManager:
         Raises TypeError, ValueError, LLMException: LLM_PARAM_INVALID, LLM_KV_CACHE_NOT_EXIST,
         LLM_NOT_YET_LINK, LLM_FAILED, LLM_TIMEOUT, LLM_FEATURE_NOT_ENABLED. Source: chapter 5.
         """
-        engine = self._engine
-        key_types = (
-            CacheKeyByIdAndIndex if engine.options.one_sided else (CacheKeyByIdAndIndex, CacheKey)
-        )
-        check_type("cache_key", cache_key, key_types)
-        check_type("cache", cache, Cache)
-        check_uint32("batch_index", batch_index)
-        check_int64("size", size)
-        require(not cache.is_blocks_cache, "pull_cache: the cache has blocks")
-        if size != -1 and size <= 0:
-            refuse(f"size must be -1 or positive, got {size}")
-        tensors_per_layer = pull_tensors_per_layer(kwargs)
-        if isinstance(cache_key, CacheKey):
-            self.check_cache_key(cache_key)
-        engine.pull_cache(
-            cache_key, cache.cache_id, batch_index, size, tensors_per_layer, pull_layers(kwargs)
-        )
+        engine = self._engine.opened
+        _pulls.pull_cache(engine, cache_key, cache, batch_index, size, kwargs)
 
     def pull_blocks(
         self,
@@ -308,51 +224,22 @@ class CacheManager:
         LLM_NOT_YET_LINK, LLM_FAILED, LLM_TIMEOUT, LLM_FEATURE_NOT_ENABLED. Source: chapter 5,
         decision 32.
         """
-        # This is the hot path: each check is made once, and what is not given costs nothing. Once
-        # the engine is finalized, the first use of it raises.
+        # This is the hot path. A call of the usual kind is tested for being one, and for no more.
         engine = self._engine
-        form = type(src_blocks)
-        if (
-            (form is engine.array_type or form is engine.list_type)
-            and form is type(dst_blocks)
-            and type(src_cache_key) is BlocksCacheKey
-            and type(dst_cache) is Cache
-            and dst_cache._is_blocks_cache
-            and not kwargs
-        ):
-            few = engine.pull_few_blocks(src_cache_key, dst_cache._cache_id, src_blocks, dst_blocks)
-            if few == 0:
-                return
-            if few is not None:
-                _raise_of_blocks(engine, "pull_blocks", few, src_blocks, dst_blocks)
-        by_blocks = isinstance(src_cache_key, BlocksCacheKey)
-        if not by_blocks:
-            check_type("src_cache_key", src_cache_key, _PULL_KEYS)
-        if not isinstance(dst_cache, Cache):
-            check_type("dst_cache", dst_cache, Cache)
-        if src_blocks is None and by_blocks:
-            src_blocks = ()
-        src = engine.block_ids("src_blocks", src_blocks)
-        dst = engine.block_ids("dst_blocks", () if dst_blocks is None else dst_blocks)
-        if not dst_cache._is_blocks_cache:
-            refuse("pull_blocks: dst_cache has no blocks")
-        if not len(dst):
-            refuse("dst_blocks is empty")
-        tensors_per_layer = pull_tensors_per_layer(kwargs) if kwargs else TENSORS_PER_LAYER
-        if by_blocks:
-            if not len(src):
-                refuse("src_blocks is empty: a BlocksCacheKey needs them")
-        else:
-            if len(src):
-                refuse("src_blocks must be empty unless the key is a BlocksCacheKey")
-            if isinstance(src_cache_key, CacheKey):
-                self.check_cache_key(src_cache_key)
-        layers = pull_layers(kwargs) if kwargs else ALL_LAYERS
-        status = engine.pull_blocks(
-            src_cache_key, dst_cache._cache_id, src, dst, tensors_per_layer, layers
-        )
+        status = None
+        if type(src_cache_key) is not BlocksCacheKey or type(dst_cache) is not Cache:
+            engine = engine.opened
+            _pulls.check_types(src_cache_key, dst_cache)
+        elif not kwargs and dst_cache._is_blocks_cache:
+            status = engine.pull_few_blocks(
+                src_cache_key, dst_cache._cache_id, src_blocks, dst_blocks
+            )
+        if status is None:
+            status = _pulls.pull_blocks(
+                engine.opened, src_cache_key, dst_cache, src_blocks, dst_blocks, kwargs
+            )
         if status:
-            _raise_of_blocks(engine, "pull_blocks", status, src_blocks, dst_blocks)
+            _pulls.settle_blocks(engine, "pull_blocks", status, src_blocks, dst_blocks)
 
     # ---- push ----
 
@@ -382,28 +269,15 @@ class CacheManager:
         One-sided mode only. The first layer that fails ends the call; earlier ones stay written.
         Raises TypeError, ValueError, LLMException as pull_cache. Source: 6.1.
         """
-        engine = self._engine
-        _require_one_sided(engine, "push_cache")
-        check_type("dst_cache_key", dst_cache_key, CacheKeyByIdAndIndex)
-        check_type("src_cache", src_cache, Cache)
-        check_uint32("src_batch_index", src_batch_index)
-        require(not src_cache.is_blocks_cache, "push_cache: the cache has blocks")
-        starts, num_layers = push_layers(
-            "push_cache", src_cache, src_layer_range, dst_layer_range, tensor_num_per_layer
+        _pushes.push_cache(
+            self._engine.opened,
+            dst_cache_key,
+            src_cache,
+            src_batch_index,
+            (src_layer_range, dst_layer_range),
+            size,
+            tensor_num_per_layer,
         )
-        check_int64("size", size)
-        if size != -1:
-            refuse(f"size must be -1, got {size}")
-        _check_push_id(dst_cache_key)
-        if num_layers:
-            engine.push_cache(
-                dst_cache_key,
-                src_cache.cache_id,
-                src_batch_index,
-                tensor_num_per_layer,
-                starts,
-                num_layers,
-            )
 
     def push_blocks(
         self,
@@ -426,31 +300,15 @@ class CacheManager:
 
         One-sided mode only. Raises as push_cache. Source: 6.1.
         """
-        engine = self._engine
-        _require_one_sided(engine, "push_blocks")
-        check_type("dst_cache_key", dst_cache_key, BlocksCacheKey)
-        check_type("src_cache", src_cache, Cache)
-        src = engine.block_ids("src_blocks", () if src_blocks is None else src_blocks)
-        dst = engine.block_ids("dst_blocks", () if dst_blocks is None else dst_blocks)
-        if not src_cache._is_blocks_cache:
-            refuse("push_blocks: src_cache has no blocks")
-        if not len(dst):
-            refuse("dst_blocks is empty")
-        starts, num_layers = push_layers(
-            "push_blocks", src_cache, src_layer_range, dst_layer_range, tensor_num_per_layer
+        _pushes.push_blocks(
+            self._engine.opened,
+            dst_cache_key,
+            src_cache,
+            src_blocks,
+            dst_blocks,
+            (src_layer_range, dst_layer_range),
+            tensor_num_per_layer,
         )
-        if num_layers:
-            status = engine.push_blocks(
-                dst_cache_key,
-                src_cache._cache_id,
-                src,
-                dst,
-                tensor_num_per_layer,
-                starts,
-                num_layers,
-            )
-            if status:
-                _raise_of_blocks(engine, "push_blocks", status, src_blocks, dst_blocks)
 
     def transfer_cache_async(
         self,
@@ -482,50 +340,15 @@ class CacheManager:
         Returns the running task. Raises TypeError, ValueError, LLMException (LLM_PARAM_INVALID).
         Source: 6.2.
         """
-        engine = self._engine.opened
-        check_type("src_cache", src_cache, Cache)
-        desc = src_cache.cache_desc
-        require(
-            desc.placement != Placement.HOST, "transfer_cache_async: src_cache is in host memory"
-        )
-        dst = engine.block_ids(
-            "dst_block_indices", () if dst_block_indices is None else dst_block_indices
-        )
-        src = engine.block_ids(
-            "src_block_indices", () if src_block_indices is None else src_block_indices
-        )
-        if dst_block_memory_size is not None:
-            check_uint64("dst_block_memory_size", dst_block_memory_size)
-        if len(src) and len(src) != len(dst):
-            refuse(
-                f"src_block_indices and dst_block_indices have {len(src)} and {len(dst)} elements"
-            )
-        if len(dst) and not len(src) and dst_block_memory_size is None:
-            refuse("dst_block_indices without src_block_indices need dst_block_memory_size")
-        check_type("layer_synchronizer", layer_synchronizer, LayerSynchronizer)
-        config_type = TransferWithCacheKeyConfig if engine.options.one_sided else TransferConfig
-        check_elements("transfer_configs", transfer_configs, config_type)
-        if dst_block_memory_size and not len(dst):
-            refuse("dst_block_memory_size needs dst_block_indices")
-        per_layer = async_tensors_per_layer(tensor_num_per_layer, engine.options.strict_hardware)
-        if desc.num_tensors % per_layer:
-            refuse(
-                f"transfer_cache_async: {desc.num_tensors} tensors are no whole number of layers "
-                f"of {per_layer}"
-            )
-        configs = [
-            (config, config_layers(index, config, src_cache, per_layer, bool(len(src))))
-            for index, config in enumerate(transfer_configs)
-        ]
-        return CacheTask(
-            engine,
-            src_cache.cache_id,
-            (desc.num_tensors // per_layer, per_layer),
+        return _pushes.transfer_cache_async(
+            self._engine.opened,
+            src_cache,
             layer_synchronizer,
-            configs,
-            src,
-            dst,
-            dst_block_memory_size or 0,
+            transfer_configs,
+            src_block_indices,
+            dst_block_indices,
+            dst_block_memory_size,
+            tensor_num_per_layer,
         )
 
     # ---- local copies ----
@@ -553,21 +376,7 @@ class CacheManager:
         Source: 6.3.
         """
         engine = self._engine.opened
-        check_type("dst", dst, Cache)
-        check_type("src", src, Cache)
-        check_uint32("dst_batch_index", dst_batch_index)
-        check_uint32("src_batch_index", src_batch_index)
-        check_uint64("offset", offset)
-        check_int64("size", size)
-        require(not src.is_blocks_cache, "copy_cache: src has blocks")
-        require(not dst.is_blocks_cache, "copy_cache: dst has blocks")
-        if size != -1 and size <= 0:
-            refuse(f"size must be -1 or positive, got {size}")
-        if req_id is not None:
-            check_uint64("req_id", req_id)
-        engine.copy_cache(
-            (dst.cache_id, dst_batch_index), (src.cache_id, src_batch_index), offset, size
-        )
+        _copies.copy_cache(engine, dst, src, dst_batch_index, src_batch_index, offset, size, req_id)
 
     def copy_blocks(self, cache: Cache, copy_block_info: dict[int, list[int]]) -> None:
         """Copy blocks within a paged cache, in no particular order.
@@ -578,19 +387,7 @@ class CacheManager:
 
         Raises TypeError, LLMException: LLM_KV_CACHE_NOT_EXIST, LLM_PARAM_INVALID. Source: 6.3.
         """
-        engine = self._engine.opened
-        check_type("cache", cache, Cache)
-        check_type("copy_block_info", copy_block_info, dict)
-        sources: list[int] = []
-        destinations: list[int] = []
-        for block, targets in copy_block_info.items():
-            check_type(f"copy_block_info[{block!r}]", targets, list)
-            sources.extend([block] * len(targets))
-            destinations.extend(targets)
-        src = engine.block_ids("the keys of copy_block_info", sources)
-        dst = engine.block_ids("the values of copy_block_info", destinations)
-        require(cache.is_blocks_cache, "copy_blocks: the cache has no blocks")
-        engine.copy_blocks(cache.cache_id, src, dst)
+        _copies.copy_blocks(self._engine.opened, cache, copy_block_info)
 
     def swap_blocks(self, src_cache: Cache, dst_cache: Cache, src_to_dst: dict[int, int]) -> None:
         """Copy blocks from host to device memory or back; nothing is exchanged, despite the name.
@@ -601,32 +398,7 @@ class CacheManager:
 
         Raises TypeError, LLMException: LLM_PARAM_INVALID, LLM_FAILED. Source: 6.4.
         """
-        engine = self._engine.opened
-        check_type("src_cache", src_cache, Cache)
-        check_type("dst_cache", dst_cache, Cache)
-        require(src_cache.is_blocks_cache, "swap_blocks: src_cache has no blocks")
-        require(dst_cache.is_blocks_cache, "swap_blocks: dst_cache has no blocks")
-        check_elements("src_to_dst", src_to_dst, int, dict)
-        src_desc, dst_desc = src_cache.cache_desc, dst_cache.cache_desc
-        block_bytes = src_desc.size // src_desc.batch_size
-        if block_bytes != dst_desc.size // dst_desc.batch_size:
-            refuse("swap_blocks: the blocks of src_cache and dst_cache have different sizes")
-        if src_desc.num_tensors != dst_desc.num_tensors:
-            refuse("swap_blocks: src_cache and dst_cache have different numbers of tensors")
-        _check_below("src_to_dst: source", src_to_dst, src_desc.batch_size)
-        _check_below("src_to_dst: destination", src_to_dst.values(), dst_desc.batch_size)
-        src = engine.block_ids("the keys of src_to_dst", list(src_to_dst))
-        dst = engine.block_ids("the values of src_to_dst", list(src_to_dst.values()))
-        if src_desc.placement == dst_desc.placement:
-            refuse(f"swap_blocks: both caches have {src_desc.placement}")
-        engine.swap_blocks(
-            src_desc.placement,
-            src_cache.tensor_addrs,
-            dst_cache.tensor_addrs,
-            block_bytes,
-            src,
-            dst,
-        )
+        _copies.swap_blocks(self._engine.opened, src_cache, dst_cache, src_to_dst)
 
     def remap_registered_memory(self, mem_infos: MemInfo | list[MemInfo]) -> None:
         """Check memory that was mapped anew; nothing else happens, since no runtime has to know.
@@ -634,68 +406,4 @@ class CacheManager:
         Raises LLMException: LLM_PARAM_INVALID, LLM_NOT_YET_LINK, LLM_FAILED. Source: 6.5, decision
         26.
         """
-        engine = self._engine.opened
-        infos = [mem_infos] if isinstance(mem_infos, MemInfo) else mem_infos
-        if not isinstance(infos, list) or not all(isinstance(each, MemInfo) for each in infos):
-            refuse("mem_infos must be a MemInfo or a list of them")
-        for info in infos:
-            if info.mem_type is not Memtype.MEM_TYPE_DEVICE or info.addr == 0 or info.size <= 0:
-                refuse(f"mem_infos must be device memory with an address and a size, got {info}")
-            check_uint64("addr", info.addr)
-            check_uint64("size", info.size)
-        engine.remap(infos)
-
-
-def _check_allocate(engine: Engine, cache_desc: CacheDesc) -> None:
-    check_type("cache_desc", cache_desc, CacheDesc)
-    require(cache_desc.num_tensors > 0, "num_tensors must be positive")
-    options = engine.options
-    if cache_desc.placement == Placement.DEVICE:
-        require(options.device_pool.size, "Placement.DEVICE needs a device pool: set mem_pool_cfg")
-    else:
-        require(options.host_pool.size, "Placement.HOST needs a host pool: set host_mem_pool_cfg")
-
-
-def _allocate(
-    engine: Engine, name: str, cache_desc: CacheDesc, keys: Sequence[Any], is_blocks: bool
-) -> Cache:
-    cache_id, addrs = engine.allocate(name, cache_desc, keys, is_blocks)
-    _warn_after(engine, cache_id)
-    return Cache(cache_id, cache_desc, addrs, is_blocks)
-
-
-def _warn_after(engine: Engine, cache_id: int) -> None:
-    # A warning that is made an error leaves no cache that nobody has a handle of.
-    try:
-        engine.warn_of_notices()
-    except LLMDataDistWarning:
-        engine.unregister(cache_id)
-        raise
-
-
-def _raise_of_blocks(
-    engine: Engine, name: str, status: int, src_blocks: Any, dst_blocks: Any
-) -> NoReturn:
-    failure = engine.error(name, status)
-    check_signs("src_blocks", src_blocks)
-    check_signs("dst_blocks", dst_blocks)
-    raise failure
-
-
-def _require_one_sided(engine: Engine, name: str) -> None:
-    if not engine.options.one_sided:
-        refuse(f"{name} needs one-sided mode: set enable_remote_cache_accessible = True")
-
-
-def _check_below(name: str, blocks: Any, limit: int) -> None:
-    for block in blocks:
-        if not 0 <= block < limit:
-            refuse(f"{name} block {block} is not in [0, {limit})")
-
-
-def _check_push_id(key: CacheKeyByIdAndIndex) -> None:
-    """Refuse a negative id, which no native signature takes, and warn of id 0 (decision 15)."""
-    if key.cache_id < 0:
-        raise TypeError(f"the cache_id of push_cache only support positive ids, got {key.cache_id}")
-    if key.cache_id == 0:
-        warn("push_cache: cache_id 0 names the cache with the key (req_id 0, model_id 0)")
+        _copies.remap_registered_memory(self._engine.opened, mem_infos)

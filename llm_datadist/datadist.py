@@ -13,6 +13,7 @@ from . import _addresses, config
 from ._checks import (
     check_elements,
     check_int32,
+    check_no_null,
     check_optional,
     check_type,
     check_uint32,
@@ -197,7 +198,7 @@ class LLMDataDist:
         decision 21.
         """
         engine = self._open_engine()
-        self._check_clusters(clusters, timeout)
+        clusters = self._check_clusters(clusters, timeout)
         for cluster in clusters:
             if not engine.options.local_comm_res and not cluster.local_ip_info_list:
                 refuse(f"local_ip_info_list is empty, and local_comm_res is not set: {cluster}")
@@ -225,7 +226,7 @@ class LLMDataDist:
         """
         engine = self._open_engine()
         check_optional("force", force, bool)
-        self._check_clusters(clusters, timeout)
+        clusters = self._check_clusters(clusters, timeout)
         for cluster in clusters:
             check_uint64("remote_cluster_id", cluster.remote_cluster_id)
         outcome = engine.unlink_clusters(clusters, timeout, bool(force))
@@ -233,11 +234,12 @@ class LLMDataDist:
         return outcome
 
     @staticmethod
-    def _check_clusters(clusters: Sequence[LLMClusterInfo], timeout: int) -> None:
+    def _check_clusters(clusters: Sequence[LLMClusterInfo], timeout: int) -> list[LLMClusterInfo]:
+        """Return the clusters as they are from now on, whatever happens to the client's list."""
         check_int32("timeout", timeout)
         if timeout <= 0:
             refuse(f"timeout must be positive, got {timeout}")
-        check_elements("clusters", clusters, LLMClusterInfo)
+        return check_elements("clusters", clusters, LLMClusterInfo)
 
     def _report(
         self,
@@ -266,7 +268,9 @@ class LLMDataDist:
         check_type("comm_name", comm_name, str)
         if not 1 <= len(comm_name) <= _MAX_COMM_NAME:
             refuse(f"comm_name must have 1 to {_MAX_COMM_NAME} characters, got {len(comm_name)}")
+        check_no_null("comm_name", comm_name)
         check_type("cluster_rank_info", cluster_rank_info, dict)
+        cluster_rank_info = dict(cluster_rank_info)
         for cluster_id, rank in cluster_rank_info.items():
             check_type("a cluster id of cluster_rank_info", cluster_id, int)
             check_type(f"cluster_rank_info[{cluster_id}]", rank, int)
@@ -279,6 +283,7 @@ class LLMDataDist:
             check_uint64("a cluster id of cluster_rank_info", cluster_id)
             check_uint32(f"cluster_rank_info[{cluster_id}]", rank)
         check_type("rank_table", rank_table, str)
+        check_no_null("rank_table", rank_table)
         require(len(cluster_rank_info) >= 2, "cluster_rank_info needs at least 2 members")
         ranks = list(cluster_rank_info.values())
         if ranks != sorted(ranks):

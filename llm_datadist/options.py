@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from . import _addresses, config
-from ._checks import UINT16_MAX, check_type, is_strict_hardware, refuse
+from ._checks import UINT16_MAX, check_no_null, check_type, is_strict_hardware, refuse
 from ._members import DEFAULT_SYNC_TIMEOUT_MS, PoolOptions, is_digits, read_number
 from .config import LLMConfig, LLMRole
 from .status import LLMStatusCode
@@ -75,6 +75,8 @@ def read_options(cluster_id: int, role: LLMRole, client_options: dict[str, str])
     for key, value in options.items():
         check_type(f"option {key!r}", key, str)
         check_type(f"option {key!r}", value, str)
+        check_no_null("a key of options", key)
+        check_no_null(f"option {key!r}", value)
     return _engine_options(cluster_id, role, options)
 
 

@@ -89,8 +89,7 @@ class TransferConfig:
 
     @dst_addrs.setter
     def dst_addrs(self, value: Sequence[int]) -> None:
-        check_elements("dst_addrs", value, int)
-        for index, addr in enumerate(value):
+        for index, addr in enumerate(check_elements("dst_addrs", value, int)):
             check_uint64(f"dst_addrs[{index}]", addr)
         self._dst_addrs = value
 

@@ -66,7 +66,7 @@ public:
                (chunk + 1 < chunk_starts_.size() ? chunk_starts_[chunk + 1] : pieces_.size());
     }
 
-    // How many of at most so many threads are worth it.
+    // How many threads are worth it, at most `most`.
     uint32_t Threads(uint32_t most) const { return bytes_ >= kWorthHelpers ? most : 1; }
 
     // How large chunks should be for several threads to end together.
@@ -77,7 +77,7 @@ public:
     }
 
 private:
-    // From here on a helper has started before the asking thread is done.
+    // With fewer bytes the calling thread is done before a helper has started.
     static constexpr uint64_t kWorthHelpers = 1U << 20;
     static constexpr uint64_t kSmallestChunk = 64U << 10;
     static constexpr uint64_t kSmallestCut = 16U << 10;

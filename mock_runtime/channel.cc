@@ -33,7 +33,7 @@ struct Message {
     uint8_t nonce[16];
     uint32_t has_link_page;
     uint32_t num_pools;
-    // Of an answer that gives nothing: why, an errno value. The sender has no descriptors left.
+    // In an answer that passes nothing: why, an errno value. The sender has no descriptors left.
     uint32_t refused;
     uint32_t reserved;
     struct {
@@ -117,7 +117,7 @@ Status Send(int socket, const LinkNonce &nonce, const ChannelGift &gift) {
     return Status::Ok();
 }
 
-// Everything that came is owned before anything is looked at.
+// Takes ownership of every descriptor that came, before the message is checked.
 std::vector<Fd> OwnDescriptors(msghdr *header) {
     std::vector<Fd> received;
     for (cmsghdr *part = CMSG_FIRSTHDR(header); part != nullptr; part = CMSG_NXTHDR(header, part)) {

@@ -1,10 +1,10 @@
 // The channel between two devices on one host: an abstract AF_UNIX socket, over which the two ends
 // of a link exchange their memfds once.
 //
-// Such a socket exists within one network namespace: who can dial it is on the same host.
-// Descriptors that it carries work where process_vm_readv and /proc/<pid>/fd are refused. A message
-// is one packet, so half of one cannot be; anything else than a proper message closes the
-// connection.
+// Such a socket exists within one network namespace: a process that can dial it is on the same
+// host. Descriptors that it carries work where process_vm_readv and /proc/<pid>/fd are refused. A
+// message is one packet, so a message never arrives in part; anything but a well-formed message
+// closes the connection.
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
@@ -84,8 +84,8 @@ private:
     std::map<LinkNonce, Taker> takers_ LLDD_GUARDED_BY(*loop_);
 };
 
-// The initiator's part: dials, gives, and takes the answer. LLDD_FAILED: nobody listens there (the
-// peer is not on this host, or in another network namespace), or it does not expect this link;
+// The initiator's part: dials, gives, and takes the answer. LLDD_FAILED: no process listens there
+// (the peer is not on this host, or in another network namespace), or it does not expect this link;
 // LLDD_LINK_FAILED: one of the two has no descriptors left; LLDD_TIMEOUT.
 Status ExchangeOverChannel(const ChannelName &name, const LinkNonce &nonce, const ChannelGift &own,
                            const Deadline &deadline, ChannelGift *gift, pid_t *pid);

@@ -99,7 +99,8 @@ Status MockConnection::DialChannel(const Deadline &deadline) {
     pid_t pid = 0;
     Status exchanged = ExchangeOverChannel(peer_.channel(), nonce_, own, deadline, &gift, &pid);
     if (exchanged.ok()) exchanged = peer_.MapTable(std::move(gift.region_table));
-    // Another path would lack descriptors as well, and be a slower one without anybody's knowing.
+    // Another path would lack descriptors as well, and the client would not learn that it is
+    // slower.
     if (exchanged.code() == LLDD_TIMEOUT || exchanged.code() == LLDD_LINK_FAILED) return exchanged;
     passage_->page().CloseDescriptor();
     if (exchanged.ok()) {
@@ -234,8 +235,8 @@ Status MockConnection::Close(const Deadline &deadline) {
 
 Status MockConnection::EndAccess(const Deadline &deadline) {
     closed_.store(true);
-    // On the I/O thread no step of the stream is under way, and nobody completes the channel any
-    // more.
+    // On the I/O thread no step of the stream is under way, and the exchange over the channel can
+    // no longer be completed.
     device_->loop->RunAndWait([this] {
         LLDD_ON_IO_THREAD(*device_->loop);
         server_.reset();
@@ -244,7 +245,7 @@ Status MockConnection::EndAccess(const Deadline &deadline) {
     if (!passage_->is_open()) return Status::Ok();
     passage_->own_side().alive.store(0, std::memory_order_seq_cst);
     if (!passage_->WaitUntilLeft(deadline)) {
-        // The device goes on to wait for it where memory is withdrawn.
+        // The passage stays with the device, whose withdrawals wait for it.
         return Failure(LLDD_TIMEOUT, "a transfer of %s is still under way", peer_.Name().c_str());
     }
     device_->passages.Remove(passage_);

@@ -60,7 +60,7 @@ private:
     const FaultLink fault_link_;
 
     PeerMemory peer_;
-    // Of the transfer that is under way.
+    // Used by the transfer that is under way.
     KnownMemory::View known_;
     TcpPath tcp_;
 

@@ -2,7 +2,7 @@
 // argument ignores one.
 //
 //   help                     the commands, one line per command
-//   environment              every variable that the runtime reads, a line each, with tabs between
+//   environment              one line per variable that the runtime reads, with tabs between
 //                            name, legal values, default and meaning
 //   devices                  one line per device that is open in this process: pools,
 //                            registrations, links

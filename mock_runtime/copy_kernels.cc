@@ -101,8 +101,8 @@ bool HasErms() {
 
 #if defined(__aarch64__)
 
-// Pairs of registers with the hint that nobody will want these bytes soon. The hint changes no
-// order that a release store or a barrier makes, so there is nothing to finish.
+// Copies pairs of registers with the hint that these bytes will not be read soon. The hint changes
+// no order that a release store or a barrier makes, so there is nothing to finish.
 void CopyNeon(void *dst, const void *src, size_t size) {
     auto *to = static_cast<char *>(dst);
     const auto *from = static_cast<const char *>(src);
@@ -132,7 +132,7 @@ struct Candidate {
     bool (*usable)();
 };
 
-// The best first: on x86-64 in the order that was measured. On aarch64 nobody has measured neon
+// The best first: on x86-64 in the order that was measured. On aarch64 neon has not been measured
 // yet, so the C library's own copy, which is made for the CPU, comes first.
 constexpr Candidate kCandidates[] = {
 #if defined(__x86_64__)

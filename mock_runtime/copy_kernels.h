@@ -11,12 +11,12 @@ namespace lldd::mock {
 struct CopyKernel {
     const char *name;
     // Copies between ranges that do not overlap. For pieces of a large transfer: may go past the
-    // caches, in which case nobody sees the bytes for sure before finish().
+    // caches; then other threads are sure to see the bytes only after finish().
     void (*copy)(void *dst, const void *src, size_t size);
     void (*finish)();
 };
 
-// Small transfers: the reader wants the bytes in its cache.
+// For small transfers, whose bytes the reader wants in its cache.
 void CopySmall(void *dst, const void *src, size_t size);
 
 // By name, "auto" for the best; null: no such kernel, or this CPU lacks it.

@@ -42,7 +42,7 @@ size_t CopyPool::helpers() const {
     return threads_.size();
 }
 
-// A machine that has no thread to spare copies with those it has.
+// Where no thread can be started, copies run on the threads that there are.
 void CopyPool::StartHelpersLocked(uint32_t count) {
     if (threads_.size() >= count) return;
     try {
@@ -76,7 +76,7 @@ MoveFailure CopyPool::Run(ChunkedWork &work, size_t chunks, uint32_t threads) {
     work_there_.notify_all();
     MoveClaimed(work, chunks);
     UniqueLock lock(mutex_);
-    wanted_ = 0;  // who wakes up only now is too late
+    wanted_ = 0;  // a helper that wakes up only now is too late
     all_left_.wait(lock.native(), [this]() LLDD_REQUIRES(mutex_) { return inside_ == 0; });
     work_ = nullptr;
     return failure_;

@@ -1,8 +1,8 @@
 // Standing helper threads that share the work of one large transfer.
 //
-// The work is cut into chunks; the asking thread and the helpers claim them one after the other, so
-// that all end together. One transfer has the helpers at a time; others do without. The threads
-// start with the first large transfer and end with the last device.
+// The work is cut into chunks; the calling thread and the helpers claim them one after the other,
+// so that all end together. One transfer has the helpers at a time; other transfers run without
+// them. The threads start with the first large transfer and end with the last device.
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
@@ -28,7 +28,7 @@ public:
 
 class CopyPool {
 public:
-    // The pool of this process; whoever opens a device holds it.
+    // The pool of this process; each open device holds it.
     static std::shared_ptr<CopyPool> Acquire();
     ~CopyPool();
     CopyPool(const CopyPool &) = delete;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mock_runtime/device.h"
 
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -37,6 +38,27 @@ struct OpenDevices {
     std::vector<const MockDevice *> devices LLDD_GUARDED_BY(mutex);
 };
 
+// Whether all of it is mapped. The kernel looks at ranges; no page is touched, and none is written
+// back: that is done since Linux 2.6.19 without being asked to.
+bool IsMapped(uint64_t addr, uint64_t length) {
+    const uint64_t into_page = addr % static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+    if (length > UINT64_MAX - into_page) return false;
+    return msync(Pointer(addr - into_page), length + into_page, MS_ASYNC) == 0;
+}
+
+// A length that no memory has must not become pieces, each of which takes memory.
+Status CheckLength(const Run &run) {
+    if (run.length <= kLargestChunk) return Status::Ok();
+    for (const uint64_t addr : {run.local, run.remote}) {
+        if (IsMapped(addr, run.length)) continue;
+        return Failure(LLDD_FAILED,
+                       "the memory of this process at %#llx is not mapped for the copy of %llu "
+                       "bytes",
+                       Printable(addr), Printable(run.length));
+    }
+    return Status::Ok();
+}
+
 void Forget(Cookie *cookie) {
     volatile uint8_t *bytes = cookie->data();
     for (size_t i = 0; i < cookie->size(); ++i) bytes[i] = 0;
@@ -57,7 +79,7 @@ Status MockDevice::Open(const Settings &settings, int32_t device_id,
         static_cast<ssize_t>(made->cookie_->size())) {
         return ErrnoFailure(LLDD_FAILED, errno, "no random numbers");
     }
-    // Only where peers may want to look: it concerns the whole process.
+    // Only where peers may use process_vm: it concerns the whole process.
     if (settings.allows(Transport::kCma) && settings.let_others_trace) {
         made->traceable_by_all_ = LetAllTrace();
     }
@@ -138,6 +160,7 @@ Status MockDevice::Copy(const Run *runs, size_t count, Placement, Placement,
         const auto [dst, src, length] = runs[i];
         if (length == 0 || dst == src) continue;
         const bool safe = known_dst.Contains(dst, length) && known_src.Contains(src, length);
+        if (!safe) LLDD_RETURN_IF_ERROR(CheckLength(runs[i]));
         const uint64_t distance = dst > src ? dst - src : src - dst;
         if (!safe || distance >= length) {
             (safe ? direct : checked).Add(dst, src, length);

@@ -37,8 +37,8 @@ struct DeviceParts {
     std::unique_ptr<ChannelListener> channel;
     Mutex serve_lock;   // held by the I/O thread while it touches registered memory
     Passages passages;  // over which peers may be inside the memory
-    // Of the device, not of its connections: there may be hundreds, and each of them may once have
-    // moved a lot.
+    // Kept per device, not per connection: there may be hundreds of connections, and each may once
+    // have moved a lot.
     Spares<TransferPlan> plans;
 };
 

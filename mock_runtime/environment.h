@@ -17,7 +17,7 @@ struct Settings {
     std::vector<Transport> transports;  // what may be used, the preferred one first
     uint32_t threads = 1;               // that copy, the asking one included
     std::string kernel = "auto";        // see copy_kernels.h
-    bool exclude_from_fork = false;     // registered memory, too, is kept from forked children
+    bool exclude_from_fork = false;     // registered memory is also kept from forked children
     bool let_others_trace = true;       // PR_SET_PTRACER_ANY where Yama would refuse peers
     std::string ptrace_scope_file = "/proc/sys/kernel/yama/ptrace_scope";
     std::string host_root;  // "", or a folder instead of / for the files of memory and CPUs

@@ -1,4 +1,4 @@
-// The language of fault scripts: one rule a line, or several with ';' between them.
+// The language of fault scripts: one rule per line, or several with ';' between them.
 //
 //     read status=LLM_LINK_BUSY after=3 times=1 peer=7
 //     read,write delay=20ms jitter=5ms bandwidth=100MB/s
@@ -50,13 +50,13 @@ const FaultPointInfo &InfoOf(FaultPoint point);
 
 struct FaultRule {
     std::string text;     // as it was written, with single blanks
-    uint32_t points = 0;  // a bit each
+    uint32_t points = 0;  // one bit per point
 
     // What happens.
     lldd_status status = LLDD_SUCCESS;
     bool drop = false;
     std::chrono::nanoseconds delay{0};
-    std::chrono::nanoseconds jitter{0};  // at most so much more
+    std::chrono::nanoseconds jitter{0};  // the most that is added to `delay`
     uint64_t bytes_per_second = 0;       // 0: no limit
 
     // When.

@@ -185,7 +185,7 @@ Status MeetFaults(FaultPoint point, const Deadline &deadline, const FaultLink *l
     if (last.rule.drop && info.can_drop) {
         lock.Unlock();
         link->streams->Break();
-        // Where bytes would be moved, they shall not be quicker than the news.
+        // A call that moves bytes first waits until this end has learnt that the link is broken.
         lock.Lock();
         if (info.moves_bytes) {
             faults.changed.wait_until(lock.native(), deadline.when(), [&] { return IsGone(link); });

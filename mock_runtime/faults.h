@@ -25,7 +25,7 @@ struct FaultLink {
 
 extern std::atomic<bool> fault_rules_set;
 
-// The part of PassFaultPoint that is not for the hot path.
+// What PassFaultPoint does once rules are set.
 Status MeetFaults(FaultPoint point, const Deadline &deadline, const FaultLink *link,
                   uint64_t bytes);
 
@@ -59,8 +59,8 @@ void WakeHeldUpCalls();
 Status AddFaults(const std::string &script, std::vector<uint64_t> *ids);
 // The script's rules instead of all that there are; those stay if the script cannot be read.
 Status SetFaults(const std::string &script);
-// Calls that a rule holds up go on when it is taken away. Unknown ids are those of rules that
-// somebody else took away.
+// Calls that a rule holds up go on when it is taken away. Unknown ids are ignored: another caller
+// has removed their rules.
 void RemoveFaults(const std::vector<uint64_t> &ids);
 void ClearFaults();
 

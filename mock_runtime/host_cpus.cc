@@ -22,8 +22,8 @@ uint32_t WholeCpus(int64_t quota, int64_t period) {
     return static_cast<uint32_t>(std::clamp<int64_t>(quota / period, 1, kMost));
 }
 
-// Version 2: "max 100000" or "150000 100000". Version 1: two files, where -1 is no quota. A missing
-// file is no quota either.
+// Version 2: "max 100000" or "150000 100000". Version 1: two files, where -1 means that there is no
+// quota. A missing file means the same.
 uint32_t QuotaOf(const ControlGroup &group) {
     int64_t quota = 0;
     int64_t period = 0;

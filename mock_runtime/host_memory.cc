@@ -13,7 +13,7 @@
 
 #include "base/address.h"
 
-// Of Linux 5.14; older C libraries do not name it.
+// New in Linux 5.14; older C libraries do not name it.
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif

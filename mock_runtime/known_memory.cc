@@ -35,7 +35,7 @@ bool KnownMemory::View::Ask(uint64_t addr, uint64_t size) {
     auto next = cover.upper_bound(addr);
     if (next == cover.begin() || std::prev(next)->second == 0) return false;
     const uint64_t start = std::prev(next)->first;
-    // Only as far as is asked: a few steps where ranges overlap, one elsewhere.
+    // Looks only as far as the question reaches: a few steps where ranges overlap, one elsewhere.
     while (next != cover.end() && next->second != 0 && next->first - addr < size) ++next;
     const uint64_t last = next == cover.end() ? UINT64_MAX : next->first - 1;
     if (size - 1 > last - addr) return false;

@@ -15,7 +15,7 @@ namespace {
 static_assert(std::atomic<uint32_t>::is_always_lock_free, "the words are shared between processes");
 static_assert(2 * sizeof(LinkSide) <= 4096, "both sides fit into the smallest page");
 
-// So that the word changes when the peer is gone, and a wait that is just beginning does not sleep.
+// Changes the word when the peer is gone, so that a wait that is just beginning does not sleep.
 constexpr uint32_t kStopWaiting = 0x80000000;
 
 void Wake(std::atomic<uint32_t> &word) {

@@ -50,7 +50,7 @@ void Leave(LinkSide &side);
 // The owner: whether the peer is inside. One that enters after what the owner changed sees that.
 bool IsInside(const LinkSide &side);
 // The owner: waits until an access that was under way when it was called is over. False: it is not
-// over at the deadline. `peer_gone` ends the wait, too; who sets it calls StopWaiting.
+// over at the deadline. `peer_gone` also ends the wait; the thread that sets it calls StopWaiting.
 bool WaitForPassage(LinkSide &side, const std::atomic<bool> &peer_gone, const Deadline &deadline);
 void StopWaiting(LinkSide &side);
 

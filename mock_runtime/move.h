@@ -27,8 +27,8 @@ struct MoveFailure {
         kLocalFault,   // `address` of this process is not mapped, or not for that access
         kRemoteFault,  // the same of the peer
         kRefused,      // the kernel does not let this process touch the peer any more
-        kClosed,       // the stream ended; perhaps the peer, too
-        kProtocol,     // the peer sent nonsense
+        kClosed,       // the stream ended; the peer may also have
+        kProtocol,     // the peer does not follow the protocol
         kSystem,
     };
     Kind kind = kNone;

@@ -48,8 +48,8 @@ bool ProbeMapped(uint64_t addr, uint64_t size, const std::string &host_root) {
     return IsMapped(addr, size, true);
 }
 
-// Keeps or gives back whole pages of registered memory to children. Failure is no error: the range
-// may not be mapped at all.
+// Keeps or gives back whole pages of registered memory to children. Failure is not an error: the
+// range may not be mapped at all.
 void Advise(uint64_t addr, uint64_t size, int advice) {
     const PageRange pages = RoundInward(addr, size);
     if (pages.size == 0) return;

@@ -41,8 +41,8 @@ public:
     Status Commit(uint64_t addr, uint64_t size);
 
     Status Register(uint64_t addr, uint64_t size, Placement placement);
-    // *withdrawn: that was the last registration of the range; its generation is dead, and who may
-    // still be inside must be waited for: peers with a snapshot mark above *order.
+    // *withdrawn: that was the last registration of the range; its generation has ended, and the
+    // caller must wait for peers that may still be inside: those with a snapshot mark above *order.
     Status Unregister(uint64_t addr, uint64_t size, bool *withdrawn, uint64_t *order);
 
     // Everything a peer may reach that connects under this nonce. What is registered later is not.
@@ -57,7 +57,7 @@ public:
     // Whether a checked name still holds. Takes no lock.
     bool IsLive(RegionName name) const { return table_.IsLive(name); }
 
-    // What of it was found mapped for reading and writing and may be touched directly.
+    // The part of it that was found mapped for reading and writing and may be touched directly.
     const KnownMemory &known() const { return known_; }
 
     int table_fd() const { return table_.fd(); }

@@ -16,17 +16,18 @@
 
 namespace lldd::mock {
 
-// One link as the owner of memory sees it that withdraws some. Outlives its connection while a
-// thread waits.
+// One link, as the owner sees it when it withdraws memory. Outlives its connection while a thread
+// waits.
 class PeerPassage {
 public:
-    // mark: of the snapshot that the peer has got; it knows no region that came later.
+    // mark: that of the snapshot which the peer received; it knows no region that was registered
+    // later.
     PeerPassage(LinkEnd own_end, uint64_t mark) : own_end_(own_end), mark_(mark) {}
 
     // From now on the peer may enter. Once.
     void Open(LinkPage page);
     bool is_open() const;
-    // Of an open one: the page, and what concerns the memory of either end.
+    // Once it is open: the page, and what concerns the memory of either end.
     LinkPage &page() { return page_; }
     LinkSide &own_side() const { return page_.OfMemoryOf(own_end_); }
     LinkSide &peer_side() const {
@@ -40,7 +41,7 @@ public:
     // Ends all waits. Any thread, any time.
     void PeerGone();
 
-    // Of an open one: waits until an access of the peer that was under way when it was called is
+    // Once it is open: waits until an access of the peer that was under way when it was called is
     // over, or the peer is gone. False: it is under way at the deadline.
     bool WaitUntilLeft(const Deadline &deadline);
 
@@ -52,7 +53,7 @@ private:
     LinkPage page_;
 };
 
-// Those of a device. Thread-safe.
+// The passages of a device. Thread-safe.
 class Passages {
 public:
     void Add(std::shared_ptr<PeerPassage> passage);

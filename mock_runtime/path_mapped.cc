@@ -70,8 +70,8 @@ MoveFailure CheckedCopy::MoveChunk(size_t chunk) {
     return {MoveFailure::kLocalFault, EFAULT, (there_faults ? piece->there : piece->here) + moved};
 }
 
-// Where the process may not even use the calls on itself: what is mapped is looked up. Somebody may
-// unmap it in between; that is an error of the client's.
+// Where the process may not use the calls on itself, what is mapped is looked up. The client may
+// unmap it in between, which is an error of the client.
 MoveFailure CheckedCopy::MoveWithoutKernel(const Piece &piece) const {
     const bool read = direction_ == Direction::kRead;
     if (!IsMapped(piece.here, piece.length, read)) {

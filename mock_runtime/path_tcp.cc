@@ -96,7 +96,7 @@ MoveFailure TcpPath::OpenStream(const Deadline &deadline) {
     const Status opened = streams_->OpenStream(deadline, &stream);
     if (!opened.ok()) {
         LLDD_LOG(LLDD_LOG_INFO, "no data stream: %s", opened.text().c_str());
-        // The peer may be well: this process is what lacks something.
+        // The peer may be there: it is this process that lacks descriptors.
         if (OutOfDescriptors(opened.raw()))
             return {MoveFailure::kSystem, static_cast<int>(opened.raw()), 0};
         return {deadline.passed() ? MoveFailure::kTimeout : MoveFailure::kPeerGone, 0, 0};
@@ -141,8 +141,8 @@ MoveFailure TcpPath::Move(Direction direction, const Deadline &deadline) {
     }
 }
 
-// Each direction goes on until the kernel has no more for it, and then waits to be told. So a small
-// read is three system calls: send, wait, receive.
+// Each direction goes on until the kernel would block, and then waits in poll(). So a small read is
+// three system calls: send, wait, receive.
 MoveFailure TcpPath::Exchange(const Deadline &deadline) {
     bool can_send = true;
     bool can_receive = false;
@@ -218,8 +218,8 @@ MoveFailure TcpPath::ReceiveSome(bool *more) {
     size_t count = 0;
     const bool first = received_.done < kAnswer;
     if (first) vectors[count++] = PartOf(&answers_[0], kAnswer, received_.done);
-    // A refusal has no bytes behind it. What comes is the client's memory's only when that is
-    // excluded, or when nothing else can follow.
+    // A refusal has no bytes behind it. So bytes are received into the client's memory only once
+    // the first answer is complete, or when no other answer can follow.
     if (read_ && (!first || !more_behind)) {
         count += received_.cursor.Fill(vectors + count, kMostVectors - 3, kLargestChunk);
         uint64_t described = 0;
@@ -244,7 +244,8 @@ MoveFailure TcpPath::ReceiveSome(bool *more) {
     return TakeAnswers(static_cast<uint64_t>(size));
 }
 
-// Bytes have arrived where ReceiveSome wanted them: what do they mean?
+// Accounts for bytes that have arrived in the places that ReceiveSome described: see
+// docs/architecture.md, "The TCP path".
 MoveFailure TcpPath::TakeAnswers(uint64_t bytes) {
     while (bytes > 0) {
         const Request &request = requests_[received_.request];

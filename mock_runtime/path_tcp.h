@@ -71,7 +71,7 @@ private:
 
     StreamProvider *const streams_;
     const std::atomic<bool> &peer_gone_;
-    Mutex stream_mutex_;  // between Interrupt and who opens or drops the stream
+    Mutex stream_mutex_;  // for Interrupt, and for the transfer that opens or drops the stream
     Fd stream_;
     // While it is set, the stream is not Interrupt's to close.
     bool moving_ LLDD_GUARDED_BY(stream_mutex_) = false;

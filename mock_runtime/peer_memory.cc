@@ -22,7 +22,7 @@ const char *WhatItIs(Transport transport) {
 
 PeerMemory::PeerMemory(const Settings &settings, EndpointData peer)
     : settings_(settings), peer_(std::move(peer)) {
-    // There may be a hundred thousand, at each of hundreds of links: they are kept once.
+    // There may be a hundred thousand regions at each of hundreds of links, so they are kept once.
     regions_.Assign(std::exchange(peer_.regions, {}));
 }
 
@@ -69,7 +69,7 @@ void PeerMemory::DecidePathsLocked() {
     describe(true, LLDD_MEMORY_ALLOCATED, &path_to_pools_);
     const auto to_registered = describe(false, LLDD_MEMORY_REGISTERED, &path_to_registered_);
     regions_.ForEach([&](PeerRegion &peer) {
-        // Of registered memory all is reached alike, of pools only those that are mapped.
+        // All registered memory is reached alike. Of the pools, some may not be mapped here.
         if (!peer.is_pool()) {
             peer.transport = to_registered;
             return;

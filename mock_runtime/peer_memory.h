@@ -58,7 +58,7 @@ public:
     void BeginTransfer();
     // The region that the address is in; null: none. It belongs to the transfer from now on.
     PeerRegion *Use(uint64_t addr);
-    // kWithdrawn if a region of the transfer has been withdrawn. Its helpers ask, too.
+    // kWithdrawn if a region of the transfer has been withdrawn. The helper threads also ask.
     MoveFailure FirstWithdrawn() const;
     // Why the region has no transport.
     Status Unreachable(const PeerRegion &region, uint64_t addr) const;
@@ -93,7 +93,7 @@ private:
     PathDescription path_to_registered_ LLDD_GUARDED_BY(paths_mutex_);
 
     PeerRegions regions_;
-    // Of the transfer that is under way.
+    // Used by the transfer that is under way.
     std::vector<const PeerRegion *> used_;
     uint64_t transfers_ = 0;
 };

@@ -41,8 +41,8 @@ struct ProcessIdentity {
     bool traceable_by_all = false;  // said so with PR_SET_PTRACER_ANY, or Yama is not there
 };
 
-// Under Yama's scope 1 only children may be traced: tells the kernel that peers may, too. True if
-// it knows now or does not care.
+// Under Yama's scope 1 only children may be traced: tells the kernel that peers may also do so.
+// True if it knows now or does not care.
 bool LetAllTrace();
 
 // Decides whether a peer's memory can be reached, asking the cheapest question first: a call on

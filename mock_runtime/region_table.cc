@@ -31,7 +31,8 @@ Status RegionTable::Add(RegionName *name) {
 
 void RegionTable::Withdraw(RegionName name) {
     const uint32_t dead = slots()[name.slot].fetch_add(1, std::memory_order_seq_cst) + 1;
-    // A slot whose numbers are used up is never used again: an old name must not come back to life.
+    // A slot whose numbers are used up is never used again: an old name must not become valid
+    // again.
     if (dead != 0) free_.push_back(name.slot);
 }
 

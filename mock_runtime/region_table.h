@@ -18,7 +18,7 @@ namespace lldd::mock {
 
 constexpr uint32_t kMostRegions = 1U << 20;
 
-// The owner's. Not thread-safe but for IsLive.
+// The owner's view of it. Not thread-safe, except for IsLive.
 class RegionTable {
 public:
     static Status Create(RegionTable *table);

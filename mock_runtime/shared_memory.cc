@@ -27,7 +27,7 @@ SharedMemory &SharedMemory::operator=(SharedMemory &&other) noexcept {
 namespace {
 
 // Where the kernel has huge pages for shared memory on request (shmem_enabled is "advise"), a copy
-// of a pool needs fewer of the slow looks at page tables. Elsewhere this changes nothing.
+// of a pool needs fewer walks of page tables. Elsewhere this changes nothing.
 void PreferHugePages(void *addr, size_t size) {
     constexpr size_t kWorthIt = 8U << 20;
     if (size >= kWorthIt) static_cast<void>(madvise(addr, size, MADV_HUGEPAGE));

@@ -40,7 +40,7 @@ public:
     uint64_t address() const { return Address(addr_); }
     uint64_t size() const { return size_; }
     int fd() const { return fd_.get(); }
-    // The mapping stays; nobody else can get it any more.
+    // The mapping stays; it can no longer be passed to another process.
     void CloseDescriptor() { fd_.Close(); }
     explicit operator bool() const { return addr_ != nullptr; }
 

@@ -35,7 +35,7 @@ private:
     std::unique_ptr<T> Take() {
         MutexLock lock(mutex_);
         if (idle_.empty()) {
-            // So that returning never needs memory.
+            // The room is made here, so that returning never needs memory.
             idle_.reserve(++made_);
             return std::make_unique<T>();
         }

@@ -13,15 +13,14 @@
 namespace lldd::mock {
 namespace {
 
-// Others get their turn after so many bytes.
+// After kTurnBytes other handlers of the I/O thread run.
 constexpr uint64_t kTurnBytes = 1U << 20;
-// What a request counts besides its bytes, so that many small ones end a turn, too.
+// What a request counts besides its bytes, so that many small requests also end a turn.
 constexpr uint64_t kRequestCost = 4096;
 constexpr size_t kMostVectors = 512;
 constexpr size_t kScratchBytes = 64U << 10;
 
-// Stands in for memory that cannot be touched. What is thrown away may go to one place: nobody
-// reads it.
+// Sent in place of memory that cannot be read.
 const char kZeros[kScratchBytes] = {};
 
 ssize_t SendVectors(int fd, iovec *vectors, size_t count) {
@@ -228,7 +227,8 @@ TcpServer::Step TcpServer::SendBytes() {
             uint64_t bytes = 0;
             for (size_t i = count; i < count + runs; ++i) bytes += vectors[i].iov_len;
             size_t all = count + runs;
-            // The last bytes take the answer with them; a fault before it keeps it from leaving.
+            // The answer is sent together with the last bytes; a fault in these keeps it from being
+            // sent.
             if (bytes == bytes_left_) vectors[all++] = {&answer_, sizeof answer_};
             size = SendVectors(stream_.get(), vectors, all);
         }

@@ -1,9 +1,9 @@
 // The owner's end of the TCP path: serves a peer's requests on the I/O thread.
 //
-// Bytes go between the socket and the memory by system calls, which tell of unmapped memory instead
+// Bytes go between the socket and the memory by system calls, which report unmapped memory instead
 // of ending the process. Each call is made under the serve lock, after the regions that it touches
-// were found alive: who withdraws a region and then takes the lock once knows that it is not
-// touched any more.
+// were found live: a thread that withdraws a region and then takes the lock once knows that it is
+// not touched any more.
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
@@ -22,7 +22,7 @@ namespace lldd::mock {
 // One stream. Lives on the I/O thread; destroy it anywhere but in its own handler.
 class TcpServer {
 public:
-    // mark: of the snapshot that the peer has got.
+    // mark: that of the snapshot which the peer received.
     TcpServer(std::shared_ptr<EventLoop> loop, OwnMemory *memory, Mutex *serve_lock, uint64_t mark,
               Fd stream);
     ~TcpServer();

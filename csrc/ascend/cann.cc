@@ -25,7 +25,7 @@ const char *HixlName(hixl::Status status) {
     }
 }
 
-// Numbers of the runtime that have a name of their own in the Python API come through HIXL, too.
+// Numbers of the runtime that have a name of their own in the Python API also come through HIXL.
 lldd_status RuntimeStatus(uint32_t number) {
     switch (number) {
         case kStreamTimeout: return LLDD_TIMEOUT;
@@ -106,7 +106,7 @@ Context::Scope::Scope(const Context &context) {
     if (before_ == context.context_) return;
     changed_ = before_ != nullptr;
     const Status set = FromAcl(aclrtSetCurrentContext(context.context_), "set the context");
-    // The call that follows fails by itself, and tells.
+    // The call that follows fails by itself, and reports it.
     if (!set.ok()) LLDD_LOG(LLDD_LOG_ERROR, "%s", set.text().c_str());
 }
 

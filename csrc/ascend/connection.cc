@@ -12,7 +12,8 @@
 namespace lldd::ascend {
 namespace {
 
-// Between two calls of HIXL a peer that withdraws memory is heard: a few milliseconds of HCCS.
+// A peer that withdraws memory is answered between two calls of HIXL. One call moves what HCCS
+// moves in a few milliseconds.
 constexpr uint64_t kMostBytesACall = 256ull << 20;
 constexpr size_t kMostDescsACall = 65536;
 
@@ -59,7 +60,7 @@ Status AscendConnection::Dial(const Deadline &deadline) {
     return Status(LLDD_LINK_FAILED, status.text(), status.raw());
 }
 
-// The acceptor's end has a HIXL connection of its own, made while nobody waits; a transfer that
+// The acceptor's end has a HIXL connection of its own, made in the background; a transfer that
 // comes sooner makes it.
 Status AscendConnection::Confirm() {
     if (passive_) return Status::Ok();
@@ -236,7 +237,7 @@ void AscendConnection::GoOn() {
 Status AscendConnection::AskPeer(const std::string &message, const Deadline &deadline) const {
     if (peer_gone_.load() || peer_passive_) return Status::Ok();
     const Status asked = streams_->Ask(message, deadline);
-    // Any other failure is that of a closed connection, which the peer sees, too: it begins
+    // Any other failure is that of a closed connection, which the peer also sees, so it begins
     // nothing.
     return asked.code() == LLDD_TIMEOUT ? asked : Status::Ok();
 }
@@ -250,7 +251,7 @@ Status AscendConnection::StayAway(const Deadline &deadline) {
 }
 
 void AscendConnection::ComeBack() {
-    // Whether it is heard is of no importance here: a peer that is gone has no connection.
+    // Whether the peer receives it does not matter: a peer that is gone has no connection.
     (void)AskPeer(Encode(Message::kGoOn), Deadline::Passed());
 }
 
@@ -261,7 +262,7 @@ void AscendConnection::PeerGone() {
     LeaveRemote(Deadline::Passed());
 }
 
-// Once.
+// Does nothing when it is called again.
 void AscendConnection::LeaveRemote(const Deadline &deadline) {
     {
         MutexLock lock(mutex_);
@@ -282,7 +283,7 @@ Status AscendConnection::Close(const Deadline &deadline) {
         ask = !left_by_peer_;
     }
     // Without time no thread waits: the link ends because the peer's end has. A peer that does not
-    // answer may be anywhere, which HIXL does not tell; HIXL refuses to deregister memory that it
+    // answer may be anywhere, which HIXL does not report; HIXL refuses to deregister memory that it
     // still knows (OwnMemory::Deregister), and pools are freed when HIXL has ended.
     if (ask && !deadline.passed()) {
         const Status left = AskPeer(Encode(Message::kLeave), deadline);

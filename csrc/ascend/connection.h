@@ -2,9 +2,9 @@
 //
 // An end that withdraws memory (see withdrawals.h), or ends the link, asks the peer over the link's
 // control connection, and the peer answers as soon as no transfer of its own is under way and its
-// HIXL connection is gone. It does not connect again before the owner has withdrawn the memory.
-// The device cannot give a guarantee against a peer that does not answer: then the owner learns
-// LLDD_TIMEOUT, and the memory must not be used for something else before the peer has gone.
+// HIXL connection is gone. It does not connect again before the owner has withdrawn the memory. The
+// device cannot end the access of a peer that does not answer: then the call returns LLDD_TIMEOUT,
+// and the memory must not be used for something else before the peer has gone.
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
@@ -83,7 +83,7 @@ private:
     bool left_remote_ LLDD_GUARDED_BY(mutex_) = false;
     uint64_t holds_ LLDD_GUARDED_BY(mutex_) = 0;  // for the peer, which is withdrawing memory
 
-    // Of the transfer that is under way; kept to use its memory again.
+    // Used by the transfer that is under way; kept so that the next one uses its memory again.
     std::vector<Piece> pieces_;
     size_t num_pieces_ = 0;
 };

@@ -56,7 +56,7 @@ public:
         const void *const from = Pointer(src);
         aclError error = ACL_SUCCESS;
         if (kind == ACL_MEMCPY_HOST_TO_HOST) {
-            // Not a device's work: ACL does it at once, on this thread.
+            // The device takes no part: ACL copies at once, on this thread.
             error = aclrtMemcpy(to, size, from, size, kind);
         } else {
             reusable_ = false;

@@ -37,20 +37,21 @@ public:
     std::string name() const;
 
     Status Register(uint64_t addr, uint64_t size, Placement placement, hixl::MemHandle *handle);
-    // No connection that knows it may be left.
+    // No connection that knows the memory may be left.
     Status Deregister(hixl::MemHandle handle);
     // The id of the next region: those below are registered.
     void SetNextRegion(uint64_t id) { next_region_.store(id); }
 
-    // For a new link: connected anew before it is used next. Once it is started.
+    // For a new link; the connection is made anew before its next use. The engine must have
+    // started.
     std::shared_ptr<Remote> Use(const std::string &engine);
     // The link is gone; with its last one the connection goes, and is not made any more: by the
     // deadline, or, if that has passed, soon.
     void Release(const std::shared_ptr<Remote> &remote, const Deadline &deadline);
-    // Connects in the background, which nobody waits for.
+    // Connects in the background; no thread waits for it.
     void ConnectSoon(const std::shared_ptr<Remote> &remote);
 
-    // While it lives, there is no connection of this end, and none comes.
+    // While it lives, this end is connected to no peer and does not connect.
     class Standstill {
     public:
         explicit Standstill(HixlEngine *engine);

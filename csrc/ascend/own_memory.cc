@@ -127,8 +127,8 @@ Status OwnMemory::RegisterAnew(uint64_t addr, uint64_t size, Placement placement
                    Printable(size), Printable(addr));
 }
 
-// A peer whose link has ended disconnects a moment later, which HIXL tells nobody: so a refusal is
-// not believed at once.
+// A peer whose link has ended disconnects a moment later, of which HIXL gives no notice. So what
+// HIXL refuses is tried again for kPatienceMs.
 Status OwnMemory::DeregisterInPatience(hixl::MemHandle handle) {
     const Deadline patience = Deadline::InMs(kPatienceMs);
     for (;;) {

@@ -45,7 +45,7 @@ public:
     Status Unregister(uint64_t addr, uint64_t size, Withdrawn *withdrawn);
     // The second half, when no link knows the region any more; HIXL may refuse.
     Status Deregister(const Withdrawn &withdrawn);
-    // Instead: the region stays HIXL's until another one is deregistered.
+    // Called instead of Deregister: HIXL keeps the region until another one is deregistered.
     void DeregisterLater(const Withdrawn &withdrawn);
 
     // The answer changes with every registration. For transfers.
@@ -71,7 +71,7 @@ private:
     const std::shared_ptr<Context> context_;
     HixlEngine *const engine_;
 
-    // Held for calls of HIXL, which may take long; the other one never is.
+    // Held for calls of HIXL, which may take long; mutex_ never is.
     Mutex change_mutex_;
     std::vector<hixl::MemHandle> left_over_ LLDD_GUARDED_BY(change_mutex_);
 

@@ -7,7 +7,7 @@
 namespace lldd::ascend {
 namespace {
 
-// Disconnects that HIXL refuses are tried again so often.
+// How often a disconnect is tried that HIXL refuses.
 constexpr int kDropTries = 5;
 
 }  // namespace
@@ -175,7 +175,7 @@ Status Remote::ConnectInTurn(uint64_t newest, const Deadline &deadline) {
     };
     hixl::Status status = connect();
     if (status == hixl::ALREADY_CONNECTED) {
-        // One that was thought lost. It is as old as that.
+        // A connection that was thought lost; it is as old as that.
         connected_ = true;
         LLDD_RETURN_IF_ERROR(DisconnectInTurn(deadline));
         status = connect();

@@ -41,10 +41,10 @@ public:
     // A new link uses it. The peer may have registered memory since: the next use connects anew.
     // Does not block.
     void AddUser();
-    // False: that was the last one, so whoever calls must end the connection by End or EndSoon.
+    // False: that was the last one, so the caller must end the connection by End or EndSoon.
     bool RemoveUser();
     bool in_use() const;
-    // Disconnects if nobody uses it; `ended` is called then, before anybody else gets a turn.
+    // Disconnects if no link uses it; `ended` is called then, before another thread gets a turn.
     // LLDD_TIMEOUT: a transfer is under way.
     Status End(const Deadline &deadline, const std::function<void()> &ended);
     // The same on the worker, as soon as no transfer is under way. Does not block.
@@ -66,7 +66,7 @@ public:
     // `then` is called on the worker when no transfer is under way that had begun. Does not block.
     void AfterTransfer(std::function<void()> then) { WhenFree(std::move(then)); }
 
-    // From Hold to as many calls of GoOn nobody connects or begins a transfer: they wait.
+    // From a call of Hold to its call of GoOn no thread connects or begins a transfer: they wait.
     void Hold();
     void GoOn();
 

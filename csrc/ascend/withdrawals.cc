@@ -56,7 +56,7 @@ std::vector<MemoryUser *> Withdrawals::Users() {
     return users;
 }
 
-// All of them, even when one has used up the time. The first failure.
+// Asks all of them, even when one has used up the time. Returns the first failure.
 Status Withdrawals::AskEverybody(const std::vector<MemoryUser *> &users,
                                  const std::function<Status(MemoryUser *)> &ask) {
     Status status;

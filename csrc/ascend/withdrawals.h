@@ -1,4 +1,4 @@
-// Memory that its owner withdraws: every peer that may know it is asked to let go of it.
+// Memory that its owner withdraws: every peer that may know it is asked to stop using it.
 //
 // HIXL gives the owner of memory no way to end a peer's access: it can deregister only what no
 // connection knows. So the peers are asked, over the control connections of their links.

@@ -184,7 +184,7 @@ void EventLoop::RunTasks() {
     }
     for (Task &task : tasks) {
         RunGuarded(task);
-        // What it holds goes before the next one runs: see RunAndWait.
+        // What the task refers to is released before the next one runs: see RunAndWait.
         task = nullptr;
     }
 }

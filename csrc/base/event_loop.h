@@ -1,7 +1,8 @@
 // The I/O thread of the process: one, however many engines and links there are.
 //
-// It runs while anybody holds the loop, and is joined when the last holder lets go. Handlers must
-// not block: they run one after the other, and every engine of the process waits for them.
+// It runs while an engine or a device holds the loop, and is joined when the last one releases it.
+// Handlers must not block: they run one after the other, and every engine of the process waits for
+// them.
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
@@ -27,12 +28,12 @@ public:
     // Gets the EPOLL* bits that are set.
     using Handler = std::function<void(uint32_t events)>;
     using Task = std::function<void()>;
-    // Names one registration; never reused, so a late event of a closed descriptor reaches nobody.
-    // 0: none.
+    // Names one registration; never reused, so a late event of a closed descriptor reaches no
+    // handler. 0: none.
     using Token = uint64_t;
 
     // The loop of this process. Throws std::runtime_error (no descriptors) or std::system_error (no
-    // thread) if it cannot be started. Must not be let go on its own thread.
+    // thread) if it cannot be started. The last reference must not be released on the I/O thread.
     static std::shared_ptr<EventLoop> Acquire();
 
     ~EventLoop();
@@ -50,7 +51,7 @@ public:
     // Runs a task on the I/O thread, in the order of posting.
     void Post(Task task);
     // The same, and waits for it; on the I/O thread runs it at once. What was posted before is over
-    // then, and what it held is let go. Throws what the task throws.
+    // then, and what it referred to is released. Throws what the task throws.
     void RunAndWait(const Task &task);
     // Runs a task on the I/O thread at that time, unless cancelled before.
     Token PostAt(const Deadline &when, Task task);

@@ -16,7 +16,7 @@ using Digest = std::array<uint8_t, 32>;
 Digest Sha256(std::string_view message);
 Digest HmacSha256(std::string_view key, std::string_view message);
 
-// In a time that does not tell where they differ.
+// Takes a time that does not depend on where they differ.
 bool SameDigest(std::string_view a, std::string_view b);
 
 }  // namespace lldd

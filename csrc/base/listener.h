@@ -28,7 +28,7 @@ public:
 
     // `socket` listens and does not block.
     void Start(Fd socket, Handler on_connection);
-    // No handler runs afterwards, but the one that calls.
+    // No handler runs afterwards, except the one that calls this.
     void Stop();
 
     bool listening() const { return static_cast<bool>(socket_); }

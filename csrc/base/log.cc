@@ -59,8 +59,8 @@ void Log(uint32_t level, const char *format, ...) {
     const std::string line =
         Format("%s,%03ld LLM_DATADIST %s [%d:%ld] %s\n", time_text, now.tv_nsec / 1000000,
                LevelName(level), getpid(), syscall(SYS_gettid), message.c_str());
-    // One write a line, so that lines of several threads do not mix. A log that cannot be written
-    // has nowhere to say so.
+    // One write per line, so that lines of several threads do not mix. There is no place to report
+    // that a log cannot be written.
     if (write(g_fd.load(std::memory_order_relaxed), line.data(), line.size()) < 0) return;
 }
 

@@ -1,8 +1,8 @@
 // Values of address ranges that may overlap: which ranges hold an address.
 //
 // Ranges are kept by how long they are, each class twice as long as the one before, and by address
-// within their class. Of a class, only ranges that begin less than its longest before an address
-// can hold it, and of those that do not overlap that is a handful. So a search is logarithmic in
+// within their class. In a class, only ranges that begin less than its longest before an address
+// can hold it: of ranges that do not overlap, these are a handful. So a search is logarithmic in
 // the number of ranges, and linear only in those that overlap there.
 //
 // SPDX-License-Identifier: Apache-2.0

@@ -15,6 +15,10 @@ Status SocketAddress::Parse(const std::string &ip, uint32_t port, SocketAddress 
     if (port > 65535) {
         return Failure(LLDD_PARAM_INVALID, "port %u is not in [0, 65535]", port);
     }
+    // inet_pton would read no further.
+    if (ip.find('\0') != std::string::npos) {
+        return Failure(LLDD_PARAM_INVALID, "an IP address with a null character is none");
+    }
     SocketAddress parsed;
     auto *v4 = reinterpret_cast<sockaddr_in *>(&parsed.storage_);
     auto *v6 = reinterpret_cast<sockaddr_in6 *>(&parsed.storage_);

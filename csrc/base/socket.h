@@ -45,7 +45,7 @@ private:
 // The address of this host from which it reaches that one; nothing is sent. LLDD_FAILED: no route.
 Status AddressTowards(const SocketAddress &address, SocketAddress *own);
 
-// A listening, non-blocking socket. LLDD_FAILED if the address cannot be had.
+// A listening, non-blocking socket. LLDD_FAILED if the address cannot be bound.
 Status Listen(const SocketAddress &address, Fd *listener);
 
 // Begins to connect; the non-blocking socket becomes writable when it is decided, see

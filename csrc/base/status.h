@@ -27,7 +27,7 @@ public:
     int64_t raw() const { return raw_; }
     const std::string &text() const { return text_; }
 
-    // The same failure, told by a caller that knows more: "pull from peer 7: " in front.
+    // The same failure with what a caller knows in front of its text: "pull from peer 7: ".
     Status WithPrefix(const std::string &prefix) && {
         text_.insert(0, prefix);
         return std::move(*this);
@@ -53,8 +53,8 @@ std::string FormatV(const char *format, va_list args) __attribute__((format(prin
 
 // A failure with a printf text.
 Status Failure(lldd_status code, const char *format, ...) __attribute__((format(printf, 2, 3)));
-// What the C library says of an errno value, and where descriptors ran out, whose and what limit it
-// is: that process and that limit are what somebody can do something about.
+// What the C library says of an errno value, and where descriptors ran out, which process and which
+// limit that concerns, so that the operator can raise it.
 std::string ErrorText(int error);
 // Whether an errno value says that there are no descriptors left.
 bool OutOfDescriptors(int64_t error);

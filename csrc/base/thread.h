@@ -1,4 +1,4 @@
-// Threads of the library: named, and out of the way of the client's signals.
+// Threads of the library: named, and with all signals blocked.
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once

@@ -28,7 +28,7 @@ lldd_status Report(const Status &status) noexcept {
         ThisThreadsError() = {status.text(), status.raw()};
         LLDD_LOG(LLDD_LOG_INFO, "%s: %s", lldd_status_name(status.code()), status.text().c_str());
     } catch (const std::exception &) {
-        // No memory even for the text: the status has to do.
+        // There is no memory for the text: only the status is reported.
         return status.code();
     }
     return status.code();

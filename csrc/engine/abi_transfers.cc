@@ -29,6 +29,16 @@ lldd::TransferScratch &ThisThreadsScratch() {
     return scratch;
 }
 
+// Runs a transfer; one that succeeds and leaves a notice says so to clients that asked for it.
+template <typename Body>
+Status TellNotice(const Engine &engine, const Body &body) {
+    lldd::TransferScratch &scratch = ThisThreadsScratch();
+    scratch.notice_left = false;
+    Status status = body(&scratch);
+    if (!scratch.notice_left || !status.ok() || !engine.tells_notices()) return status;
+    return lldd::Failure(LLDD_NOTICE_LEFT, "the transfer is done, and a notice about it waits");
+}
+
 }  // namespace
 
 lldd_status lldd_pull(lldd_engine *handle, const lldd_pull_args *args) {
@@ -38,7 +48,8 @@ lldd_status lldd_pull(lldd_engine *handle, const lldd_pull_args *args) {
         LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
         LLDD_RETURN_IF_ERROR(ReadKey(read.key, &key));
         LLDD_RETURN_IF_ERROR(CheckBlockLists(read));
-        return engine.transfers().Pull(read, key, &ThisThreadsScratch());
+        return TellNotice(
+            engine, [&](auto *scratch) { return engine.transfers().Pull(read, key, scratch); });
     });
 }
 
@@ -50,7 +61,9 @@ lldd_status lldd_push(lldd_engine *handle, const lldd_push_args *args, uint32_t 
         LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
         LLDD_RETURN_IF_ERROR(ReadKey(read.key, &key));
         LLDD_RETURN_IF_ERROR(CheckBlockLists(read));
-        return engine.transfers().Push(read, key, &ThisThreadsScratch(), &done);
+        return TellNotice(engine, [&](auto *scratch) {
+            return engine.transfers().Push(read, key, scratch, &done);
+        });
     });
     if (layers_done != nullptr) *layers_done = done;
     return status;
@@ -64,7 +77,9 @@ lldd_status lldd_transfer_layer(lldd_engine *handle, const lldd_transfer_args *a
         if (read.key != nullptr) LLDD_RETURN_IF_ERROR(ReadKey(read.key, &key));
         LLDD_RETURN_IF_ERROR(CheckBlockLists(read));
         LLDD_RETURN_IF_ERROR(CheckList("dst_addrs", read.dst_addrs, read.num_dst_addrs));
-        return engine.transfers().TransferLayer(read, key, &ThisThreadsScratch());
+        return TellNotice(engine, [&](auto *scratch) {
+            return engine.transfers().TransferLayer(read, key, scratch);
+        });
     });
 }
 

@@ -112,8 +112,8 @@ Status CacheStore::AddRegistered(const CacheRef &cache, const lldd_cache_key *ke
     return Status::Ok();
 }
 
-// Takes names over from whatever has them. Placeholders are left out. The caller keeps a reference
-// until it has let go of the lock: see the class.
+// Takes names over from the caches that have them. Placeholders are left out. The caller keeps a
+// reference until it has released the lock: see the class.
 void CacheStore::Publish(const CacheRef &cache, const std::vector<Wanted> &wanted) {
     const int64_t id = cache->id;
     const bool blocks = cache->shape.blocks;

@@ -1,4 +1,4 @@
-// The caches of one engine, the keys that name them, and who still refers to them.
+// The caches of one engine, the keys that name them, and the references to them.
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
@@ -19,8 +19,8 @@
 
 namespace lldd {
 
-// Immutable once it is in a store. Whoever holds a reference may use the memory: a release runs
-// when the last one goes.
+// Immutable once it is in a store. A thread that holds a reference may use the memory: a release
+// runs when the last one goes.
 struct Cache {
     Cache() = default;
     Cache(const Cache &) = delete;
@@ -31,11 +31,11 @@ struct Cache {
 
     int64_t id = 0;
     CacheShape shape;
-    std::vector<uint64_t> addrs;  // one a tensor
+    std::vector<uint64_t> addrs;  // one per tensor
     bool registered = false;      // the client's memory; else allocated from a pool
     bool remote_accessible = false;
-    // Gives the memory back. Runs without any lock of the store, on whatever thread lets go last;
-    // must not throw.
+    // Gives the memory back. Runs without any lock of the store, on the thread that drops the last
+    // reference; must not throw.
     std::function<void(const Cache &)> release;
 };
 
@@ -49,7 +49,7 @@ struct NamedEntry {
     std::optional<CacheName> consumable;
 };
 
-// What a peer may know in one-sided mode. Names with a prefix are no part of it.
+// What a peer may know in one-sided mode. Names with a prefix are not part of it.
 struct CacheTable {
     struct Name {
         uint64_t req_id;
@@ -69,14 +69,14 @@ struct CacheTableSize {
     uint64_t names = 0;
 };
 
-// Thread-safe. References are let go after the lock is, so a release may call the store. Nothing
-// but Table and Clear takes longer than the logarithm of what there is.
+// Thread-safe. References are dropped after the lock is released, so a release may call the store.
+// Nothing but Table and Clear takes longer than the logarithm of what there is.
 class CacheStore {
 public:
     // by_address: EndOf is wanted, which costs some memory for each tensor.
     explicit CacheStore(bool by_address = true) : by_address_(by_address) {}
 
-    // From 1 on, never twice.
+    // Ids begin with 1 and are never used again.
     int64_t NextId();
 
     // Makes an allocated cache and its keys known. Contiguous: key i (LLDD_KEY_REQUEST) names batch

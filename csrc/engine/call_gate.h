@@ -1,4 +1,5 @@
-// Who is inside an engine, and who is using a cache: what closing and unregistering wait for.
+// The calls inside an engine, and the transfers that use a cache: what closing and unregistering
+// wait for.
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
@@ -31,7 +32,7 @@ public:
         CallGate *const gate_;
     };
 
-    // Waits until everybody has left. True for the one call that closed it.
+    // Waits until every call has left. True for the one call that closed it.
     bool Close() {
         const bool first = (state_.fetch_or(kClosed) & kClosed) == 0;
         std::unique_lock<std::mutex> lock(mutex_);
@@ -58,8 +59,8 @@ private:
     std::condition_variable emptied_;
 };
 
-// Own transfers that are using a cache, so that its memory is not given up under them. Few at a
-// time: a list will do.
+// Own transfers that are using a cache, so that its memory is not given up under them. There are
+// few at a time, so a list is enough.
 class CachesInUse {
 public:
     // To be made before the cache is looked up.

@@ -14,7 +14,8 @@ namespace lldd {
 namespace {
 
 constexpr size_t kReceiveBytes = 64 << 10;
-// A buffer that had a large frame is given back: there are many links, and few large frames.
+// The memory of a buffer that had a large frame is freed: there are many links, and few large
+// frames.
 constexpr size_t kKeptBytes = 4 << 10;
 
 void Empty(std::string *buffer) {
@@ -22,7 +23,7 @@ void Empty(std::string *buffer) {
     if (buffer->capacity() > kKeptBytes) buffer->shrink_to_fit();
 }
 
-// A peer that asks and never reads the answers is not served for ever.
+// A connection is broken off when more answers than this wait for a peer that does not read them.
 constexpr size_t kMaxOutgoing = size_t{4} * wire::kMaxBody;
 
 }  // namespace
@@ -152,7 +153,7 @@ bool ControlChannel::FlushLocked() {
             if (sent_ >= outgoing_.size() / 2) outgoing_.erase(0, std::exchange(sent_, 0));
             return true;
         } else if (errno != EINTR) {
-            // The I/O thread sees the end of the connection, and tells everybody.
+            // The I/O thread sees the end of the connection, and fails the calls that wait.
             shutdown(socket_.get(), SHUT_RDWR);
             Empty(&outgoing_);
             sent_ = 0;
@@ -199,7 +200,7 @@ void ControlChannel::Dispatch() {
         if ((header.kind & wire::kAnswer) != 0) {
             std::lock_guard<std::mutex> lock(mutex_);
             const auto found = waiting_.find(header.request_id);
-            // Nobody waits for an answer that came after its deadline.
+            // No call waits for an answer that came after its deadline.
             if (found != waiting_.end()) {
                 found->second->answer->assign(body);
                 found->second->done = true;

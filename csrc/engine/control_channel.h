@@ -65,7 +65,7 @@ public:
     // Not on the I/O thread.
     Status Call(wire::Kind kind, std::string_view body, const Deadline &deadline,
                 std::string *answer);
-    // Sends a request whose answer nobody waits for. Any thread; never blocks.
+    // Sends a request for whose answer no call waits. Any thread; never blocks.
     void Tell(wire::Kind kind, std::string_view body);
     // Any thread; never blocks.
     void Answer(uint16_t kind, uint32_t request_id, std::string_view body);
@@ -74,7 +74,7 @@ public:
     void CloseAfterFlush();
     // Ends the connection for both ends, whose I/O threads see it closed. Any thread; never blocks.
     void Break();
-    // Closes now: waiting calls fail, no handler runs afterwards (but the one that calls).
+    // Closes now: waiting calls fail, no handler runs afterwards (except the one that calls this).
     // on_closed is not called. False if it was closed before.
     bool Close();
 

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <utility>
 
 #include "base/log.h"
@@ -17,6 +19,11 @@ constexpr uint64_t kMaxTableBytes = 1 << 20;
 template <typename T>
 T Default(T given, T instead) {
     return given == 0 ? instead : given;
+}
+
+bool ChecksWanted() {
+    const char *const text = std::getenv("LLM_DATADIST_CHECK");
+    return text != nullptr && text[0] != '\0' && std::strcmp(text, "0") != 0;
 }
 
 Status CheckConfig(const lldd_config &config) {
@@ -34,7 +41,8 @@ Status CheckConfig(const lldd_config &config) {
     }
     if (config.link_retry_count > 100)
         return out_of("link_retry_count", config.link_retry_count, "1..100");
-    const uint32_t known_flags = LLDD_CONFIG_STRICT_HARDWARE | LLDD_CONFIG_LISTEN;
+    const uint32_t known_flags =
+        LLDD_CONFIG_STRICT_HARDWARE | LLDD_CONFIG_LISTEN | LLDD_CONFIG_TELL_NOTICES;
     if ((config.flags & ~known_flags) != 0)
         return out_of("flags", config.flags, "a sum of LLDD_CONFIG_*");
     const bool listen = (config.flags & LLDD_CONFIG_LISTEN) != 0;
@@ -46,6 +54,9 @@ Status CheckConfig(const lldd_config &config) {
         return Failure(LLDD_PARAM_INVALID,
                        "one-way links need a listen address and one-sided mode");
     }
+    // Perhaps a secret that begins with a null character: it must not switch authentication off.
+    if (config.auth_token != nullptr && config.auth_token[0] == '\0')
+        return Failure(LLDD_PARAM_INVALID, "auth_token is empty; null means that there is none");
     return Status::Ok();
 }
 
@@ -59,6 +70,7 @@ Engine::Engine(const lldd_config &config)
       device_id_(config.device_id),
       sync_timeout_ms_(Default(config.sync_timeout_ms, kDefaultSyncTimeoutMs)),
       strict_hardware_((config.flags & LLDD_CONFIG_STRICT_HARDWARE) != 0),
+      tells_notices_((config.flags & LLDD_CONFIG_TELL_NOTICES) != 0),
       // Only in request mode do peers name places of caches by their address.
       store_(config.mode == LLDD_MODE_REQUEST) {}
 
@@ -104,7 +116,9 @@ Status Engine::Start(const lldd_config &config) {
     transfer_options.sync_timeout_ms = sync_timeout_ms_;
     transfer_options.strict_hardware = strict_hardware_;
     transfer_options.has_device_pool = device_pool_.pages != nullptr;
-    transfers_ = std::make_unique<Transfers>(&store_, &in_use_, directory_.get(), transfer_options);
+    transfers_ = std::make_unique<Transfers>(
+        &store_, &in_use_, directory_.get(),
+        Mismatches(&notices_, strict_hardware_ || ChecksWanted()), transfer_options);
     copies_ = std::make_unique<LocalCopies>(&store_, &in_use_, device_.get());
     if (listen) {
         LLDD_RETURN_IF_ERROR(acceptor_->StartListening(listen_address));

@@ -59,6 +59,8 @@ public:
     Status GroupState(uint64_t comm_id, uint32_t *state);
 
     Notices &notices() { return notices_; }
+    // Whether a transfer that left a notice says so by its status.
+    bool tells_notices() const { return tells_notices_; }
     const LinkDirectory &links() const { return *directory_; }
     LinkInitiator &initiator() { return *initiator_; }
     Transfers &transfers() { return *transfers_; }
@@ -96,6 +98,7 @@ private:
     const int32_t device_id_;
     const uint32_t sync_timeout_ms_;
     const bool strict_hardware_;
+    const bool tells_notices_;
 
     ForkGuard fork_guard_;
     CallGate gate_;

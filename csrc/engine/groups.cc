@@ -15,7 +15,7 @@ constexpr size_t kMaxGroups = 512;
 constexpr size_t kMaxName = 127;
 constexpr size_t kMaxMembers = 4;
 constexpr uint32_t kDefaultTotalS = 120;
-// The other member is known to be there: it need not be waited for longer.
+// The other member is known to be there, so a dial need not last longer.
 constexpr uint64_t kDialMs = 5000;
 
 // So that the order in which a client lists them makes no difference.
@@ -99,7 +99,7 @@ Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
                                      });
     });
     if (!status.ok()) {
-        // The id was never told: it is the next one's.
+        // The client has not seen the id: the next communicator gets it.
         std::lock_guard<std::mutex> lock(mutex_);
         groups_.erase(group->comm_id);
         --last_id_;
@@ -109,7 +109,7 @@ Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
     return Status::Ok();
 }
 
-// The way to the rendezvous is the way to the others, as far as anybody can tell.
+// The way to the rendezvous is the way to the others, as far as this process can tell.
 Status Groups::UseOwnAddress() {
     bool several_hosts = false;
     SocketAddress rendezvous;
@@ -169,7 +169,8 @@ Status Groups::Leave(uint64_t comm_id) {
     loop_->RunAndWait([&] { EndMeeting(group); });
     std::map<uint64_t, std::shared_ptr<Link>> links;
     {
-        // A link that is being made finds the group left, and is taken down by whoever makes it.
+        // A link that is being made finds the group left, and is taken down by the thread that
+        // makes it.
         std::lock_guard<std::mutex> lock(mutex_);
         group->state = LLDD_GROUP_FAILED;
         links.swap(group->links);
@@ -312,12 +313,12 @@ void Groups::Fail(const GroupPtr &group, const std::string &why) {
     {
         std::lock_guard<std::mutex> lock(mutex_);
         if (group->state != LLDD_GROUP_PREPARING) return;
-        // Before the state: whoever sees that finds the reason there.
+        // Before the state: a thread that sees that it failed finds the reason.
         notices_->Add(Format("communicator %llu (\"%s\") failed: %s", Printable(group->comm_id),
                              group->spec.name.c_str(), why.c_str()));
         group->state = LLDD_GROUP_FAILED;
     }
-    // Not at once: this may be the meeting's own handler.
+    // Posted and not done here: this may be the meeting's own handler.
     loop_->Post([this, group] { EndMeeting(group); });
 }
 

@@ -48,7 +48,8 @@ void HelloListener::OnConnection(Fd socket) {
 }
 
 void HelloListener::OnBytes(Newcomers::iterator newcomer) {
-    // Not a byte more than the greeting: what follows is for whoever gets the connection.
+    // Reads not a byte more than the greeting: what follows is for the next owner of the
+    // connection.
     const ssize_t received = recv(newcomer->socket.get(), newcomer->greeting + newcomer->received,
                                   sizeof newcomer->greeting - newcomer->received, MSG_DONTWAIT);
     if (received < 0 && (errno == EAGAIN || errno == EINTR)) return;
@@ -64,7 +65,7 @@ void HelloListener::OnBytes(Newcomers::iterator newcomer) {
         LLDD_LOG(LLDD_LOG_WARNING, "connection from %s refused: %s",
                  SocketAddress::OfPeer(newcomer->socket.get()).ToString().c_str(),
                  status.text().c_str());
-        // A peer of another version learns which one is spoken here.
+        // A peer of another version learns which version this end has.
         const auto answer = wire::Hello().Encode();
         if (send(newcomer->socket.get(), answer.data(), answer.size(),
                  MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {

@@ -25,7 +25,7 @@ public:
     // I/O thread.
     using GreetedHandler = std::function<void(Fd socket, const wire::Hello &hello)>;
 
-    // `notices` hears of it when connections have to wait.
+    // `notices` gets a text when connections have to wait.
     HelloListener(EventLoop *loop, GreetedHandler on_greeted, Notices *notices)
         : loop_(loop),
           on_greeted_(std::move(on_greeted)),

@@ -28,7 +28,7 @@ struct JsonValue {
     const JsonValue *Find(std::string_view member) const;
 };
 
-// False if the text is no JSON, or is past a bound. Of a key that comes twice the last counts.
+// False if the text is not JSON, or is past a bound. If a key comes twice, the last one counts.
 bool ReadJson(std::string_view text, JsonValue *value);
 
 // A text in quotes, with what needs it escaped.

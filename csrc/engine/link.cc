@@ -10,7 +10,7 @@
 namespace lldd {
 namespace {
 
-// Of a runtime to the other, see StreamProvider::Ask.
+// Bounds of the messages between the runtimes, see StreamProvider::Ask.
 constexpr size_t kMaxMessage = 4096;
 constexpr size_t kMaxEarlyMessages = 1024;
 
@@ -36,6 +36,12 @@ void Link::SetPeer(uint64_t cluster_id) {
 Link::~Link() {
     loop_->RunAndWait([this] { StopDial(); });
     channel_.Close();
+}
+
+bool Link::FirstWarning(Warning warning, int64_t own_cache, int64_t peer_cache) {
+    // The peer chooses its ids: what is remembered is bounded, and nothing is said past it.
+    constexpr size_t kMaxWarned = 1024;
+    return warned_.size() < kMaxWarned && warned_.emplace(warning, own_cache, peer_cache).second;
 }
 
 Status Link::CheckUsable() const {
@@ -123,7 +129,7 @@ void Link::ShutdownWhenIdle(std::function<void()> then) {
 void Link::RunPendingShutdown() {
     if (!shutdown_wanted_.load()) return;
     std::unique_lock<std::mutex> turn(turn_mutex_, std::try_to_lock);
-    // Whoever has the turn comes here after giving it back.
+    // The thread that has the turn comes here after giving it back.
     if (!turn.owns_lock() || !shutdown_wanted_.exchange(false)) return;
     const Status status = Shutdown(Deadline::Passed());
     if (!status.ok()) {
@@ -198,7 +204,7 @@ bool Link::OnMessage(uint32_t request_id, std::string_view message) {
 
 void Link::DeliverStream(Fd stream) {
     std::lock_guard<std::mutex> lock(stream_mutex_);
-    // One that comes after the deadline of who wanted it is closed here.
+    // A stream that comes after the deadline of the call that wanted it is closed here.
     if (!stream_wanted_) return;
     delivered_stream_ = std::move(stream);
     stream_delivered_.notify_all();

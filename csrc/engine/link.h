@@ -9,8 +9,10 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -32,7 +34,7 @@ public:
         LinkEnd end = LinkEnd::kInitiator;
         SocketAddress peer_address;  // the initiator: where the acceptor listens
         LinkNonce nonce{};
-        // Of the greetings of both ends, in which nothing is secret.
+        // The nonces of both ends' greetings, which are not secret.
         LinkNonce initiator_greeting{};
         LinkNonce acceptor_greeting{};
         std::string group;     // of a communicator: its name
@@ -79,11 +81,11 @@ public:
     void AllowRequests() { requests_allowed_.store(true); }
     bool requests_allowed() const { return requests_allowed_.load(); }
 
-    // Names the next request of this end that the owner keeps something for. For whoever has the
-    // turn.
+    // Names the next request of this end for which the owner keeps something. For the thread that
+    // has the turn.
     uint64_t NextPin() { return ++last_pin_; }
 
-    // ---- For whoever has the turn.
+    // ---- For the thread that has the turn.
 
     // LLDD_NOT_YET_LINK if the link was taken down while its turn was waited for, LLDD_TIMEOUT if
     // the peer is gone.
@@ -91,12 +93,16 @@ public:
     // The peer's caches as they were at the first transfer over this link.
     Status Table(const Deadline &deadline, const PeerTable **table, bool *was_read);
 
+    // What the client has not been warned of yet, of these two caches. True once for each.
+    enum class Warning { kTypes, kRepeatedBlocks };
+    bool FirstWarning(Warning warning, int64_t own_cache, int64_t peer_cache);
+
     // ---- Ending it.
 
     // The connection broke or was closed by the peer. The link stays, its transfers fail.
     void PeerGone();
     bool peer_gone() const { return peer_gone_.load(); }
-    // From now on nobody gets a usable turn.
+    // From now on no thread gets a usable turn.
     void MarkUnlinked() { unlinked_.store(true, std::memory_order_release); }
     bool unlinked() const { return unlinked_.load(std::memory_order_acquire); }
     // An unlink that asks the peer is under way on this end; it has the turn.
@@ -105,8 +111,8 @@ public:
     // Takes everything down. With the turn held, after MarkUnlinked; not on the I/O thread if the
     // deadline is not over.
     Status Shutdown(const Deadline &deadline);
-    // The same from the I/O thread, which cannot wait for a running transfer: whoever has the turn
-    // does it at its end. `then` runs on the I/O thread when it is done.
+    // The same from the I/O thread, which cannot wait for a running transfer: the thread that has
+    // the turn does it when it gives the turn back. `then` runs on the I/O thread when it is done.
     void ShutdownWhenIdle(std::function<void()> then);
 
     // ---- Streams and messages of the runtime.
@@ -150,9 +156,10 @@ private:
     std::atomic<bool> requests_allowed_{false};
 
     std::mutex turn_mutex_;
-    std::optional<PeerTable> table_;  // guarded by the turn
-    uint64_t last_pin_ = 0;           // guarded by the turn
-    bool shut_down_ = false;          // guarded by the turn
+    std::optional<PeerTable> table_;                          // guarded by the turn
+    uint64_t last_pin_ = 0;                                   // guarded by the turn
+    bool shut_down_ = false;                                  // guarded by the turn
+    std::set<std::tuple<Warning, int64_t, int64_t>> warned_;  // guarded by the turn
     std::atomic<bool> peer_gone_{false};
     std::atomic<bool> unlinked_{false};
     std::atomic<bool> shutdown_wanted_{false};

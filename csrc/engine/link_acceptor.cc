@@ -304,7 +304,7 @@ void LinkAcceptor::DropWhenIdle(const LinkPtr &link, std::function<void()> then)
 
 void LinkAcceptor::OnUnlink(const LinkPtr &link, uint32_t request_id) {
     if (link->unlink_under_way.load()) {
-        // This end waits for the same answer with the turn in its hands.
+        // A thread of this end has the turn and waits for the same answer.
         directory_->Remove(link);
         link->channel().Answer(wire::kUnlink, request_id, {});
         return;
@@ -334,7 +334,7 @@ void LinkAcceptor::ForgetPending(const LinkPtr &link) {
     if (found == pending_.end()) return;
     loop_->Cancel(found->second.timer);
     pending_.erase(found);
-    // One that does not even greet properly makes room for the next at once.
+    // A connection whose greeting is refused makes room for the next one at once.
     while (!greeted_.empty() && pending_.size() < kMaxPending) {
         auto next = std::move(greeted_.front());
         greeted_.pop_front();

@@ -157,7 +157,7 @@ LinkDirectory::Linking::~Linking() {
 }
 
 // Both ends may link to each other at the same time. The link of the end with the smaller id is the
-// one that stays: that end refuses the other's, as long as its own is being made or if it was made
+// one that stays: that end refuses the other's, while its own is being made, or if it was made
 // since the other was prepared.
 bool LinkDirectory::OwnLinkGoesFirst(uint64_t peer, uint64_t attempts_before) const {
     std::lock_guard<std::mutex> lock(mutex_);

@@ -62,7 +62,7 @@ public:
     // Makes the links of a communicator usable.
     void Publish(const std::vector<LinkPtr> &links);
     // The link's peer is gone. A usable link stays, and counts as lost. Any other that no
-    // communicator will end is removed, since nobody can unlink it.
+    // communicator will end is removed, since no client can unlink it.
     void PeerGone(const LinkPtr &link);
 
     // ---- Both ends of a pair that link to each other at the same time.

@@ -49,8 +49,8 @@ std::vector<ClusterResult> InParallel(const std::vector<ClusterSpec> &specs, con
     return results;
 }
 
-// What the contract has for a link that could not be made for want of a descriptor, wherever it was
-// that one was needed.
+// The contract's status for a link that could not be made because descriptors had run out, wherever
+// one was needed.
 Status AsLinkStatus(Status status) {
     if (!OutOfDescriptors(status.raw())) return status;
     return Status(LLDD_LINK_FAILED, status.text(), status.raw());
@@ -99,7 +99,7 @@ ClusterResult LinkInitiator::LinkOne(const ClusterSpec &spec, const Deadline &de
     return result;
 }
 
-// A link was made; what keys that the client makes of the id it gave will not reach.
+// Adds a notice if keys with the id that the client gave do not lead to the peer of the new link.
 void LinkInitiator::WarnOfId(const ClusterSpec &spec, const SocketAddress &address,
                              uint64_t real_id) {
     const uint64_t used = options_.one_way() && spec.has_id ? spec.id : real_id;
@@ -125,7 +125,7 @@ Status LinkInitiator::LinkMutually(const ClusterSpec &spec, const LinkPtr &link,
     const LinkPtr old = directory_->Find(link->peer());
     const bool by_other_name = spec.has_id && spec.id != link->peer();
     const bool named = by_other_name ? directory_->Find(spec.id) != nullptr : old != nullptr;
-    // A communicator's link is not this call's to replace.
+    // This call does not replace the link of a communicator.
     if (old != nullptr && (named || !old->identity().group.empty())) {
         return Failure(LLDD_ALREADY_LINK, "%s is linked already; unlink first",
                        old->peer_name().c_str());
@@ -210,8 +210,7 @@ Status LinkInitiator::EndGroupLink(const std::shared_ptr<Link> &link, const Dead
 
 // ---- handshake ----
 
-// Each end tells the version, a nonce and how it wants to be convinced of the other's right to
-// link.
+// Each end sends its version, a nonce, and how the other end must prove its right to link.
 Status LinkInitiator::Greet(int socket, const Deadline &deadline, const wire::Hello &own,
                             wire::Hello *peer) {
     const auto bytes = own.Encode();
@@ -372,7 +371,8 @@ void LinkInitiator::EndAll(const Deadline &deadline) {
                      status.text().c_str());
         }
     }
-    // What was posted for a link may be the last to hold it; the device must outlive it.
+    // A task that was posted for a link may hold the last reference to it; the device must outlive
+    // it.
     loop_->RunAndWait([] {});
 }
 

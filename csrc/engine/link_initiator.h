@@ -69,8 +69,8 @@ public:
                         uint64_t comm_id, const Deadline &deadline, std::shared_ptr<Link> *link);
     Status EndGroupLink(const std::shared_ptr<Link> &link, const Deadline &deadline);
 
-    // Ends every link of the directory without telling the peers, who see their connections close.
-    // After LinkAcceptor::Close; no call may be under way.
+    // Ends every link of the directory without telling the peers, which see their connections
+    // close. After LinkAcceptor::Close; no call may be under way.
     void EndAll(const Deadline &deadline);
 
 private:
@@ -89,7 +89,7 @@ private:
     Status Request(const LinkPtr &link, bool replace, const Deadline &deadline,
                    std::string *peer_endpoint);
     Status Confirm(const LinkPtr &link, const Deadline &deadline);
-    // What is left of a link that could not be made goes; the status tells which.
+    // Takes down what there is of a link that could not be made, and adds its name to the status.
     Status Undo(const LinkPtr &link, const Deadline &deadline, Status status);
     ClusterResult UnlinkOne(const ClusterSpec &spec, const Deadline &deadline, bool force);
     Status UnlinkBoth(const LinkPtr &link, const Deadline &deadline);

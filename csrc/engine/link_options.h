@@ -16,7 +16,7 @@ struct LinkOptions {
     uint64_t cluster_id = 0;
     uint32_t mode = 0;        // LLDD_MODE_*
     uint32_t link_style = 0;  // LLDD_LINK_STYLE_*
-    std::string secret;       // that peers must know, too; "": none
+    std::string secret;       // that peers must also know; "": none
 
     bool one_way() const { return link_style == LLDD_LINK_STYLE_ONE_WAY; }
     // A new greeting, with a nonce of its own.

@@ -34,7 +34,7 @@ sockaddr_un AddressOf(const std::string &name, uint64_t cluster_id, socklen_t *s
                                     Printable(Hash(name)), Printable(cluster_id));
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
-    // A zero byte first: the name is in no file system, and gone with its socket.
+    // The name begins with a zero byte: it is in no file system, and is gone with its socket.
     std::memcpy(address.sun_path + 1, text.data(), text.size());
     *size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + text.size());
     return address;
@@ -42,7 +42,7 @@ sockaddr_un AddressOf(const std::string &name, uint64_t cluster_id, socklen_t *s
 
 Fd NewSocket() { return Fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)); }
 
-// An abstract name is anybody's: only the own user's processes are members.
+// Any user can bind an abstract name, so only processes of the own user count as members.
 bool SameUser(int fd) {
     ucred peer{};
     socklen_t size = sizeof peer;
@@ -94,7 +94,8 @@ Status LocalMeeting::Start(const std::vector<uint64_t> &others) {
     for (const uint64_t other : others) {
         const sockaddr_un address = AddressOf(own_.name, other, &size);
         Fd visit = NewSocket();
-        // Refused: not there yet, and it will call here when it comes.
+        // A refused connect means that the member is not there yet: it will connect to this one
+        // when it comes.
         if (visit &&
             connect(visit.get(), reinterpret_cast<const sockaddr *>(&address), size) == 0) {
             Exchange(std::move(visit));

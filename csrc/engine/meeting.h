@@ -1,9 +1,9 @@
-// How the members of a communicator meet on one host: at an abstract socket a member, named after
-// user, scope, communicator and cluster id. On several hosts: see rendezvous.h.
+// How the members of a communicator meet on one host: at one abstract socket per member, named
+// after user, scope, communicator and cluster id. On several hosts: see rendezvous.h.
 //
-// Whoever comes listens first and then calls on all the others. Those that are there answer; those
-// that come later call on him. So each pair meets, in whatever order its members come, and nobody
-// polls. Either end of a call sends one card. Everything runs on the I/O thread.
+// A member listens first and then connects to all the others. Those that are there answer; those
+// that come later connect to it. So each pair meets, in whatever order its members come, and no
+// member polls. Either end of a connection sends one card. Everything runs on the I/O thread.
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once

@@ -11,7 +11,7 @@
 namespace lldd {
 namespace {
 
-// So many requests of one link are kept; a puller has one.
+// At most this many requests of one link are kept; a puller has one.
 constexpr long kMostPinsOfOne = 64;
 
 }  // namespace
@@ -126,7 +126,7 @@ void OwnerPins::UseUp(const NamedEntry &entry, const wire::Release &release) {
     if (now.has_value() && now->cache == entry.cache) store_->RemoveKey(name);
 }
 
-// Of keys that the client removed after a part of them was pulled.
+// Drops the entries of keys that the client removed after a part of them was pulled.
 void OwnerPins::SweepRemaining() {
     if (remaining_.size() < swept_at_) return;
     for (auto entry = remaining_.begin(); entry != remaining_.end();) {
@@ -152,8 +152,8 @@ void OwnerPins::Drop(const void *holder) {
     }
 }
 
-// A key is free again. The first who waited may have it, and then the others go on waiting in the
-// old order; where it is gone, all of them learn that.
+// A key is free again. The first request that waited pins it, and the others go on waiting in the
+// old order; if the key is gone, all of them are answered that.
 void OwnerPins::ServeWaiting(const Pin &ended) {
     if (!ended.entry.consumable.has_value()) return;
     const auto taken = taken_.find(*ended.entry.consumable);

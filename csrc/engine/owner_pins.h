@@ -68,7 +68,7 @@ private:
     CacheStore *const store_;
     const bool has_device_pool_;
     std::map<PinName, Pin> pins_;
-    // The consumable keys that are pinned, and who waits for each of them, in order.
+    // The consumable keys that are pinned, and the requests that wait for each of them, in order.
     std::map<CacheName, std::list<Waiting>> taken_;
     // Where each of those waits: a puller that gives up is found there.
     std::map<PinName, CacheName> waits_for_;

@@ -25,7 +25,7 @@ struct PeerCache {
 
 // One cache on the wire.
 void EncodeCache(const Cache &cache, Writer *writer);
-// False if the bytes are no cache.
+// False if the bytes are not a cache.
 bool DecodeCache(Reader *reader, PeerCache *cache);
 
 class PeerTable {
@@ -38,7 +38,7 @@ public:
     // What Encode makes of a table of that size.
     static uint64_t EncodedBytes(const CacheTableSize &size);
     static std::string Encode(const CacheTable &table);
-    // False if the bytes are no table. `written`: the peer ever had a cache.
+    // False if the bytes are not a table. `written`: the peer ever had a cache.
     static bool Decode(std::string_view bytes, PeerTable *table, bool *written);
 
     Found Find(const KeyTarget &target) const;

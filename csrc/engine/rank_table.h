@@ -2,7 +2,7 @@
 //
 // The members of one communicator write the same servers and devices in another order, with other
 // white space or another order of keys. A table is JSON whose outermost value is an object; the
-// order of its server_list, device and super_pod_list says nothing. What is no table is compared
+// order of its server_list, device and super_pod_list says nothing. What is not a table is compared
 // as text.
 //
 // Members send each other the text, not the canonical form: each end compares both with its own
@@ -29,7 +29,7 @@ private:
     std::string text_;
     bool is_table_ = false;
     JsonValue root_;
-    std::string canonical_;  // the text where it is no table
+    std::string canonical_;  // the text where it is not a table
 };
 
 }  // namespace lldd

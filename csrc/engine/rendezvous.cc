@@ -14,9 +14,9 @@ namespace lldd {
 namespace {
 
 constexpr char kVariable[] = "LLM_DATADIST_RENDEZVOUS";
-// The holder is another process, maybe on another host: nothing tells when it has come.
+// The holder is another process, maybe on another host: no event tells this one that it has come.
 constexpr uint64_t kAgainMs = 50;
-// Who visits has sent its card by then, or is no member.
+// A visitor that has sent no card within this time is not a member.
 constexpr uint64_t kCardMs = 10'000;
 constexpr size_t kMaxSessions = 512;
 
@@ -95,7 +95,7 @@ private:
             DialAgain();
             return;
         }
-        // The way to the holder is the way to the others, as far as anybody can tell.
+        // The way to the holder is the way to the others, as far as this process can tell.
         own_.ip = SocketAddress::OfSocket(socket.get()).ip();
         session_ = std::make_shared<Session>(loop_, std::move(socket));
         const std::weak_ptr<Visiting> weak = weak_from_this();

@@ -1,7 +1,7 @@
 // Where the members of a communicator meet when they are on several hosts: at one address, that of
 // LLM_DATADIST_RENDEZVOUS, which the member with the lowest rank holds.
 //
-// Every other member connects there, again and again until somebody answers, and sends its card.
+// Every other member connects there, again and again until the holder answers, and sends its card.
 // The holder passes the cards of one communicator on to all its members, its own included. An
 // engine holds the address for all its communicators at once. Everything runs on the I/O thread.
 //
@@ -25,7 +25,7 @@ namespace lldd {
 class Rendezvous {
 public:
     // Where the environment says that it is; `address` stays as it was if it says nothing.
-    // LLDD_PARAM_INVALID if it says something that is no address.
+    // LLDD_PARAM_INVALID if it says something that is not an address.
     static Status FromEnvironment(bool *given, SocketAddress *address);
 
     Rendezvous(EventLoop *loop, const SocketAddress &address)
@@ -36,7 +36,7 @@ public:
 
     // Attends the meeting of the card's name until `meeting` is destroyed. A member that does not
     // hold the address gets its own card's ip from its connection. LLDD_LINK_FAILED: the holder
-    // cannot have the address.
+    // cannot bind the address.
     Status Attend(bool holds, MeetingCard own, MeetingCardHandler on_card,
                   std::unique_ptr<Meeting> *meeting);
 
@@ -53,7 +53,7 @@ private:
 
     EventLoop *const loop_;
     const SocketAddress address_;
-    // Of the holder.
+    // Used by the holder only.
     Listener listener_;
     std::set<SessionPtr> sessions_;
     std::map<std::string, Held *> held_;

@@ -15,6 +15,7 @@ namespace lldd {
 struct TransferScratch {
     BlockPairs pairs;
     std::vector<Run> runs;
+    bool notice_left = false;  // by the last pull, push or layer
 };
 
 }  // namespace lldd

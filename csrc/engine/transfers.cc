@@ -138,7 +138,15 @@ Status Transfers::PullOneSided(const PullCall &call, Link *link, const Deadline 
     std::vector<Run> &runs = scratch->runs;
     LLDD_RETURN_IF_ERROR(
         PlanPull(call.request, scratch->pairs, PlanOf(*found.cache), found.batch_index, &runs));
+    LookAtPull(call, *found.cache, link, scratch);
     return link->connection()->Read(runs.data(), runs.size(), deadline);
+}
+
+void Transfers::LookAtPull(const PullCall &call, const PeerCache &remote, Link *link,
+                           TransferScratch *scratch) const {
+    if (mismatches_.InTypes(link, call.local, remote)) scratch->notice_left = true;
+    if (mismatches_.InOwnBlocks(link, call.local, remote.id, scratch->pairs))
+        scratch->notice_left = true;
 }
 
 // The owner resolves the key and pins the cache; this end reads, and then says how it went.
@@ -152,7 +160,7 @@ Status Transfers::PullByRequest(const PullCall &call, Link *link, const Deadline
     std::string answer;
     Status status = AskOwner(link, wire::kResolve, resolve.Encode(), deadline, &answer);
     if (!status.ok()) {
-        // The answer may still come: nobody will use what it pins.
+        // The answer may still come: no call will use what it pins.
         link->channel().Tell(wire::kRelease, release.Encode());
         return status;
     }
@@ -169,6 +177,7 @@ Status Transfers::PullByRequest(const PullCall &call, Link *link, const Deadline
     if (status.ok())
         status = PlanPull(call.request, scratch->pairs, PlanOf(remote), reply.batch_index, &runs);
     if (status.ok()) status = CheckDirection(call, remote.shape, reply.owner_has_device_pool);
+    if (status.ok()) LookAtPull(call, remote, link, scratch);
     if (status.ok()) status = link->connection()->Read(runs.data(), runs.size(), deadline);
 
     release.done = status.ok();
@@ -183,7 +192,7 @@ Status Transfers::PullByRequest(const PullCall &call, Link *link, const Deadline
         link->channel().Tell(wire::kRelease, release.Encode());
         return status;
     }
-    // Whoever asks after this pull has returned finds the key used up.
+    // A call that asks after this pull has returned must find the key used up.
     return AskOwner(link, wire::kRelease, release.Encode(), deadline, &answer);
 }
 
@@ -264,6 +273,7 @@ Status Transfers::Push(const lldd_push_args &args, const lldd_cache_key &key,
         LLDD_RETURN_IF_ERROR(store_->FindOwn(args.cache_id, &source.cache));
         source.pairs = &scratch->pairs;
         source.runs = &scratch->runs;
+        source.notice_left = &scratch->notice_left;
         source.request.args = OneLayerOf(args);
         source.request.local = PlanOf(*source.cache);
         const uint32_t num_layers = args.num_layers != LLDD_ALL_LAYERS
@@ -299,6 +309,7 @@ Status Transfers::TransferLayer(const lldd_transfer_args &args, const lldd_cache
         LLDD_RETURN_IF_ERROR(store_->FindOwn(args.cache_id, &source.cache));
         source.pairs = &scratch->pairs;
         source.runs = &scratch->runs;
+        source.notice_left = &scratch->notice_left;
         source.request = {args, PlanOf(*source.cache)};
         return to_addresses ? SendToAddresses(&source) : PushLayer(&source, key);
     }());
@@ -347,6 +358,9 @@ Status Transfers::PushLayerInTurn(PushSource *source, const lldd_cache_key &key,
     std::vector<Run> &runs = *source->runs;
     LLDD_RETURN_IF_ERROR(PlanPushLayer(source->request, *source->pairs, PlanOf(*found.cache),
                                        found.batch_index, &runs));
+    if (mismatches_.InTypes(link, *source->cache, *found.cache)) *source->notice_left = true;
+    if (mismatches_.InPeersBlocks(link, *source->cache, found.cache->id, *source->pairs))
+        *source->notice_left = true;
     LLDD_RETURN_IF_ERROR(link->connection()->Write(runs.data(), runs.size(), deadline));
     *bytes = BytesOf(runs);
     return Status::Ok();
@@ -386,6 +400,8 @@ Status Transfers::SendToAddressesInTurn(PushSource *source, Link *link, uint64_t
     std::vector<Run> &runs = *source->runs;
     LLDD_RETURN_IF_ERROR(
         PlanLayerToAddresses(source->request, *source->pairs, locate.addrs, reply.ends, &runs));
+    if (mismatches_.InPeersBlocks(link, *source->cache, 0, *source->pairs))
+        *source->notice_left = true;
     LLDD_RETURN_IF_ERROR(link->connection()->Write(runs.data(), runs.size(), deadline));
     *bytes = BytesOf(runs);
     return Status::Ok();

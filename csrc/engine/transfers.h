@@ -15,6 +15,7 @@
 #include "engine/cache_store.h"
 #include "engine/call_gate.h"
 #include "engine/link_directory.h"
+#include "engine/mismatches.h"
 #include "engine/plan_pull.h"
 #include "engine/plan_push.h"
 #include "engine/scratch.h"
@@ -42,12 +43,17 @@ public:
     };
 
     Transfers(const CacheStore *store, CachesInUse *in_use, const LinkDirectory *links,
-              Options options)
-        : store_(store), in_use_(in_use), links_(links), options_(options) {}
+              const Mismatches &mismatches, Options options)
+        : store_(store),
+          in_use_(in_use),
+          links_(links),
+          mismatches_(mismatches),
+          options_(options) {}
     Transfers(const Transfers &) = delete;
     Transfers &operator=(const Transfers &) = delete;
 
-    // Structs have their full size. `key` is that of args.
+    // Structs have their full size. `key` is that of args. What leaves a notice says so in
+    // `scratch`.
     Status Pull(const lldd_pull_args &args, const lldd_cache_key &key, TransferScratch *scratch);
     Status Push(const lldd_push_args &args, const lldd_cache_key &key, TransferScratch *scratch,
                 uint32_t *layers_done);
@@ -65,6 +71,7 @@ private:
         bool pairs_read = false;
         KeyTarget target;  // unless the destination is given by addresses
         std::vector<Run> *runs = nullptr;
+        bool *notice_left = nullptr;
     };
 
     Status FindLink(uint64_t cluster_id, std::shared_ptr<Link> *link) const;
@@ -84,6 +91,8 @@ private:
     Status CheckRequestSize(const PullCall &call, const BlockPairs &pairs) const;
     Status CheckDirection(const PullCall &call, const CacheShape &source,
                           bool owner_has_device_pool) const;
+    void LookAtPull(const PullCall &call, const PeerCache &remote, Link *link,
+                    TransferScratch *scratch) const;
     Status SendToAddresses(PushSource *source);
     Status SendToAddressesInTurn(PushSource *source, Link *link, uint64_t *bytes);
     Status PushLayer(PushSource *source, const lldd_cache_key &key);
@@ -96,6 +105,7 @@ private:
     const CacheStore *const store_;
     CachesInUse *const in_use_;
     const LinkDirectory *const links_;
+    const Mismatches mismatches_;
     const Options options_;
     // All pushes and layer transfers of an engine run one at a time.
     std::mutex push_mutex_;

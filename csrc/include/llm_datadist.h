@@ -110,6 +110,8 @@ extern "C" {
 #define LLDD_SUSPECT_REMOTE_ERROR 507057
 /* Of this library alone: a struct_size that it cannot serve. */
 #define LLDD_ABI_MISMATCH 0x4C4C0001
+/* Of this library alone, with LLDD_CONFIG_TELL_NOTICES only: a transfer succeeded, and left a notice. */
+#define LLDD_NOTICE_LEFT 0x4C4C0002
 
 /* lldd_config.role */
 #define LLDD_ROLE_PROMPT 1
@@ -127,9 +129,11 @@ extern "C" {
 #define LLDD_LINK_STYLE_ONE_WAY 1
 
 /* lldd_config.flags. STRICT_HARDWARE: refuse what only the device refuses (sizes of requests and of the cache table). LISTEN:
- * listen_ip and listen_port count. */
+ * listen_ip and listen_port count. TELL_NOTICES: a pull, push or layer that succeeded and left a notice answers
+ * LLDD_NOTICE_LEFT in place of LLDD_SUCCESS. */
 #define LLDD_CONFIG_STRICT_HARDWARE 1
 #define LLDD_CONFIG_LISTEN 2
+#define LLDD_CONFIG_TELL_NOTICES 4
 
 /* lldd_cache_desc.layout */
 #define LLDD_LAYOUT_CONTIGUOUS 0
@@ -247,7 +251,7 @@ typedef struct lldd_config {
     uint32_t rdma_service_level; /* LLDD_UNSET: the device's default */
     const char *local_comm_res;         /* JSON for the device, or null; kept until a link is made */
     const char *global_resource_config; /* JSON for the device, or null */
-    const char *auth_token;             /* shared secret that both ends of a link must have, or null */
+    const char *auth_token;             /* shared secret that both ends of a link must have, or null; not "" */
 } lldd_config;
 
 /* What an open engine is. */
@@ -298,7 +302,7 @@ typedef struct lldd_register_args {
     uint32_t struct_size;
     uint32_t flags;               /* LLDD_REGISTER_* */
     const lldd_cache_desc *desc;
-    const uint64_t *addrs;        /* num_addrs start addresses, one a tensor */
+    const uint64_t *addrs;        /* num_addrs start addresses, one per tensor */
     uint64_t num_addrs;
     const lldd_cache_key *keys;   /* contiguous: key i names batch entry i; blocks: at most one key */
     uint64_t num_keys;
@@ -484,7 +488,7 @@ uint32_t lldd_version(void);
  * its own value. 0: built without one. Cannot fail. */
 uint64_t lldd_fingerprint(void);
 
-/* The layout of every struct as this library has it. *count is set to the number of lines; the table lives for ever. */
+/* The layout of every struct as this library has it. *count is set to the number of lines; the table is never freed. */
 const lldd_field *lldd_layout(uint64_t *count);
 
 /* What the library drives. Opens no device. */
@@ -497,7 +501,7 @@ lldd_status lldd_runtime_describe(lldd_runtime_info *info);
 lldd_status lldd_runtime_control(const char *command, const char *argument, char *answer, uint64_t answer_size,
                                  uint64_t *answer_needed);
 
-/* "LLDD_TIMEOUT" for a status, "unknown status" for other numbers. The text lives for ever. */
+/* "LLDD_TIMEOUT" for a status, "unknown status" for other numbers. The text is never freed. */
 const char *lldd_status_name(lldd_status status);
 
 /* The text of this thread's last failed call: operation, peer, what was asked, what was there. "" before the first
@@ -516,10 +520,10 @@ lldd_status lldd_log_set(uint32_t level, int32_t fd);
 
 /* Opens an engine: the device, the listener, the pools. A failure undoes what was done.
  * LLDD_PARAM_INVALID: a member out of its range, a bad listen address, no such device, a page larger than its pool.
- * LLDD_FAILED: cannot bind or listen. LLDD_OUT_OF_MEMORY: the device pool cannot be had (host pool: LLDD_FAILED). */
+ * LLDD_FAILED: cannot bind or listen. LLDD_OUT_OF_MEMORY: the device pool cannot be allocated (host pool: LLDD_FAILED). */
 lldd_status lldd_engine_open(const lldd_config *config, lldd_engine **engine);
 
-/* Closes an engine: no new call gets in, running calls are waited for, then links go (without telling the peers, who see
+/* Closes an engine: no new call gets in, running calls are waited for, then links go (without telling the peers, which see
  * the connection close), caches, pools, listener and threads. A second close succeeds at once. */
 lldd_status lldd_engine_close(lldd_engine *engine);
 
@@ -584,7 +588,7 @@ lldd_status lldd_key_remove(lldd_engine *engine, const lldd_cache_key *key);
 lldd_status lldd_link_clusters(lldd_engine *engine, const lldd_cluster *clusters, uint64_t num_clusters,
                                uint32_t timeout_ms, lldd_cluster_result *results);
 
-/* Unlinks from num_clusters peers; results as above. force 0: the peer drops its end, too, and exactly one remote address
+/* Unlinks from num_clusters peers; results as above. force 0: the peer also drops its end, and exactly one remote address
  * must be given; force 1: only this end goes, the id is enough, and a dead peer does not matter. Waits for a running
  * transfer of the link. Not linked is success.
  * Per entry: LLDD_UNLINK_FAILED: the peer is gone or refuses; LLDD_TIMEOUT: the peer is silent; this end stays then. */
@@ -593,8 +597,8 @@ lldd_status lldd_unlink_clusters(lldd_engine *engine, const lldd_cluster *cluste
 
 /* Joins a communicator; returns without waiting for the other members. Its links can be used once the state is
  * LLDD_GROUP_OK. Ids count from 1.
- * LLDD_PARAM_INVALID: name, members, ranks; the own cluster id is no member; 512 communicators exist. LLDD_LINK_FAILED:
- * the meeting point cannot be had. */
+ * LLDD_PARAM_INVALID: name, members, ranks; the own cluster id is not a member; 512 communicators exist. LLDD_LINK_FAILED:
+ * the meeting point cannot be bound. */
 lldd_status lldd_link(lldd_engine *engine, const lldd_group *group, uint64_t *comm_id);
 
 /* Leaves a communicator; the others are not told. LLDD_NOT_YET_LINK: no such id. LLDD_UNLINK_FAILED: a peer did not

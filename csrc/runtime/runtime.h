@@ -114,7 +114,7 @@ public:
 struct ConnectionSetup {
     LinkEnd end = LinkEnd::kInitiator;
     LinkNonce nonce{};
-    uint64_t peer = 0;                  // how people call the peer; means nothing to a runtime
+    uint64_t peer = 0;                  // how texts name the peer; means nothing to a runtime
     std::string peer_endpoint;          // what the peer's Device::Endpoint gave
     StreamProvider *streams = nullptr;  // outlives the connection
     // Such an end begins no transfer.

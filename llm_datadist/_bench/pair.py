@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pair of peers, as seen by who asks them: an owner of caches, and a puller."""
+"""A pair of peers, as the bench sees them: an owner of caches, and a puller."""
 
 from __future__ import annotations
 

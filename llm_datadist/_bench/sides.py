@@ -89,7 +89,7 @@ class Puller(ABC):
             for name in self._order:
                 src, dst = work.block_list(random), work.block_list(random)
                 times[name].append(self._pulls[name](src, dst))
-            # Nobody is always the one who finds the caches as his rival left them.
+            # So that no way always finds the caches as the same other one left them.
             self._order.append(self._order.pop(0))
         self._order.append(self._order.pop(0))
         return {name: statistics.median(each) for name, each in times.items()}

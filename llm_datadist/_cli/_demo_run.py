@@ -29,7 +29,7 @@ SOURCE_AND_DESTINATION = {"pull": (PROMPT, DECODER), "push": (DECODER, PROMPT)}
 
 # Slower than any machine fills, checks or moves memory.
 _SLOWEST_BYTES_PER_SECOND = 50e6
-# Between an engine's deadline and ours, in seconds: it is the engine's message that shall be shown.
+# Between an engine's deadline and ours, in seconds: it is the engine's message that must be shown.
 _MARGIN = 2.0
 # Tensors of an allocated cache start on pages of the pool.
 POOL_PAGE_SHIFT = 16
@@ -93,7 +93,7 @@ class Report:
 def run(plan: Plan) -> Report:
     """Start the two processes, move the blocks, check the bytes.
 
-    Raises PeerFailure for a wrong byte, too. The processes are gone in any case.
+    Also raises PeerFailure for a wrong byte. The processes are gone in any case.
     """
     steps = _STEPS_BEFORE + _STEPS_EACH * len(SOURCE_AND_DESTINATION) * plan.rounds
     progress = Progress(sys.stderr, steps)
@@ -211,5 +211,5 @@ class _Course:
 
 
 def _stamp(name: str, step: int) -> Stamp:
-    """Return what a peer fills its cache with at a step: nobody's contents of the steps before."""
+    """Return what a peer fills its cache with at a step, unlike those of the steps before."""
     return (len(CLUSTER_IDS) * step + CLUSTER_IDS[name]) % _STAMPS

@@ -29,7 +29,7 @@ PATIENCE = 120.0
 # Instead of a library: the one that would be chosen, and an engine on it.
 BACKEND = "backend"
 # The entry that finds this package, and not another of its name; see its own comment. No peer of
-# llm_datadist.testing: this must run where numpy is missing, too.
+# llm_datadist.testing: this must also run where numpy is missing.
 _ENTRY = os.path.join(
     os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))),
     "llm_datadist_cffi_cli.py",
@@ -148,7 +148,7 @@ def _commands(native: Facade) -> set[str]:
     try:
         return {line.split()[0] for line in control(native, "help").splitlines() if line.strip()}
     except LLMException:
-        return set()  # a library of somebody else's, which has no commands
+        return set()  # a library of another project, which has no commands
 
 
 def _describe(library: NativeLibrary) -> Tried:

@@ -52,6 +52,13 @@ VARIABLES = (
         _PACKAGE,
     ),
     Variable(
+        "LLM_DATADIST_CHECK",
+        "0, 1",
+        "0",
+        "1: also warn of mistakes that take time to find, such as blocks written twice",
+        _ENGINE,
+    ),
+    Variable(
         "LLM_DATADIST_SCOPE", "text", "empty", "keeps communicators of the same name apart", _ENGINE
     ),
     Variable(

@@ -102,7 +102,7 @@ def _build(plan: _Plan) -> int:
         )
     folder = plan.output.parent
     folder.mkdir(parents=True, exist_ok=True)
-    # What lies here is loaded: nobody else may write to it.
+    # What lies here is loaded: no other user may write to it.
     folder.chmod(0o700)
     counter = _Counter()
     generated = building.Generated(

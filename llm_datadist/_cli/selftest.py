@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if environment.get("LLM_DATADIST_BACKEND", "") in ("", "auto"):
         # The choice was told above; the tests see no warning of it.
         environment["LLM_DATADIST_BACKEND"] = chosen.name
-    # The package that this command belongs to comes first, for the peers of the tests, too.
+    # The package that this command belongs to comes first, also for the peers of the tests.
     paths = [str(_PACKAGE.parent), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     # An installed package stays as it is.
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
     command += ["-c", str(root / "pyproject.toml"), "--rootdir", str(root)]
     command += [str(root / _SUITE), *args.pytest]
-    # Python finds modules in the current folder, too: there must be no llm_datadist in it.
+    # Python also finds modules in the current folder: there must be no llm_datadist in it.
     with tempfile.TemporaryDirectory(prefix="llm-datadist-selftest-") as empty:
         return subprocess.run(command, env=environment, cwd=empty).returncode
 

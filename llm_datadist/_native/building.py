@@ -42,7 +42,7 @@ LINK_FLAGS = (
     "-shared",
     "-pthread",
     "-Wl,-z,now",
-    # The library starts threads, so it must outlive whoever opened it.
+    # The library starts threads, so it must stay loaded when it is closed.
     "-Wl,-z,nodelete",
     "-Wl,--no-undefined",
 )
@@ -64,7 +64,7 @@ class Target(NamedTuple):
     # After the objects, which is where a linker wants libraries.
     libraries: tuple[str, ...] = ()
     static_runtime: bool = True
-    # Told by the library, for whoever looks into its file.
+    # What the library has in its file, for tools that look into it.
     record: str = ""
 
     @property
@@ -93,11 +93,11 @@ def ascend(toolkit: Toolkit) -> Target:
         ("csrc/base", "csrc/runtime", "csrc/engine", "csrc/ascend"),
         # CANN's C++ interface has strings and maps in it, and CANN is built with the old ABI of
         # those; the whole library is, so that none of ours meets one of the other kind. A system
-        # folder: warnings in headers that are not ours are no errors of ours.
+        # folder: warnings in headers that are not ours are not errors of ours.
         compile_flags=("-D_GLIBCXX_USE_CXX11_ABI=0", "-isystem", str(toolkit.include)),
         libraries=(
             *(f"-L{folder}" for folder in toolkit.library_folders),
-            # It loads in a shell that has not sourced CANN's environment script, too.
+            # It also loads in a shell that has not sourced CANN's environment script.
             *(f"-Wl,-rpath,{folder}" for folder in toolkit.runtime_folders),
             *(f"-l{name}" for name, _ in toolkit.libraries),
             "-lpthread",

@@ -40,7 +40,7 @@ Report = Callable[[int, int, str], None]
 
 
 class BuildError(Exception):
-    """A library cannot be built; the text is for the one who asked for it."""
+    """A library cannot be built; the text is for the user who asked for it."""
 
 
 def jobs() -> int:
@@ -215,7 +215,7 @@ class Compiler:
             *self._compile_flags,
             # Not one of the flags that an object depends on: it changes none. See _is_fresh.
             *([WERROR] if self._werror else []),
-            # Of all headers: CANN's are system headers, and they change, too.
+            # Of all headers: CANN's are system headers, and they also change.
             "-MD",
             "-MF",
             str(target.with_suffix(".d")),
@@ -279,5 +279,5 @@ def _newer(target: Path, part: Path) -> bool:
 
 
 def _print_line(number: int, total: int, source: str) -> None:
-    # In one piece, line end included: other threads print, too.
+    # In one piece, line end included: other threads also print.
     print(f"[{number}/{total}] compiling {source}\n", end="", flush=True)

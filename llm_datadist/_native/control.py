@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from .._checks import check_no_null
 from ..status import error
 from . import facade, marshal
 from .facade import Facade
@@ -21,6 +22,8 @@ def runtime_control(command: str, argument: str = "") -> str:
 
 def control(native: Facade, command: str, argument: str = "") -> str:
     """As runtime_control, with the runtime of any loaded library; fixes nothing."""
+    check_no_null("command", command)
+    check_no_null("argument", argument)
     ffi = native.ffi
     needed = ffi.new("uint64_t *", _ANSWER_BYTES)
     while True:

@@ -85,9 +85,9 @@ class Engine:
         self.block_ids: Callable[[str, Any], Array[int]] = partial(convert, self._borrow)
         # What pull_few_blocks() takes. On hardware each id of a list is looked at; before Python
         # 3.10 too, see uint64s().
-        self.array_type = None if options.strict_hardware else np.ndarray
+        self._array_type = None if options.strict_hardware else np.ndarray
         looks_at_each = options.strict_hardware or sys.version_info < (3, 10)
-        self.list_type = None if looks_at_each else list
+        self._list_type = None if looks_at_each else list
         # Each call takes a frame and gives it back, so there are as many as calls ever ran at one
         # time. list.pop and list.append are atomic.
         self._pull_frames: list[PullFrame] = []
@@ -104,8 +104,15 @@ class Engine:
         """
         return _error(self._native, name, status)
 
+    def only_left_a_notice(self, status: int) -> bool:
+        """Whether a transfer that answered status succeeded all the same; if so, warn of it."""
+        if status != marshal.constant(self._native.ffi, "LLDD_NOTICE_LEFT"):
+            return False
+        self.warn_of_notices()
+        return True
+
     def _check(self, name: str, status: int) -> None:
-        if status:
+        if status and not self.only_left_a_notice(status):
             raise _error(self._native, name, status)
 
     # ---- life ----
@@ -124,7 +131,8 @@ class Engine:
     def switch_listener(self, ip: str | None, port: int) -> None:
         """Move the listener, or close it when ip is None."""
         ffi = self._native.ffi
-        chars = ffi.NULL if ip is None else ffi.new("char[]", ip.encode())
+        keep: list[object] = []
+        chars = marshal.chars(ffi, "ip", ip, keep)
         status = self._native.engine_switch_listener(self._handle, chars, port)
         self._check("switch_role", status)
 
@@ -194,7 +202,7 @@ class Engine:
             args.flags = marshal.constant(ffi, "LLDD_REGISTER_REMOTE_ACCESSIBLE")
         args.desc = struct
         args.addrs = address_array
-        args.num_addrs = len(addrs)
+        args.num_addrs = len(address_array)
         args.keys = key_array
         args.num_keys = len(keys)
         cache_id = ffi.new("int64_t *")
@@ -343,10 +351,14 @@ class Engine:
         self, key: AnyKey, cache_id: int, src_blocks: Any, dst_blocks: Any
     ) -> int | None:
         """Pull the blocks of two numpy arrays or two lists, all layers; returns the status, or None
-        when pull_blocks has to: they are long, empty, unequal, or not of uint64 or int64.
+        when pull_blocks has to: they are of another form, long, empty, unequal, or not of uint64 or
+        int64.
         """
-        is_list = type(src_blocks) is list
-        count = len(src_blocks) if is_list else src_blocks.size
+        form = type(src_blocks)
+        is_array = form is self._array_type
+        if (not is_array and form is not self._list_type) or form is not type(dst_blocks):
+            return None
+        count = src_blocks.size if is_array else len(src_blocks)
         if not 0 < count <= FEW_BLOCKS:
             return None
         try:
@@ -355,15 +367,22 @@ class Engine:
             frame = PullFrame(self._native.ffi)
         few = frame.few_blocks or frame.make_few_blocks(self._native.ffi)
         try:
-            if is_list:
-                sources, destinations = few.unsigned
-                sources[:count] = array("L", src_blocks)
-                destinations[:count] = array("L", dst_blocks)
-            else:
+            if is_array:
                 sources, destinations = few.unsigned if src_blocks.dtype is _UINT64 else few.signed
                 sources[:count] = src_blocks
                 destinations[:count] = dst_blocks
-        except (BufferError, NotImplementedError, OverflowError, TypeError, ValueError):
+            else:
+                sources, destinations = few.unsigned
+                sources[:count] = array("L", src_blocks)
+                destinations[:count] = array("L", dst_blocks)
+        except (
+            BufferError,
+            IndexError,
+            NotImplementedError,
+            OverflowError,
+            TypeError,
+            ValueError,
+        ):
             # Whatever it was, block_ids() converts it or says what is wrong with it.
             self._pull_frames.append(frame)
             return None
@@ -500,7 +519,7 @@ class Engine:
         args.key = key_struct
         args.dst_cluster_id = dst_cluster_id
         args.dst_addrs = address_array
-        args.num_dst_addrs = len(dst_addrs)
+        args.num_dst_addrs = len(address_array)
         args.cache_id = cache_id
         args.src_blocks = src_blocks
         args.num_src_blocks = len(src_blocks)
@@ -551,7 +570,7 @@ class Engine:
         args.dst_addrs = dst_array
         # A deallocated cache has no addresses left; the library must not read past the shorter
         # list.
-        args.num_tensors = min(len(src_addrs), len(dst_addrs))
+        args.num_tensors = min(len(src_array), len(dst_array))
         args.block_bytes = block_bytes
         args.src_blocks = src_blocks
         args.dst_blocks = dst_blocks

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable, Union
 import numpy as np
 
 from .._addresses import to_text
-from .._checks import UINT64_MAX, wrong_type
+from .._checks import UINT64_MAX, check_no_null, wrong_type
 from .._layer_words import ALL_LAYERS, TENSORS_PER_LAYER, LayerRanges
 from ..cache import CacheDesc
 from ..config import IpInfo, LLMClusterInfo
@@ -85,12 +85,17 @@ def text(ffi: FFI, chars: Array[bytes] | Null) -> str:
     return ffi.string(chars).decode("utf-8", "replace") if chars else ""
 
 
-def _chars(ffi: FFI, value: str | None, keep: Keep) -> Array[bytes] | Null:
+def chars(ffi: FFI, name: str, value: str | None, keep: Keep) -> Array[bytes] | Null:
+    """Make a text for the library; None: null. Every text of a client goes through here.
+
+    Raises LLMException (LLM_PARAM_INVALID) for one with a null character.
+    """
     if value is None:
         return ffi.NULL
-    chars = ffi.new("char[]", value.encode())
-    keep.append(chars)
-    return chars
+    check_no_null(name, value)
+    made = ffi.new("char[]", value.encode())
+    keep.append(made)
+    return made
 
 
 def config(ffi: FFI, options: EngineOptions) -> tuple[lldd_config, Keep]:
@@ -104,12 +109,13 @@ def config(ffi: FFI, options: EngineOptions) -> tuple[lldd_config, Keep]:
     if options.one_way_links:
         struct.link_style = constant(ffi, "LLDD_LINK_STYLE_ONE_WAY")
     struct.device_id = options.device_id
+    struct.flags = constant(ffi, "LLDD_CONFIG_TELL_NOTICES")
     if options.strict_hardware:
         struct.flags |= constant(ffi, "LLDD_CONFIG_STRICT_HARDWARE")
     struct.sync_timeout_ms = options.sync_timeout_ms
     if options.listen_ip is not None:
         struct.flags |= constant(ffi, "LLDD_CONFIG_LISTEN")
-        struct.listen_ip = _chars(ffi, options.listen_ip, keep)
+        struct.listen_ip = chars(ffi, "listen_ip", options.listen_ip, keep)
         struct.listen_port = options.listen_port
     struct.device_pool_size = options.device_pool.size
     struct.device_page_shift = options.device_pool.page_shift
@@ -121,9 +127,11 @@ def config(ffi: FFI, options: EngineOptions) -> tuple[lldd_config, Keep]:
     unset = constant(ffi, "LLDD_UNSET")
     struct.rdma_traffic_class = unset if traffic_class is None else traffic_class
     struct.rdma_service_level = unset if service_level is None else service_level
-    struct.local_comm_res = _chars(ffi, options.local_comm_res, keep)
-    struct.global_resource_config = _chars(ffi, options.global_resource_config, keep)
-    struct.auth_token = _chars(ffi, options.auth_token, keep)
+    struct.local_comm_res = chars(ffi, "local_comm_res", options.local_comm_res, keep)
+    struct.global_resource_config = chars(
+        ffi, "global_resource_config", options.global_resource_config, keep
+    )
+    struct.auth_token = chars(ffi, "auth_token", options.auth_token, keep)
     return struct, keep
 
 
@@ -139,7 +147,7 @@ def cache_desc(ffi: FFI, desc: CacheDesc, is_blocks: bool) -> tuple[lldd_cache_d
     struct.layout = constant(ffi, layout)
     struct.placement = desc.placement
     struct.data_type = desc.data_type.value
-    struct.num_dims = len(desc.shape)
+    struct.num_dims = len(dims)
     struct.dims = dims
     struct.batch_dim_index = desc.batch_dim
     return struct, [dims]
@@ -179,13 +187,17 @@ def keys(ffi: FFI, values: Sequence[AnyKey]) -> Array[lldd_cache_key]:
     return structs
 
 
-def _address_array(ffi: FFI, infos: Sequence[IpInfo], keep: Keep) -> Array[lldd_address]:
+def _address_array(
+    ffi: FFI, infos: Sequence[IpInfo], keep: Keep
+) -> tuple[Array[lldd_address], int]:
+    """Return the array and how many addresses it has."""
+    infos = list(infos)
     structs = new_array(ffi, "lldd_address", len(infos))
     keep.append(structs)
     for position, (ip, port) in enumerate(infos):
-        structs[position].ip = _chars(ffi, to_text(ip), keep)
+        structs[position].ip = chars(ffi, "ip", to_text(ip), keep)
         structs[position].port = port
-    return structs
+    return structs, len(infos)
 
 
 def clusters(ffi: FFI, infos: Sequence[LLMClusterInfo]) -> tuple[Array[lldd_cluster], Keep]:
@@ -200,10 +212,8 @@ def clusters(ffi: FFI, infos: Sequence[LLMClusterInfo]) -> tuple[Array[lldd_clus
         if info.remote_cluster_id is not None:
             struct.flags = constant(ffi, "LLDD_CLUSTER_HAS_ID")
             struct.remote_cluster_id = info.remote_cluster_id
-        struct.remote = _address_array(ffi, info.remote_ip_info_list, keep)
-        struct.num_remote = len(info.remote_ip_info_list)
-        struct.local = _address_array(ffi, info.local_ip_info_list, keep)
-        struct.num_local = len(info.local_ip_info_list)
+        struct.remote, struct.num_remote = _address_array(ffi, info.remote_ip_info_list, keep)
+        struct.local, struct.num_local = _address_array(ffi, info.local_ip_info_list, keep)
     return structs, keep
 
 
@@ -216,10 +226,10 @@ def group(ffi: FFI, name: str, ranks: dict[int, int], rank_table: str) -> tuple[
         members[position].rank = rank
     keep.append(members)
     struct = new(ffi, "lldd_group")
-    struct.name = _chars(ffi, name, keep)
+    struct.name = chars(ffi, "comm_name", name, keep)
     struct.members = members
     struct.num_members = len(ranks)
-    struct.rank_table = _chars(ffi, rank_table, keep)
+    struct.rank_table = chars(ffi, "rank_table", rank_table, keep)
     return struct, keep
 
 
@@ -237,12 +247,18 @@ def uint64s(borrow: Borrow, name: str, values: Sequence[int]) -> Array[int]:
 
     Raises TypeError for anything but integers in [0, 2^64), naming index and value.
     """
+    if type(values) is not list:
+        # A subclass of list may say another length than it has.
+        values = list(values)
     try:
         if sys.version_info < (3, 10) and set(map(type, values)) != {int}:
             # There array() would round what has __int__ alone, a float of numpy for instance.
             return borrow(array("Q", list(map(index, values))))
         # array() reads a list about four times faster than ffi.new() does.
         return borrow(array("Q", values))
+    except IndexError:
+        # An element's own code, or another thread behind it, took elements out of the list.
+        return uint64s(borrow, name, list(values))
     except (TypeError, OverflowError, ValueError) as cause:
         raise _first_bad(name, values, str(cause)) from None
 
@@ -396,7 +412,7 @@ class PullFrame:
         self.key: AnyKey | None = None
         self.layers = ALL_LAYERS
         self.cache_id = 0
-        self.few = 0  # so many ids of few_blocks; 0: other lists, or other arguments
+        self.few = 0  # how many ids of few_blocks count; 0: other lists, or other arguments
 
     def set_key(self, key: AnyKey) -> None:
         """Write the source."""

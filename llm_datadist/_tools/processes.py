@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peers of a command: processes that are asked to do things, and never outlive the one who asks.
+"""Peers of a command: processes that are asked to do things, and never outlive the one that asks.
 
 A command waits for the answers of some peers while it watches all of them, so that it learns at
 once when one has ended, and says which one and how.
@@ -52,7 +52,7 @@ class Processes:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # After a failure nobody waits for what a peer may still be doing.
+        # After a failure the command does not wait for what a peer may still be doing.
         self._end(time.monotonic() + (_END_SECONDS if kind is None else 0.0))
 
     def start(self, name: str, environment: Mapping[str, str | None] | None = None) -> int:

@@ -32,7 +32,7 @@ def _import_own_package() -> None:
     spec.loader.exec_module(module)
 
 
-# Ctrl-C in a terminal reaches the peers, too; the process that started them decides.
+# Ctrl-C in a terminal also reaches the peers; the process that started them decides.
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 # A script finds its own folder first, unless the interpreter is told otherwise.
 if os.path.abspath(sys.path[0]) == _FOLDER:

@@ -371,13 +371,13 @@ class Actor:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
 
     def become_user(self, user_id: int) -> None:
-        """Change to another user for ever."""
+        """Change to another user, which cannot be undone."""
         os.setgroups([])
         os.setresgid(user_id, user_id, user_id)
         os.setresuid(user_id, user_id, user_id)
 
     def drop_ptrace_capability(self) -> None:
-        """Give CAP_SYS_PTRACE up for ever, with which process_vm_* is never refused."""
+        """Give up CAP_SYS_PTRACE, which cannot be undone: with it process_vm_* is never refused."""
         # The kernel's struct: version and pid; then effective, permitted and inheritable for bits
         # 0-31 and 32-63.
         header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)

@@ -158,7 +158,7 @@ def first_wrong_byte(
 
 
 def _starts(stamp: Stamp, tensor: int, blocks: Blocks, words: int) -> Words:
-    """Return the first word of each block, which have so many words."""
+    """Return the first word of each block; a block has that many words."""
     numbers = blocks * np.uint64(words) + np.uint64((stamp << 44 | tensor << 32) & _MASK)
     starts: Words = numbers * np.uint64(_FACTOR)
     return starts

@@ -250,7 +250,7 @@ class Peer:
         return self._send(command, args, options, on_own_thread=True)
 
     def wait_for(self, text: str, times: int = 1, seconds: float = PATIENCE) -> None:
-        """Wait until commands of the peer have announced this text so many times. Raises
+        """Wait until commands of the peer have announced this text this many times. Raises
         DeadlineError, PeerGoneError.
         """
         end = time.monotonic() + seconds

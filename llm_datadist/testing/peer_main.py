@@ -71,7 +71,7 @@ def _failure(error: BaseException) -> Failure:
 
 
 def _serve(channel: Channel) -> Callable[[], Any] | None:
-    """Run commands until the test hangs up; in a forked child return what it shall do."""
+    """Run commands until the test hangs up; in a forked child return what it must do."""
     from .actor import Actor, InForkedChildError
 
     def send(message: Response | Announcement) -> None:

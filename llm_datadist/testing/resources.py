@@ -46,8 +46,8 @@ def resident_bytes(pid: int) -> int:
 
 
 def children_of(pid: int) -> dict[int, str]:
-    """Return the children of a process, ended ones that nobody waited for included: pid to name and
-    state.
+    """Return the children of a process, pid to name and state; also ended ones that were not waited
+    for.
     """
     found = {}
     for entry in os.listdir("/proc"):

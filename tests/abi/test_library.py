@@ -47,7 +47,7 @@ def test_describes_itself(mock_library):
 def test_names_every_status(mock_library, parsed):
     ffi, lib = mock_library.ffi, mock_library.lib
     start = list(parsed.constants).index("LLDD_SUCCESS")
-    end = list(parsed.constants).index("LLDD_ABI_MISMATCH")
+    end = list(parsed.constants).index("LLDD_NOTICE_LEFT")
     for name in list(parsed.constants)[start : end + 1]:
         status = parsed.constants[name]
         assert ffi.string(lib.lldd_status_name(status)).decode() == name
@@ -192,3 +192,19 @@ def test_a_closed_engine_answers_a_status(mock_library, engine, parsed):
     for name, nothing in calls.items():
         assert getattr(lib, name)(engine, *nothing) == lib.LLDD_ENGINE_FINALIZED, name
         assert "closed" in ffi.string(lib.lldd_last_error()).decode()
+
+
+@pytest.mark.rule("C10-75")
+def test_an_empty_auth_token_does_not_switch_authentication_off(mock_library):
+    ffi, lib = mock_library.ffi, mock_library.lib
+    config = ffi.new("lldd_config *")
+    config.struct_size = ffi.sizeof(config[0])
+    config.role = lib.LLDD_ROLE_MIX
+    config.rdma_traffic_class = config.rdma_service_level = lib.LLDD_UNSET
+    handle = ffi.new("lldd_engine **")
+    # What C sees of a token that begins with a null character.
+    token = config.auth_token = ffi.new("char[]", b"\0secret")
+    assert lib.lldd_engine_open(config, handle) == lib.LLDD_PARAM_INVALID
+    assert b"auth_token is empty" in ffi.string(lib.lldd_last_error())
+    del token
+    assert handle[0] == ffi.NULL

@@ -512,7 +512,8 @@ class TestPullBlocks:
     def test_strict_hardware_mode(self, native, open_datadist, monkeypatch):
         monkeypatch.setenv("LLM_DATADIST_STRICT_HARDWARE", "1")
         manager = open_datadist().cache_manager
-        assert native.last("engine_open")[0]["flags"] == 1
+        # STRICT_HARDWARE and TELL_NOTICES.
+        assert native.last("engine_open")[0]["flags"] == 1 | 4
         manager.pull_blocks(KEY, BLOCKS, [1], [2])
         with pytest.raises(TypeError, match="src_blocks"):
             manager.pull_blocks(KEY, BLOCKS, np.array([1]), [2])

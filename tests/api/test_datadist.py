@@ -114,7 +114,7 @@ class TestLife:
         )
         config, _out = native.last("engine_open")
         assert (config["cluster_id"], config["role"]) == (2**64 - 1, 3)
-        assert (config["mode"], config["link_style"], config["flags"]) == (1, 0, 2)
+        assert (config["mode"], config["link_style"], config["flags"]) == (1, 0, 2 | 4)
         assert (config["device_id"], config["sync_timeout_ms"]) == (3, 77)
         assert (config["listen_ip"], config["listen_port"]) == ("::1", 26000)
         assert (config["device_pool_size"], config["device_page_shift"]) == (4096, 12)

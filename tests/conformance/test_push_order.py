@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import pytest
 
-from llm_datadist import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex, LLMStatusCode
+from llm_datadist import (
+    BlocksCacheKey,
+    CacheKey,
+    CacheKeyByIdAndIndex,
+    LLMDataDistWarning,
+    LLMStatusCode,
+)
 from llm_datadist.testing import Geometry
 from tests.conformance.orders import check_order
 from tests.conformance.refusals import refused, refused_by_engine
@@ -213,7 +219,8 @@ def test_c6_1_30_the_own_cluster_is_not_linked_unless_it_is(together: NearStage)
     peer.register("to", SMALL, 2, 0)
     with refused_by_engine("push_blocks", S.LLM_NOT_YET_LINK, OWNER):
         push_blocks(peer, "from", BlocksCacheKey(OWNER, 0))
-    linked(peer, peer)
+    with pytest.warns(LLMDataDistWarning, match="own cluster id"):
+        linked(peer, peer)
     push_blocks(peer, "from", BlocksCacheKey(OWNER, 0), [3, 4], [5, 9])
     after = peer.call("read", "to")
     assert after[:, [5, 9]].tolist() == SMALL.filled(1)[:, [3, 4]].tolist()

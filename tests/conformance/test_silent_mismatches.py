@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What works otherwise than its caller thinks, and warns: decisions 18, 52, 53."""
+"""What works otherwise than its caller thinks, and warns: decisions 18 and 52 to 55."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 import warnings
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from llm_datadist import (
@@ -16,8 +17,9 @@ from llm_datadist import (
     DataType,
     LLMDataDistWarning,
     LLMStatusCode,
+    Placement,
 )
-from llm_datadist.testing import check, moved
+from llm_datadist.testing import Geometry, check, moved
 from llm_datadist.testing.actor import ClusterAddress
 from tests.conformance.engines import Engines
 from tests.conformance.paths import Path
@@ -40,6 +42,11 @@ def silence() -> Iterator[None]:
 
 def two(stage: NearStage, path: Path | None = None, **spec) -> tuple[NearPeer, NearPeer]:
     return stage.engine(OWNER, path, **spec), stage.engine(PULLER, path, **spec)
+
+
+def link(stage: NearStage, path: Path, puller: NearPeer, owner: NearPeer) -> None:
+    linked(puller, owner)
+    path.require(puller, owner, stage.process_vm_refused)
 
 
 @pytest.mark.rule("C10-52", "C7.1-20")
@@ -131,3 +138,90 @@ def test_c10_18_the_batch_dimension_of_paged_caches_says_nothing(
         # Each cache that is made, not each description.
         with pytest.warns(LLMDataDistWarning, match="batch_dim_index 1"):
             engine.manager.register_cache(desc, engine.addresses(desc))
+
+
+class OfBf16(Geometry):
+    """The same bytes, described by other elements."""
+
+    def desc(self, placement: Placement = Placement.DEVICE) -> CacheDesc:
+        shape = [self.num_blocks, self.block_bytes // 2]
+        return CacheDesc(self.num_tensors, shape, DataType.DT_BF16, placement)
+
+
+@pytest.mark.rule("C10-54")
+@pytest.mark.parametrize("one_sided", [True, False], ids=["one-sided", "request"])
+@pytest.mark.parametrize("form", ["numpy", "list", "long"])
+def test_c10_54_other_element_types_warn_once_per_link_and_pair(
+    together: NearStage, path: Path, one_sided: bool, form: str
+) -> None:
+    owner, puller = two(together, path, one_sided=one_sided)
+    source = path.cache(owner, "kv", OfBf16(), 1, 0)
+    target, same = (path.cache(puller, name, SMALL, 2) for name in ("kv", "again"))
+    link(together, path, puller, owner)
+    blocks = {"numpy": np.array([3]), "list": [3], "long": [3, 4, 5, 6] * 40}[form]
+
+    def pull(name: str) -> None:
+        puller.manager.pull_blocks(BlocksCacheKey(OWNER, 0), puller.cache(name), blocks, blocks)
+
+    numbers = f"data_type {DataType.DT_FLOAT16.value}, .* {DataType.DT_BF16.value}:"
+    for name, held in (("kv", target), ("again", same)):
+        with pytest.warns(LLMDataDistWarning, match=numbers) as caught:
+            pull(name)
+        assert len(caught) == 1
+        with silence():
+            pull(name)
+        check(held, moved(held.filled(), source.filled(), list(blocks), list(blocks)))
+    # Another link is told anew.
+    assert puller.unlink(owner) == S.LLM_SUCCESS
+    linked(puller, owner)
+    with pytest.warns(LLMDataDistWarning, match=numbers):
+        pull("kv")
+
+
+@pytest.mark.rule("C10-54", "C10-55")
+@pytest.mark.parametrize("checked", [True, False], ids=["checked", "not checked"])
+def test_c10_54_c10_55_pushes_warn_too(
+    together: NearStage, path: Path, monkeypatch, checked: bool
+) -> None:
+    monkeypatch.setenv("LLM_DATADIST_CHECK", str(int(checked)))
+    owner, pusher = two(together, path)
+    path.cache(owner, "kv", OfBf16(), 1, 0)
+    path.cache(pusher, "kv", SMALL, 2)
+    link(together, path, pusher, owner)
+    expected = ["data_type", "block 5 more than once"][: 1 + checked]
+    with pytest.warns(LLMDataDistWarning) as caught:
+        pusher.push("kv", BlocksCacheKey(OWNER, 0), [1, 2], [5, 5])
+    assert len(caught) == len(expected)
+    assert all(text in str(each.message) for text, each in zip(expected, caught))
+    with silence():
+        pusher.push("kv", BlocksCacheKey(OWNER, 0), [1, 2], [5, 5])
+
+
+@pytest.mark.rule("C10-55")
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LLM_DATADIST_CHECK", "1"),
+        ("LLM_DATADIST_STRICT_HARDWARE", "1"),
+        ("LLM_DATADIST_CHECK", "0"),
+    ],
+)
+@pytest.mark.parametrize("one_sided", [True, False], ids=["one-sided", "request"])
+def test_c10_55_a_block_that_is_written_twice_warns_where_that_was_asked_for(
+    together: NearStage, path: Path, monkeypatch, variable: str, value: str, one_sided: bool
+) -> None:
+    monkeypatch.setenv(variable, value)
+    owner, puller = two(together, path, one_sided=one_sided)
+    path.cache(owner, "kv", SMALL, 1, 0)
+    path.cache(puller, "kv", SMALL, 2)
+    link(together, path, puller, owner)
+    key = BlocksCacheKey(OWNER, 0)
+    with silence():
+        puller.pull("kv", key, [1, 2, 3, 3], [6, 7, 5, 9])
+        if value == "0":
+            puller.pull("kv", key, [1, 2, 3], [6, 7, 7])
+    if value == "1":
+        with pytest.warns(LLMDataDistWarning, match="block 7 more than once"):
+            puller.pull("kv", key, [1, 2, 3], [6, 7, 7])
+        with silence():
+            puller.pull("kv", key, [1, 2, 3], [6, 7, 7])

@@ -17,7 +17,9 @@ HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
 SOURCES = [
     HERE / "shim.cc",
+    CSRC / "base" / "fork.cc",
     CSRC / "base" / "hmac.cc",
+    CSRC / "base" / "socket.cc",
     CSRC / "base" / "status.cc",
     CSRC / "engine" / "cache_key.cc",
     CSRC / "engine" / "cache_store.cc",

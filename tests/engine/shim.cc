@@ -11,6 +11,7 @@ extern "C" {
 #include <vector>
 
 #include "base/hmac.h"
+#include "base/socket.h"
 #include "engine/cache_store.h"
 #include "engine/page_pool.h"
 #include "engine/plan_copy.h"
@@ -414,6 +415,11 @@ const char *shim_rank_table_difference(const char *own, const char *other) {
     const RankTable there(other);
     last_text = here.SaysTheSame(there) ? "" : here.DifferenceTo(there);
     return last_text.c_str();
+}
+
+uint32_t shim_is_address(const char *bytes, uint64_t size) {
+    SocketAddress address;
+    return SocketAddress::Parse(std::string(bytes, size), 1, &address).ok() ? 1 : 0;
 }
 
 }  // extern "C"

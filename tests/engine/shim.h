@@ -170,6 +170,9 @@ const char *shim_store_describe(shim_store *store);
 /* What two rank tables have differently; "": they say the same. Lives until the next call. */
 const char *shim_rank_table_difference(const char *own, const char *other);
 
+/* Whether so many bytes are an IP address. */
+uint32_t shim_is_address(const char *bytes, uint64_t size);
+
 /* [end of declarations] */
 
 #endif /* SHIM_H_ */

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/mismatches.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+namespace lldd {
+namespace {
+
+// False if every block is the destination of one pair only; else the first that is that of several.
+bool FindRepeated(const BlockPairs &pairs, bool at_peer, uint64_t *block) {
+    std::vector<std::pair<uint64_t, uint64_t>> spans;
+    for (const BlockRun &run : pairs)
+        spans.emplace_back(at_peer ? run.remote : run.local, run.count);
+    std::sort(spans.begin(), spans.end());
+    for (size_t i = 1; i < spans.size(); ++i) {
+        *block = spans[i].first;
+        if (spans[i].first - spans[i - 1].first < spans[i - 1].second) return true;
+    }
+    return false;
+}
+
+}  // namespace
+
+bool Mismatches::WarnOfTypes(Link *link, const Cache &own, const PeerCache &peer) const {
+    if (!link->FirstWarning(Link::Warning::kTypes, own.id, peer.id)) return false;
+    notices_->Add(
+        Format("cache %lld here has data_type %u, cache %lld of %s has %u: their bytes "
+               "are moved as they are",
+               static_cast<long long>(own.id), own.shape.data_type, static_cast<long long>(peer.id),
+               link->peer_name().c_str(), peer.shape.data_type));
+    return true;
+}
+
+bool Mismatches::WarnOfRepeats(Link *link, int64_t own_id, int64_t peer_id, const BlockPairs &pairs,
+                               bool at_peer) const {
+    uint64_t block = 0;
+    if (!FindRepeated(pairs, at_peer, &block) ||
+        !link->FirstWarning(Link::Warning::kRepeatedBlocks, own_id, peer_id))
+        return false;
+    notices_->Add(
+        Format("dst_blocks names block %llu more than once, in a transfer of cache %lld "
+               "with %s: which bytes it has afterwards is not said",
+               Printable(block), static_cast<long long>(own_id), link->peer_name().c_str()));
+    return true;
+}
+
+}  // namespace lldd
