@@ -265,7 +265,7 @@ class KvCache:
 
         Args:
             cache_desc: of the cache.
-            addrs: num_tensors addresses, or a list of such lists, one a device.
+            addrs: num_tensors addresses, or a list of such lists, one per device.
 
         Raises TypeError, LLMException (LLM_PARAM_INVALID) for an empty list, a mixed one, or
         another number of addresses.

@@ -107,7 +107,7 @@ class CacheManager:
 
         Args:
             cache_desc: its shape; shape[0] is the batch size.
-            addrs: start addresses, one a tensor. The memory must stay mapped until unregister_cache
+            addrs: start addresses, one per tensor. The memory must stay mapped until unregister_cache
                 has returned.
             cache_keys: key i names batch entry i.
             remote_accessible: whether peers may reach it in one-sided mode; None: device memory
@@ -132,7 +132,7 @@ class CacheManager:
 
         Args:
             cache_desc: its shape; shape[0] is the number of blocks.
-            addrs: start addresses, one a tensor. The memory must stay mapped until unregister_cache
+            addrs: start addresses, one per tensor. The memory must stay mapped until unregister_cache
                 has returned.
             blocks_cache_key: its name; one that is bound already goes over to this cache, with a
                 warning.
@@ -188,7 +188,7 @@ class CacheManager:
             cache_key: the source; in one-sided mode by id only.
             cache: that receives.
             batch_index: uint32, of the own cache.
-            size: bytes a tensor; -1: the own stride.
+            size: bytes per tensor; -1: the own stride.
             kwargs: src_layer_range, dst_layer_range, tensor_num_per_layer as for pull_blocks.
 
         Raises TypeError, ValueError, LLMException: LLM_PARAM_INVALID, LLM_KV_CACHE_NOT_EXIST,

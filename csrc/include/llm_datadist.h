@@ -143,7 +143,7 @@ extern "C" {
 #define LLDD_PLACEMENT_HOST 0
 #define LLDD_PLACEMENT_DEVICE 1
 
-/* lldd_cache_desc.data_type: CANN's own numbering. STRING counts 16 bytes an element. */
+/* lldd_cache_desc.data_type: CANN's own numbering. STRING counts 16 bytes per element. */
 #define LLDD_TYPE_FLOAT 0
 #define LLDD_TYPE_FLOAT16 1
 #define LLDD_TYPE_INT8 2
@@ -314,7 +314,7 @@ typedef struct lldd_pull_args {
     uint32_t tensors_per_layer;   /* how many consecutive tensors are one layer; > 0 */
     const lldd_cache_key *key;    /* the source, cluster_id included */
     int64_t cache_id;             /* the own cache that receives */
-    int64_t size;                 /* contiguous: bytes a tensor, -1 for the local stride; else -1 */
+    int64_t size;                 /* contiguous: bytes per tensor, -1 for the local stride; else -1 */
     const uint64_t *src_blocks;   /* block k of the source goes to block k of the destination */
     uint64_t num_src_blocks;
     const uint64_t *dst_blocks;

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A relay between two peers: records what they say, and breaks off while both live."""
+"""A relay between two peers: records what they say, and breaks off while both live.
+
+It does so when it is told to, or by itself as soon as certain words have been passed on.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Callable
+
+# What the client and the server of a connection have said.
+Said = tuple[bytearray, bytearray]
 
 
 @dataclass
 class Relay:
     address: tuple[str, int]
-    # What the client and the server of each connection said.
-    said: list[tuple[bytearray, bytearray]] = field(default_factory=list)
+    # For each connection.
+    said: list[Said] = field(default_factory=list)
     sockets: list[socket.socket] = field(default_factory=list)
 
     def cut(self) -> None:
@@ -30,15 +37,19 @@ class Relay:
 
 
 @contextmanager
-def relay(target: tuple[str, int]) -> Iterator[Relay]:
-    """Pass the connections to an address of its own on to the target."""
+def relay(
+    target: tuple[str, int], cut_after: Callable[[Said], bool] = lambda _: False
+) -> Iterator[Relay]:
+    """Pass the connections to an address of its own on to the target, until cut_after is true."""
     threads: list[threading.Thread] = []
 
-    def pump(source: socket.socket, sink: socket.socket, record: bytearray) -> None:
+    def pump(source: socket.socket, sink: socket.socket, said: Said, record: bytearray) -> None:
         try:
             while data := source.recv(65536):
                 record += data
                 sink.sendall(data)
+                if cut_after(said):
+                    passing.cut()
             sink.shutdown(socket.SHUT_WR)
         except OSError:
             # Either side reset the connection, which ends what there is to record.
@@ -54,7 +65,7 @@ def relay(target: tuple[str, int]) -> Iterator[Relay]:
             record = (bytearray(), bytearray())
             passing.said.append(record)
             passing.sockets.extend((client, other))
-            for pair in ((client, other, record[0]), (other, client, record[1])):
+            for pair in ((client, other, record, record[0]), (other, client, record, record[1])):
                 threads.append(threading.Thread(target=pump, args=pair))
                 threads[-1].start()
 

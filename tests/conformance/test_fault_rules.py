@@ -58,6 +58,9 @@ def outcomes(copy, rule: str, calls: int) -> str:
         ("after=3", "...FFFFF"),
         ("after=3 times=1", "...F...."),
         ("every=3", "..F..F.."),
+        ("every=1", "FFFFFFFF"),
+        ("after=2 every=1 times=1", "..F....."),
+        ("after=0 times=8", "FFFFFFFF"),
         ("after=1 every=2 times=2", "..F.F..."),
         ("probability=0", "........"),
         ("probability=1 seed=9", "FFFFFFFF"),
@@ -156,6 +159,8 @@ def test_injections_nest_and_replace_and_clear_take_everything_away(copy) -> Non
         ("read drop drop", "drop", "comes a second time"),
         ("read delay=20", "delay=20", "needs a whole number with us, ms or s, at most 60s"),
         ("read delay=61s", "delay=61s", "at most 60s"),
+        ("read delay=60001ms", "delay=60001ms", "at most 60s"),
+        ("read delay=60000001us", "delay=60000001us", "at most 60s"),
         ("read delay=1.5s", "delay=1.5s", "needs a whole number"),
         ("read delay=99999999999999999999s", "delay=99999999999999999999s", "at most 60s"),
         ("read bandwidth=0GB/s", "bandwidth=0GB/s", "needs a whole number from 1 with B/s"),
@@ -167,6 +172,7 @@ def test_injections_nest_and_replace_and_clear_take_everything_away(copy) -> Non
         ("register status=5 peer=1", "peer=1", "at register: it belongs to no link"),
         ("read drop every=0", "every=0", "needs a whole number from 1"),
         ("read drop times=0", "times=0", "needs a whole number from 1"),
+        ("read drop after=18446744073709551616", "after=18446744073709551616", "from 0"),
         ("read drop after=-1", "after=-1", "needs a whole number from 0"),
         ("read drop probability=1.01", "probability=1.01", "needs a number from 0 to 1"),
         ("read drop probability=nan", "probability=nan", "needs a number from 0 to 1"),
@@ -187,6 +193,25 @@ def test_a_bad_rule_is_named_with_the_word_and_what_is_allowed(
     assert why in str(caught.value)
     # Nothing of a bad script is used.
     assert faults.rules() == []
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "read status=1",
+        "read status=0xFFFFFFFF",
+        "read delay=60s",
+        "read delay=60000ms",
+        "read delay=60000000us",
+        "read bandwidth=1B/s",
+        "read drop after=18446744073709551615",
+        "read drop peer=18446744073709551615",
+        "read drop probability=1.0",
+    ],
+)
+def test_a_rule_at_a_limit(rule: str) -> None:
+    with faults.inject(rule):
+        assert [each.text for each in faults.rules()] == [rule]
 
 
 def test_ids_that_are_no_ids() -> None:

@@ -586,6 +586,35 @@ def test_no_run_of_a_blocks_copy_overlaps_itself(shim: Shim, src: int, dst: int,
 
 
 @pytest.mark.parametrize(
+    ("src", "dst"),
+    [
+        # Each destination is the next one's source.
+        ([0, 1, 2, 3], [1, 2, 3, 4]),
+        ([1, 2, 3, 4], [0, 1, 2, 3]),
+        ([0, 1, 2, 3, 4], [2, 3, 4, 5, 6]),
+        ([2, 3, 4, 5, 6], [0, 1, 2, 3, 4]),
+        ([5, 6, 0, 1], [8, 9, 1, 2]),
+    ],
+)
+def test_every_block_of_a_chain_of_copies_goes_where_it_should(
+    shim: Shim, src: list[int], dst: list[int]
+) -> None:
+    """From its own place to its own, in the order of the pairs, in one tensor after another."""
+    stride = 3
+    cache = paged(tensors=2, count=16, stride=stride)
+    status, runs = copy_blocks(shim, cache, src, dst)
+    assert status == SUCCESS
+    copied = [
+        (first + done, second + done)
+        for first, second, length in runs
+        for done in range(0, length, stride)
+    ]
+    assert copied == [
+        (base + to * stride, base + of * stride) for base in cache.addrs for of, to in zip(src, dst)
+    ]
+
+
+@pytest.mark.parametrize(
     ("cache", "src", "dst", "words"),
     [
         (flat(), [0], [1], ["cache 5 has no blocks"]),

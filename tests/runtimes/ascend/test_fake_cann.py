@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_datadist._native import compiler
 from tests.support.fake_cann import toolkit
 
 SOURCE = toolkit.HERE / "refusals.cc"
@@ -21,7 +22,7 @@ def program(on_fake: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     root = toolkit.toolkit()
     made = tmp_path_factory.mktemp("fake_cann") / "refusals"
     libraries = [f"-L{root / 'lib64'}", f"-Wl,-rpath,{root / 'lib64'}", "-lcann_hixl", "-lacl_rt"]
-    command = [*toolkit.compiler(), *toolkit.FLAGS, str(SOURCE), *libraries, "-o", str(made)]
+    command = [*compiler.find_compiler(), *toolkit.FLAGS, str(SOURCE), *libraries, "-o", str(made)]
     subprocess.run(command, check=True)
     return made
 

@@ -6,16 +6,21 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 namespace fake_cann {
 
-// Faults come from the file that FAKE_CANN_FAULTS names, one a line: "point number times". Each
+// Faults come from the file that FAKE_CANN_FAULTS names, one per line: "point number times". Each
 // that fires lowers its `times` in the file, so a test sees whether it did. Returns the number that
 // the call at this point must give back; 0: none.
 //
 // Points: malloc memcpy synchronize initialize register deregister connect disconnect transfer; at
 // connect-ms the number is how long the call takes.
 uint32_t Fault(const char *point);
+
+// With FAKE_CANN_CALLS, which names a file, copies and transfers are not done: each is a line there.
+// So tests see how they are cut, of sizes for which no machine has the memory.
+bool InsteadWriteDown(const std::string &call);
 
 // What aclGetRecentErrMsg tells this thread next.
 void SetErrorText(const char *text);

@@ -578,6 +578,11 @@ Status Hixl::TransferSync(const AscendString &remote_engine, TransferOp operatio
     if (engine_ == nullptr) return Refuse(FAILED, "not initialized");
     const Status context = engine_->CheckContext();
     if (context != SUCCESS) return context;
+    size_t bytes = 0;
+    for (const TransferOpDesc &desc : op_descs) bytes += desc.len;
+    if (fake_cann::InsteadWriteDown("transfer " + std::to_string(op_descs.size()) + " " +
+                                    std::to_string(bytes)))
+        return SUCCESS;
     return engine_->Transfer(remote_engine.GetString(), operation, op_descs, timeout_in_millis);
 }
 

@@ -299,6 +299,11 @@ void Copies() {
           ACL_SUCCESS);
     CHECK(aclrtSynchronizeStreamWithTimeout(stream, 1000) != ACL_SUCCESS);
     CHECK(aclrtSynchronizeStreamWithTimeout(stream, 1000) == ACL_SUCCESS);
+    // What is not a device's work is not a stream's.
+    CHECK(aclrtMemcpyAsync(host, 8, static_cast<char *>(host) + 8, 8, ACL_MEMCPY_HOST_TO_HOST,
+                           stream) != ACL_SUCCESS);
+    CHECK(aclrtMemcpy(host, 8, static_cast<char *>(host) + 8, 8, ACL_MEMCPY_HOST_TO_HOST) ==
+          ACL_SUCCESS);
     CHECK(aclrtMemcpyAsync(device, size_t{8} << 30, host, size_t{5} << 30,
                            ACL_MEMCPY_HOST_TO_DEVICE, stream) != ACL_SUCCESS);
     CHECK(aclrtDestroyStream(stream) == ACL_SUCCESS);

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An end of the control protocol in Python, made of the bytes that csrc/engine/wire.h describes.
+
+Two engines would agree with each other whatever they said. This end agrees with them only while
+they say what is written there, and it can say what no engine says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import socket
+import struct
+from dataclasses import dataclass, field, replace
+
+MAGIC = b"LLDD"
+VERSION = 1
+LINK, INITIATOR_ASKS, ACCEPTOR_ASKS = 1, 2, 3
+NO_AUTH, HMAC_SHA256 = 0, 1
+LINK_REQUEST, LINK_CONFIRM, UNLINK, TABLE, DIAL_STREAM, RESOLVE, RELEASE, LOCATE = range(1, 9)
+CARD, MESSAGE = 9, 10
+ANSWER = 0x8000
+BY_INITIATOR, BY_ACCEPTOR = 1, 2
+HELLO_BYTES, HEADER_BYTES, NONCE_BYTES = 36, 12, 16
+MOST_BYTES_OF_A_STRANGER = 8 << 20
+MOST_BYTES = 64 << 20
+# For what comes at once; what is only closed after the engine's own time-outs comes later.
+PATIENCE = 8.0
+
+
+def hello(
+    cluster_id: int,
+    nonce: bytes,
+    purpose: int = LINK,
+    auth: int = NO_AUTH,
+    magic: bytes = MAGIC,
+    version: int = VERSION,
+) -> bytes:
+    return magic + struct.pack("<HBBIQ", version, purpose, auth, 0, cluster_id) + nonce
+
+
+def header(kind: int, size: int, request_id: int, reserved: int = 0) -> bytes:
+    return struct.pack("<IHHI", size, kind, reserved, request_id)
+
+
+def text(content: bytes) -> bytes:
+    return struct.pack("<I", len(content)) + content
+
+
+def texts_of(body: bytes) -> list[bytes]:
+    """The texts that a message consists of to its end."""
+    found = []
+    while body:
+        size = struct.unpack_from("<I", body)[0]
+        found.append(body[4 : 4 + size])
+        body = body[4 + size :]
+    return found
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a LinkRequest says, without its proof."""
+
+    cluster_id: int
+    mode: int
+    link_style: int
+    endpoint: bytes
+    replaces: bool = False
+    nonce: bytes = field(default_factory=lambda: os.urandom(NONCE_BYTES))
+    group: bytes = b""
+
+    FIXED = struct.Struct("<QIIB16s")
+
+    def encoded(self) -> bytes:
+        fixed = (self.cluster_id, self.mode, self.link_style, self.replaces, self.nonce)
+        return self.FIXED.pack(*fixed) + text(self.group) + text(self.endpoint)
+
+    @classmethod
+    def spoken_in(cls, said: bytes) -> Request:
+        """The request in what a client said on its connection."""
+        body = frames_of(said)[0][2]
+        cluster_id, mode, link_style, replaces, nonce = cls.FIXED.unpack_from(body)
+        group, endpoint, *_ = texts_of(body[cls.FIXED.size :])
+        return cls(cluster_id, mode, link_style, endpoint, bool(replaces), nonce, group)
+
+
+def frames_of(said: bytes) -> list[tuple[int, int, bytes]]:
+    """Kind, request id and body of each frame behind the greeting."""
+    frames = []
+    rest = said[HELLO_BYTES:]
+    while len(rest) >= HEADER_BYTES:
+        size, kind, _, request_id = struct.unpack_from("<IHHI", rest)
+        frames.append((kind, request_id, rest[HEADER_BYTES : HEADER_BYTES + size]))
+        rest = rest[HEADER_BYTES + size :]
+    return frames
+
+
+class Speaker:
+    """The initiator's end of one connection."""
+
+    def __init__(self, address: tuple[str, int], request: Request, secret: bytes = b"") -> None:
+        self.request = request
+        self.secret = secret
+        self.nonce = os.urandom(NONCE_BYTES)
+        self.peers_nonce = b""
+        self._last_id = 0
+        self._socket = socket.create_connection(address, timeout=PATIENCE)
+
+    def __enter__(self) -> Speaker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def send(self, content: bytes) -> None:
+        """Send bytes, of which the other end may want to hear no more."""
+        try:
+            self._socket.sendall(content)
+        except ConnectionError:
+            # It has closed the connection, which is what hear() tells.
+            return
+
+    def receive(self, size: int) -> bytes:
+        """That many bytes; fewer: the connection is closed."""
+        content = b""
+        while len(content) < size:
+            try:
+                more = self._socket.recv(size - len(content))
+            except ConnectionResetError:
+                return content
+            if not more:
+                return content
+            content += more
+        return content
+
+    def is_closed(self) -> bool:
+        """Wait for the end of the connection, or for more bytes, or long enough."""
+        try:
+            return self.receive(1) == b""
+        except TimeoutError:
+            return False
+
+    def answers_until_closed(self) -> bool:
+        """The same, answering the other end's runtime meanwhile, as one that has nothing to do."""
+        while True:
+            try:
+                head = self.receive(HEADER_BYTES)
+            except TimeoutError:
+                return False
+            if not head:
+                return True
+            size, kind, _, request_id = struct.unpack("<IHHI", head)
+            self.receive(size)
+            assert kind == MESSAGE
+            self.send(header(kind | ANSWER, 0, request_id))
+
+    def greet(self, **changes: int | bytes) -> bytes:
+        """Greet; the other end's greeting, or b"" if it closes instead."""
+        auth = HMAC_SHA256 if self.secret else NO_AUTH
+        said = {"auth": auth, **changes}
+        self.send(hello(self.request.cluster_id, self.nonce, **said))  # type: ignore[arg-type]
+        answer = self.receive(HELLO_BYTES)
+        self.peers_nonce = answer[-NONCE_BYTES:]
+        return answer
+
+    def say(self, kind: int, body: bytes = b"") -> None:
+        self._last_id += 1
+        self.send(header(kind, len(body), self._last_id) + body)
+
+    def ask(self, kind: int, body: bytes = b"") -> bytes | None:
+        """The body of the answer; None: the connection is closed without one."""
+        self.say(kind, body)
+        return self.hear(kind)
+
+    def hear(self, kind: int) -> bytes | None:
+        head = self.receive(HEADER_BYTES)
+        if not head:
+            return None
+        assert len(head) == HEADER_BYTES
+        size, answered, reserved, request_id = struct.unpack("<IHHI", head)
+        assert (answered, reserved, request_id) == (kind | ANSWER, 0, self._last_id)
+        body = self.receive(size)
+        assert len(body) == size
+        return body
+
+    def proof(self, message: bytes, sender: int = BY_INITIATOR) -> bytes:
+        said = bytes([sender]) + self.nonce + self.peers_nonce + message
+        return hmac.new(self.secret, said, hashlib.sha256).digest()
+
+    def ask_for_link(self, proof: bytes | None = None, **changes: object) -> tuple[int, bytes]:
+        """Send the LinkRequest; the status and the text of the reply, which must be proved."""
+        asked = replace(self.request, **changes)  # type: ignore[arg-type]
+        body = asked.encoded()
+        if self.secret:
+            body += text(self.proof(body) if proof is None else proof)
+        return self.take_reply(self.ask(LINK_REQUEST, body))
+
+    def take_reply(self, reply: bytes | None) -> tuple[int, bytes]:
+        assert reply is not None, "closed without an answer"
+        status = struct.unpack_from("<I", reply)[0]
+        why, endpoint, *proofs = texts_of(reply[4:])
+        if status == 0:
+            assert endpoint
+            message = struct.pack("<I", status) + text(why) + text(endpoint)
+            assert proofs == ([self.proof(message, BY_ACCEPTOR)] if self.secret else [])
+        return status, why
+
+    def confirm(self) -> tuple[int, bytes]:
+        """Send the LinkConfirm; the status and the text of the answer."""
+        answer = self.ask(LINK_CONFIRM)
+        assert answer is not None, "closed without an answer"
+        (why,) = texts_of(answer[4:])
+        return struct.unpack_from("<I", answer)[0], why
+
+    def link(self) -> None:
+        """Greet, request and confirm, which must succeed."""
+        assert self.greet()[:4] == MAGIC
+        assert self.ask_for_link() == (0, b"")
+        assert self.confirm() == (0, b"")

@@ -1,0 +1,466 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control protocol byte by byte: known answers, proofs, what is served when, what is closed.
+
+An end in Python speaks to an engine (speaker.py), so two mistakes that cancel out between engines
+are seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Callable
+
+import pytest
+
+from llm_datadist import LLMStatusCode
+from llm_datadist.testing import eventually
+from llm_datadist.testing.actor import ClusterAddress
+from tests.conformance import speaker as wire
+from tests.conformance.communicators import join, unlink_member
+from tests.conformance.relay import relay
+from tests.conformance.speaker import Request, Speaker
+from tests.conformance.stage import OWNER, PULLER, SMALL
+from tests.conformance.together import NearPeer, NearStage
+
+S = LLMStatusCode
+STRANGER = 3
+TOKEN = "s3cret"
+TOKEN_OPTIONS = {"lldd.AuthToken": TOKEN}
+
+Speak = Callable[..., Speaker]
+
+
+def recorded(stage: NearStage, owner: NearPeer, **spec: object) -> tuple[bytes, bytes]:
+    """What a client and the owner say to each other while they link."""
+    client = stage.engine(STRANGER, listen=None, **spec)
+    with relay(owner.listen_address) as passing:
+        there = ClusterAddress(OWNER, passing.address)
+        assert client.link_to(there).status == S.LLM_SUCCESS
+        assert client.unlink_from(there).status == S.LLM_SUCCESS
+    return bytes(passing.said[0][0]), bytes(passing.said[0][1])
+
+
+@pytest.fixture
+def owner(together: NearStage) -> NearPeer:
+    return together.engine(OWNER)
+
+
+@pytest.fixture
+def request_of_a_client(together: NearStage, owner: NearPeer) -> Request:
+    """A request with the endpoint, the mode and the style of a real client, which stays open."""
+    return Request.spoken_in(recorded(together, owner)[0])
+
+
+@pytest.fixture
+def speak(owner: NearPeer, request_of_a_client: Request) -> Iterator[Speak]:
+    with ExitStack() as open_connections:
+
+        def connect() -> Speaker:
+            return open_connections.enter_context(
+                Speaker(owner.listen_address, request_of_a_client)
+            )
+
+        yield connect
+
+
+# ---- known answers
+
+
+def test_a_link_made_of_the_described_bytes(speak: Speak, owner: NearPeer) -> None:
+    speaker = speak()
+    greeting = speaker.greet()
+    assert greeting[:20] == wire.hello(OWNER, b"")
+    assert greeting[20:] not in (b"\0" * wire.NONCE_BYTES, speaker.nonce)
+    assert speaker.ask_for_link() == (0, b"")
+    assert speaker.confirm() == (0, b"")
+    assert [link.peer_cluster_id for link in owner.call("links")] == [STRANGER]
+    # The version of a table that never had a cache, and two counts.
+    assert speaker.ask(wire.TABLE) == b"\0" * 16
+    assert speaker.ask(wire.UNLINK) == b""
+    assert speaker.is_closed()
+    assert owner.call("links") == []
+
+
+def test_the_table_byte_by_byte(speak: Speak, owner: NearPeer) -> None:
+    owner.register("kv", SMALL, 1, 77)
+    speaker = speak()
+    speaker.link()
+    table = speaker.ask(wire.TABLE)
+    assert table is not None
+    version, num_caches = struct.unpack_from("<QI", table)
+    assert version > 0
+    cache = struct.unpack_from("<qIBBBIQQ", table, 12)
+    cache_id, tensors, blocks, placement, accessible, _, tensor_bytes, count = cache
+    assert (num_caches, tensors, blocks, accessible) == (1, SMALL.num_tensors, 1, 1)
+    assert placement in (0, 1)
+    assert (tensor_bytes, count) == (SMALL.num_blocks * SMALL.block_bytes, SMALL.num_blocks)
+    addresses = struct.unpack_from(f"<{tensors}Q", table, 12 + 35)
+    assert list(addresses) == list(owner.actor.caches["kv"].tensor_addrs)
+    name = struct.unpack_from("<IQQqQ", table, 12 + 35 + 8 * tensors)
+    assert name == (1, 2**64 - 1, 77, cache_id, 0)
+    assert len(table) == 12 + 35 + 8 * tensors + 4 + 32
+
+
+def test_addresses_are_located_to_the_byte(together: NearStage) -> None:
+    """The first and the last byte of a tensor lie in it, their neighbours outside do not."""
+    owner = together.engine(OWNER, one_sided=False)
+    owner.register("kv", SMALL, 1)
+    size = SMALL.num_blocks * SMALL.block_bytes
+    starts = sorted(owner.actor.caches["kv"].tensor_addrs)
+    ends = [start + size for start in starts]
+    outside = [each - 1 for each in starts if each not in ends] + [
+        each for each in ends if each not in starts
+    ]
+    assert starts[0] - 1 in outside
+    assert ends[-1] in outside
+    speaker = Speaker(
+        owner.listen_address, Request.spoken_in(recorded(together, owner, one_sided=False)[0])
+    )
+
+    def located(addresses: list[int]) -> tuple[int, list[int]]:
+        body = struct.pack(f"<I{len(addresses)}Q", len(addresses), *addresses)
+        answer = speaker.ask(wire.LOCATE, body)
+        assert answer is not None
+        size = struct.unpack_from("<I", answer)[0]
+        status = struct.unpack_from("<I", answer, 4)[0]
+        count = struct.unpack_from("<I", answer, 4 + size)[0]
+        return status, list(struct.unpack_from(f"<{count}Q", answer, 8 + size))
+
+    with speaker:
+        speaker.link()
+        assert located([]) == (0, [])
+        assert located(starts) == (0, ends)
+        assert located([end - 1 for end in ends]) == (0, ends)
+        for address in outside:
+            assert located([starts[0], address]) == (S.LLM_PARAM_INVALID, []), hex(address)
+
+
+# ---- proofs
+
+
+class Secretive:
+    """An owner with a token, and what a client that knows it said and heard."""
+
+    def __init__(self, stage: NearStage) -> None:
+        self.stage = stage
+        self.owner = stage.engine(OWNER, options=TOKEN_OPTIONS)
+        self.said, self.heard = recorded(stage, self.owner, options=TOKEN_OPTIONS)
+
+    def speaker(self, secret: str = TOKEN) -> Speaker:
+        request = Request.spoken_in(self.said)
+        return Speaker(self.owner.listen_address, request, secret.encode())
+
+
+@pytest.fixture
+def secretive(together: NearStage) -> Secretive:
+    return Secretive(together)
+
+
+@pytest.mark.rule("C10-41")
+def test_c10_41_the_proof_is_the_described_hmac(secretive: Secretive) -> None:
+    with secretive.speaker() as speaker:
+        speaker.link()
+        assert speaker.ask(wire.TABLE) is not None
+
+
+@pytest.mark.rule("C10-41")
+def test_c10_41_a_replayed_proof_of_a_client_is_refused(secretive: Secretive) -> None:
+    """The owner's nonce is another one, so what proved something once proves nothing now."""
+    (_, _, reply), *_ = wire.frames_of(secretive.heard)
+    assert struct.unpack_from("<I", reply)[0] == 0
+    with secretive.speaker() as stranger:
+        stranger.send(secretive.said)
+        greeting = stranger.receive(wire.HELLO_BYTES)
+        assert greeting != secretive.heard[: wire.HELLO_BYTES]
+        stranger._last_id = wire.frames_of(secretive.said)[0][1]
+        status, why = stranger.take_reply(stranger.hear(wire.LINK_REQUEST))
+        assert (status, why) == (S.LLM_LINK_FAILED, b"the two ends have different auth tokens")
+        assert stranger.is_closed()
+    assert secretive.owner.call("links") == []
+
+
+@contextmanager
+def server_that_replays(heard: bytes) -> Iterator[tuple[str, int]]:
+    """Greet one client and answer its request as was done before, and wait until it hangs up."""
+    reply_bytes = len(wire.frames_of(heard)[0][2]) + wire.HEADER_BYTES
+
+    def serve(server: socket.socket) -> None:
+        client, _ = server.accept()
+        with client:
+            client.settimeout(wire.PATIENCE)
+            client.recv(wire.HELLO_BYTES, socket.MSG_WAITALL)
+            client.sendall(heard[: wire.HELLO_BYTES])
+            head = client.recv(wire.HEADER_BYTES, socket.MSG_WAITALL)
+            client.recv(struct.unpack_from("<I", head)[0], socket.MSG_WAITALL)
+            client.sendall(heard[wire.HELLO_BYTES : wire.HELLO_BYTES + reply_bytes])
+            while client.recv(4096):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=(server,))
+        thread.start()
+        yield server.getsockname()
+        thread.join()
+
+
+@pytest.mark.rule("C10-41")
+def test_c10_41_a_replayed_proof_of_a_server_is_refused(secretive: Secretive) -> None:
+    client = secretive.stage.engine(44, listen=None, options=TOKEN_OPTIONS)
+    with server_that_replays(secretive.heard) as address:
+        answer = client.link_to(ClusterAddress(None, address), timeout_ms=5000)
+    assert answer.status == S.LLM_LINK_FAILED
+    assert "the peer has another auth token" in answer.details[0]
+    assert client.call("links") == []
+
+
+@pytest.mark.rule("C10-41")
+@pytest.mark.parametrize(
+    "wrong", ["sender", "initiator's nonce", "acceptor's nonce", "message", "secret", "none"]
+)
+def test_c10_41_a_proof_covers(secretive: Secretive, wrong: str) -> None:
+    """The sender's end, both nonces and the message, and each of its bytes counts."""
+    with secretive.speaker() as speaker:
+        speaker.greet()
+        message = speaker.request.encoded()
+        sender = wire.BY_ACCEPTOR if wrong == "sender" else wire.BY_INITIATOR
+        nonces = [speaker.nonce, speaker.peers_nonce]
+        if wrong.endswith("nonce"):
+            nonces[wrong.startswith("acceptor")] = b"\x5a" * wire.NONCE_BYTES
+        if wrong == "message":
+            message = message[:-1] + bytes([message[-1] ^ 1])
+        key = b"s3creT" if wrong == "secret" else TOKEN.encode()
+        said = bytes([sender]) + nonces[0] + nonces[1] + message
+        proof = b"" if wrong == "none" else hmac.new(key, said, hashlib.sha256).digest()
+        status, why = speaker.ask_for_link(proof)
+        assert (status, why) == (S.LLM_LINK_FAILED, b"the two ends have different auth tokens")
+        assert speaker.is_closed()
+    assert secretive.owner.call("links") == []
+
+
+# ---- what is served when
+
+OF_A_LINK = {
+    "unlink": (wire.UNLINK, b""),
+    "table": (wire.TABLE, b""),
+    "release": (wire.RELEASE, struct.pack("<QBII", 1, 0, 0, 0)),
+    "locate": (wire.LOCATE, struct.pack("<I", 0)),
+    "resolve": (wire.RESOLVE, struct.pack("<QIQQQqI", 1, 1, 0, 5, 2**64 - 1, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("name", OF_A_LINK)
+def test_a_complete_link_is_served(speak: Speak, name: str) -> None:
+    speaker = speak()
+    speaker.link()
+    assert speaker.ask(*OF_A_LINK[name]) is not None
+
+
+@pytest.mark.parametrize("requested", [False, True], ids=["greeted", "requested"])
+@pytest.mark.parametrize("name", [*OF_A_LINK, "dial a stream"])
+def test_nothing_is_served_before_the_link_is_complete(
+    speak: Speak, owner: NearPeer, name: str, requested: bool
+) -> None:
+    speaker = speak()
+    speaker.greet()
+    if requested:
+        assert speaker.ask_for_link() == (0, b"")
+    kind, body = OF_A_LINK.get(name, (wire.DIAL_STREAM, b""))
+    assert speaker.ask(kind, body) is None
+    assert owner.call("links") == []
+
+
+def test_no_message_of_a_runtime_before_the_request(speak: Speak) -> None:
+    speaker = speak()
+    speaker.greet()
+    assert speaker.ask(wire.MESSAGE, struct.pack("<BQ", 5, 0)) is None
+
+
+@pytest.mark.parametrize(
+    "kind", [wire.LINK_REQUEST, wire.LINK_CONFIRM, wire.DIAL_STREAM, wire.CARD, 11, 0, 0x7FFF]
+)
+def test_a_complete_link_takes_no_other_requests(speak: Speak, owner: NearPeer, kind: int) -> None:
+    """Nor is an acceptor told to dial."""
+    speaker = speak()
+    speaker.link()
+    body = speaker.request.encoded() if kind == wire.LINK_REQUEST else b""
+    assert speaker.ask(kind, body) is None
+    eventually(lambda: owner.call("links")[0].state.name == "PEER_GONE", "it is noticed")
+    owner.unlink_from(ClusterAddress(STRANGER), force=True)
+
+
+# ---- what is refused is closed
+
+
+def test_a_refused_request_is_answered_and_closed(speak: Speak, owner: NearPeer) -> None:
+    request = speak().request
+    for changes, status, why in (
+        ({"mode": request.mode ^ 1}, S.LLM_PARAM_INVALID, b"both must be in one mode"),
+        ({"link_style": request.link_style ^ 1}, S.LLM_PARAM_INVALID, b"transfer backends"),
+        ({"cluster_id": STRANGER + 1}, S.LLM_LINK_FAILED, b"cannot be read"),
+        ({"group": b"nobody's"}, S.LLM_LINK_FAILED, b'in no communicator "nobody\'s"'),
+        ({"endpoint": b"nonsense"}, S.LLM_FAILED, b"endpoint"),
+    ):
+        speaker = speak()
+        speaker.greet()
+        answered, text = speaker.ask_for_link(**changes)
+        assert answered == status, changes
+        assert why in text
+        assert speaker.is_closed(), changes
+    assert owner.call("links") == []
+
+
+def test_a_second_request_is_refused(speak: Speak, owner: NearPeer) -> None:
+    speaker = speak()
+    speaker.greet()
+    assert speaker.ask_for_link() == (0, b"")
+    assert speaker.ask_for_link()[0] == S.LLM_LINK_FAILED
+    assert speaker.is_closed()
+    assert owner.call("links") == []
+
+
+def test_a_confirmation_without_a_request_is_refused(speak: Speak, owner: NearPeer) -> None:
+    speaker = speak()
+    speaker.greet()
+    assert speaker.confirm() == (S.LLM_LINK_FAILED, b"confirmed before it was requested")
+    assert speaker.is_closed()
+    assert owner.call("links") == []
+
+
+def test_a_request_of_any_other_length_cannot_be_read(speak: Speak) -> None:
+    body = speak().request.encoded()
+    for wrong in (body[:-1], body + b"\0", body[:20], b""):
+        speaker = speak()
+        speaker.greet()
+        status, why = speaker.take_reply(speaker.ask(wire.LINK_REQUEST, wrong))
+        assert (status, why) == (S.LLM_LINK_FAILED, b"the request cannot be read")
+        assert speaker.is_closed()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"magic": b"LLDC"},
+        {"version": wire.VERSION + 1},
+        {"version": 0},
+        {"purpose": 0},
+        {"purpose": wire.ACCEPTOR_ASKS + 1},
+        {"auth": wire.HMAC_SHA256 + 1},
+        {"auth": wire.HMAC_SHA256},
+    ],
+    ids=str,
+)
+def test_a_refused_greeting_is_answered_and_closed(
+    speak: Speak, changes: dict[str, int | bytes]
+) -> None:
+    """The other end learns which version is spoken here, and whether there is a token."""
+    speaker = speak()
+    assert speaker.greet(**changes)[:7] == wire.MAGIC + struct.pack("<HB", wire.VERSION, wire.LINK)
+    assert speaker.is_closed()
+
+
+@pytest.mark.rule("C10-41")
+def test_c10_41_who_has_no_token_is_told_and_closed(secretive: Secretive) -> None:
+    with secretive.speaker(secret="") as stranger:
+        assert stranger.greet()[7] == wire.HMAC_SHA256
+        assert stranger.is_closed()
+
+
+# ---- limits
+
+
+@pytest.mark.parametrize(("more", "answered"), [(0, True), (1, False)])
+def test_the_largest_frame_of_a_stranger(speak: Speak, more: int, answered: bool) -> None:
+    speaker = speak()
+    speaker.greet()
+    answer = speaker.ask(wire.LINK_REQUEST, b"\0" * (wire.MOST_BYTES_OF_A_STRANGER + more))
+    assert (answer is not None) == answered
+    assert speaker.is_closed()
+
+
+@pytest.mark.parametrize(("more", "answered"), [(0, True), (1, False)])
+def test_the_largest_frame_of_a_link(speak: Speak, more: int, answered: bool) -> None:
+    speaker = speak()
+    speaker.link()
+    assert (speaker.ask(wire.TABLE, b"\0" * (wire.MOST_BYTES + more)) is not None) == answered
+
+
+def test_a_frame_with_anything_in_its_reserved_place(speak: Speak) -> None:
+    speaker = speak()
+    speaker.link()
+    speaker.send(wire.header(wire.TABLE, 0, 1, reserved=1))
+    assert speaker.is_closed()
+
+
+# ---- data streams
+
+
+@pytest.mark.parametrize("purpose", [wire.INITIATOR_ASKS, wire.ACCEPTOR_ASKS])
+def test_a_stream_of_no_link_is_closed(speak: Speak, purpose: int) -> None:
+    speak().link()
+    stream = speak()
+    stream.send(wire.hello(STRANGER, b"\x5a" * wire.NONCE_BYTES, purpose))
+    assert stream.is_closed()
+
+
+def test_a_stream_that_nobody_waits_for_is_closed(speak: Speak) -> None:
+    """Such as one that comes when the transfer that wanted it has given up."""
+    link = speak()
+    link.link()
+    stream = speak()
+    stream.send(wire.hello(STRANGER, link.request.nonce, wire.ACCEPTOR_ASKS))
+    assert stream.is_closed()
+    assert link.ask(wire.TABLE) is not None
+
+
+# ---- communicators
+
+GROUP = "ours"
+
+
+def asked_to_join(speaker: Speaker) -> tuple[int, bytes]:
+    speaker.greet()
+    return speaker.ask_for_link(group=GROUP.encode())
+
+
+def joining(owner: NearPeer) -> int:
+    return join(owner, {STRANGER: 0, OWNER: 1}, GROUP)
+
+
+def test_a_communicator_left_while_a_link_of_it_is_made(speak: Speak, owner: NearPeer) -> None:
+    comm_id = joining(owner)
+    early, late = speak(), speak()
+    assert asked_to_join(early) == (0, b"")
+    owner.call(unlink_member, comm_id)
+    assert early.confirm() == (S.LLM_LINK_FAILED, b"the communicator was left meanwhile")
+    assert early.is_closed()
+    assert asked_to_join(late)[0] == S.LLM_LINK_FAILED
+    assert late.is_closed()
+    assert owner.call("links") == []
+
+
+def test_a_link_of_a_communicator_ends_with_it(speak: Speak, owner: NearPeer) -> None:
+    comm_id = joining(owner)
+    speaker, second = speak(), speak()
+    assert asked_to_join(speaker) == (0, b"")
+    assert speaker.confirm() == (0, b"")
+    assert [link.peer_cluster_id for link in owner.call("links")] == [STRANGER]
+    # It has all its links.
+    assert asked_to_join(second)[0] == S.LLM_LINK_FAILED
+    with ThreadPoolExecutor(1) as pool:
+        closed = pool.submit(speaker.answers_until_closed)
+        owner.call(unlink_member, comm_id)
+    assert closed.result()
+    assert owner.call("links") == []
+
+
+def test_only_members_make_links_of_a_communicator(speak: Speak, owner: NearPeer) -> None:
+    comm_id = join(owner, {OWNER: 0, PULLER: 1}, GROUP)
+    assert asked_to_join(speak())[0] == S.LLM_LINK_FAILED
+    owner.call(unlink_member, comm_id)
