@@ -107,8 +107,8 @@ class CacheManager:
 
         Args:
             cache_desc: its shape; shape[0] is the batch size.
-            addrs: start addresses, one per tensor. The memory must stay mapped until unregister_cache
-                has returned.
+            addrs: start addresses, one per tensor. The memory must stay mapped until
+                unregister_cache has returned.
             cache_keys: key i names batch entry i.
             remote_accessible: whether peers may reach it in one-sided mode; None: device memory
                 yes, host memory no, and nothing once link() was called.
@@ -132,8 +132,8 @@ class CacheManager:
 
         Args:
             cache_desc: its shape; shape[0] is the number of blocks.
-            addrs: start addresses, one per tensor. The memory must stay mapped until unregister_cache
-                has returned.
+            addrs: start addresses, one per tensor. The memory must stay mapped until
+                unregister_cache has returned.
             blocks_cache_key: its name; one that is bound already goes over to this cache, with a
                 warning.
             remote_accessible: as for register_cache.
