@@ -21,12 +21,13 @@
 #define LLDD_GUARDED_BY(...) LLDD_THREAD_ATTRIBUTE(guarded_by(__VA_ARGS__))
 #define LLDD_PT_GUARDED_BY(...) LLDD_THREAD_ATTRIBUTE(pt_guarded_by(__VA_ARGS__))
 // Of a function: its caller holds them, must not hold them; it takes them, lets them go, takes them
-// if it returns `result`, or ends the process where they are not held.
+// if it returns the first argument, returns them, or ends the process where they are not held.
 #define LLDD_REQUIRES(...) LLDD_THREAD_ATTRIBUTE(requires_capability(__VA_ARGS__))
 #define LLDD_EXCLUDES(...) LLDD_THREAD_ATTRIBUTE(locks_excluded(__VA_ARGS__))
 #define LLDD_ACQUIRE(...) LLDD_THREAD_ATTRIBUTE(acquire_capability(__VA_ARGS__))
 #define LLDD_RELEASE(...) LLDD_THREAD_ATTRIBUTE(release_capability(__VA_ARGS__))
 #define LLDD_TRY_ACQUIRE(...) LLDD_THREAD_ATTRIBUTE(try_acquire_capability(__VA_ARGS__))
+#define LLDD_RETURN_CAPABILITY(...) LLDD_THREAD_ATTRIBUTE(lock_returned(__VA_ARGS__))
 #define LLDD_ASSERT_HELD(...) LLDD_THREAD_ATTRIBUTE(assert_capability(__VA_ARGS__))
 // Of a function whose reason to do without the check stands beside it.
 #define LLDD_NOT_ANALYSED LLDD_THREAD_ATTRIBUTE(no_thread_safety_analysis)

@@ -5,6 +5,7 @@
 
 #include <utility>
 
+#include "base/io_thread.h"
 #include "base/log.h"
 
 namespace lldd {
@@ -17,8 +18,7 @@ constexpr size_t kMaxEarlyMessages = 1024;
 }  // namespace
 
 Link::Turn::~Turn() {
-    if (link_ == nullptr) return;
-    lock_.unlock();
+    link_->turn_mutex_.Unlock();
     link_->RunPendingShutdown();
 }
 
@@ -34,7 +34,10 @@ void Link::SetPeer(uint64_t cluster_id) {
 }
 
 Link::~Link() {
-    loop_->RunAndWait([this] { StopDial(); });
+    loop_->RunAndWait([this] {
+        LLDD_ON_IO_THREAD(*loop_);
+        StopDial();
+    });
     channel_.Close();
 }
 
@@ -89,7 +92,7 @@ void Link::SetConnection(std::unique_ptr<Connection> connection) {
     owned_connection_ = std::move(connection);
     std::vector<std::pair<uint32_t, std::string>> early;
     {
-        std::lock_guard<std::mutex> lock(stream_mutex_);
+        MutexLock lock(stream_mutex_);
         connection_.store(owned_connection_.get());
         early.swap(early_messages_);
     }
@@ -106,11 +109,12 @@ void Link::SetConnection(std::unique_ptr<Connection> connection) {
 void Link::PeerGone() {
     peer_gone_.store(true);
     if (Connection *const connected = connection()) connected->PeerGone();
-    std::lock_guard<std::mutex> lock(stream_mutex_);
+    MutexLock lock(stream_mutex_);
     stream_delivered_.notify_all();
 }
 
 Status Link::Shutdown(const Deadline &deadline) {
+    if (kChecksThreads && !deadline.passed()) LLDD_OFF_IO_THREAD(*loop_);
     if (shut_down_) return Status::Ok();
     shut_down_ = true;
     Connection *const connected = connection();
@@ -118,8 +122,9 @@ Status Link::Shutdown(const Deadline &deadline) {
 }
 
 void Link::ShutdownWhenIdle(std::function<void()> then) {
+    LLDD_ON_IO_THREAD(*loop_);
     {
-        std::lock_guard<std::mutex> lock(stream_mutex_);
+        MutexLock lock(stream_mutex_);
         after_shutdown_ = std::move(then);
     }
     shutdown_wanted_.store(true);
@@ -127,19 +132,20 @@ void Link::ShutdownWhenIdle(std::function<void()> then) {
 }
 
 void Link::RunPendingShutdown() {
-    if (!shutdown_wanted_.load()) return;
-    std::unique_lock<std::mutex> turn(turn_mutex_, std::try_to_lock);
     // The thread that has the turn comes here after giving it back.
-    if (!turn.owns_lock() || !shutdown_wanted_.exchange(false)) return;
-    const Status status = Shutdown(Deadline::Passed());
-    if (!status.ok()) {
-        LLDD_LOG(LLDD_LOG_WARNING, "link to %s dropped: %s", peer_name_.c_str(),
-                 status.text().c_str());
+    if (!shutdown_wanted_.load() || !turn_mutex_.TryLock()) return;
+    {
+        const MutexLock turn(turn_mutex_, std::adopt_lock);
+        if (!shutdown_wanted_.exchange(false)) return;
+        const Status status = Shutdown(Deadline::Passed());
+        if (!status.ok()) {
+            LLDD_LOG(LLDD_LOG_WARNING, "link to %s dropped: %s", peer_name_.c_str(),
+                     status.text().c_str());
+        }
     }
-    turn.unlock();
     std::function<void()> then;
     {
-        std::lock_guard<std::mutex> lock(stream_mutex_);
+        MutexLock lock(stream_mutex_);
         then = std::move(after_shutdown_);
         after_shutdown_ = nullptr;
     }
@@ -147,6 +153,7 @@ void Link::RunPendingShutdown() {
 }
 
 Status Link::OpenStream(const Deadline &deadline, Fd *stream) {
+    LLDD_OFF_IO_THREAD(*loop_);
     if (identity_.end == LinkEnd::kInitiator) {
         LLDD_RETURN_IF_ERROR(Connect(identity_.peer_address, deadline, stream));
         wire::Hello hello;
@@ -156,10 +163,10 @@ Status Link::OpenStream(const Deadline &deadline, Fd *stream) {
         const auto bytes = hello.Encode();
         return SendAll(stream->get(), bytes.data(), bytes.size(), deadline);
     }
-    std::unique_lock<std::mutex> lock(stream_mutex_);
+    UniqueLock lock(stream_mutex_);
     delivered_stream_.Close();
     stream_wanted_ = true;
-    lock.unlock();
+    lock.Unlock();
     std::string answer;
     Status status = channel_.Call(wire::kDialStream, {}, deadline, &answer);
     if (status.ok()) {
@@ -167,10 +174,11 @@ Status Link::OpenStream(const Deadline &deadline, Fd *stream) {
         status = body.Decode(answer) ? body.ToStatus()
                                      : Failure(LLDD_FAILED, "the peer's answer cannot be read");
     }
-    lock.lock();
+    lock.Lock();
     if (status.ok()) {
-        stream_delivered_.wait_until(lock, deadline.when(),
-                                     [&] { return delivered_stream_ || peer_gone(); });
+        stream_delivered_.wait_until(
+            lock.native(), deadline.when(),
+            [&]() LLDD_REQUIRES(stream_mutex_) { return delivered_stream_ || peer_gone(); });
         if (!delivered_stream_) {
             status = peer_gone() ? Failure(LLDD_TIMEOUT, "%s", kConnectionClosed)
                                  : Failure(LLDD_TIMEOUT, "the peer opened no data stream in time");
@@ -182,14 +190,16 @@ Status Link::OpenStream(const Deadline &deadline, Fd *stream) {
 }
 
 Status Link::Ask(std::string_view message, const Deadline &deadline) {
+    LLDD_OFF_IO_THREAD(*loop_);
     std::string answer;
     return channel_.Call(wire::kMessage, message, deadline, &answer);
 }
 
 bool Link::OnMessage(uint32_t request_id, std::string_view message) {
+    LLDD_ON_IO_THREAD(*loop_);
     if (message.size() > kMaxMessage) return false;
     {
-        std::lock_guard<std::mutex> lock(stream_mutex_);
+        MutexLock lock(stream_mutex_);
         if (connection() == nullptr) {
             early_messages_.emplace_back(request_id, message);
             return early_messages_.size() <= kMaxEarlyMessages;
@@ -203,7 +213,8 @@ bool Link::OnMessage(uint32_t request_id, std::string_view message) {
 }
 
 void Link::DeliverStream(Fd stream) {
-    std::lock_guard<std::mutex> lock(stream_mutex_);
+    LLDD_ON_IO_THREAD(*loop_);
+    MutexLock lock(stream_mutex_);
     // A stream that comes after the deadline of the call that wanted it is closed here.
     if (!stream_wanted_) return;
     delivered_stream_ = std::move(stream);
@@ -211,6 +222,7 @@ void Link::DeliverStream(Fd stream) {
 }
 
 void Link::DialFor(uint32_t request_id) {
+    LLDD_ON_IO_THREAD(*loop_);
     StopDial();
     dial_.request_id = request_id;
     const Status status = StartConnect(identity_.peer_address, &dial_.socket);
@@ -220,6 +232,7 @@ void Link::DialFor(uint32_t request_id) {
     }
     dial_.token = loop_->Watch(dial_.socket.get(), EPOLLOUT, [this](uint32_t) {
         const std::shared_ptr<Link> self = weak_from_this().lock();
+        LLDD_ON_IO_THREAD(*loop_);
         if (self != nullptr) FinishDial();
     });
 }

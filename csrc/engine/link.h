@@ -7,7 +7,6 @@
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <set>
 #include <string>
@@ -18,6 +17,7 @@
 
 #include "base/deadline.h"
 #include "base/event_loop.h"
+#include "base/mutex.h"
 #include "base/socket.h"
 #include "base/status.h"
 #include "engine/control_channel.h"
@@ -42,19 +42,18 @@ public:
     };
 
     // Holds the link for one transfer or for its end; others wait.
-    class Turn {
+    class LLDD_SCOPED_CAPABILITY Turn {
     public:
-        explicit Turn(std::shared_ptr<Link> link)
-            : link_(std::move(link)), lock_(link_->turn_mutex_) {}
-        ~Turn();
-        Turn(Turn &&) = default;
-        Turn &operator=(Turn &&) = delete;
+        explicit Turn(const std::shared_ptr<Link> &link) LLDD_ACQUIRE(link->turn_mutex_)
+            : link_(link) {
+            link_->turn_mutex_.Lock();
+        }
+        ~Turn() LLDD_RELEASE();
         Turn(const Turn &) = delete;
         Turn &operator=(const Turn &) = delete;
 
     private:
-        std::shared_ptr<Link> link_;
-        std::unique_lock<std::mutex> lock_;
+        const std::shared_ptr<Link> link_;
     };
 
     Link(EventLoop *loop, Identity identity, Fd control);
@@ -81,21 +80,24 @@ public:
     void AllowRequests() { requests_allowed_.store(true); }
     bool requests_allowed() const { return requests_allowed_.load(); }
 
-    // Names the next request of this end for which the owner keeps something. For the thread that
-    // has the turn.
-    uint64_t NextPin() { return ++last_pin_; }
-
     // ---- For the thread that has the turn.
+
+    // What a Turn gives, for the attributes of functions that need it.
+    const Mutex &turn() const LLDD_RETURN_CAPABILITY(turn_mutex_) { return turn_mutex_; }
+    // Names the next request of this end for which the owner keeps something.
+    uint64_t NextPin() LLDD_REQUIRES(turn_mutex_) { return ++last_pin_; }
 
     // LLDD_NOT_YET_LINK if the link was taken down while its turn was waited for, LLDD_TIMEOUT if
     // the peer is gone.
-    Status CheckUsable() const;
+    Status CheckUsable() const LLDD_REQUIRES(turn_mutex_);
     // The peer's caches as they were at the first transfer over this link.
-    Status Table(const Deadline &deadline, const PeerTable **table, bool *was_read);
+    Status Table(const Deadline &deadline, const PeerTable **table, bool *was_read)
+        LLDD_REQUIRES(turn_mutex_);
 
     // What the client has not been warned of yet, of these two caches. True once for each.
     enum class Warning { kTypes, kRepeatedBlocks };
-    bool FirstWarning(Warning warning, int64_t own_cache, int64_t peer_cache);
+    bool FirstWarning(Warning warning, int64_t own_cache, int64_t peer_cache)
+        LLDD_REQUIRES(turn_mutex_);
 
     // ---- Ending it.
 
@@ -108,9 +110,8 @@ public:
     // An unlink that asks the peer is under way on this end; it has the turn.
     std::atomic<bool> unlink_under_way{false};
 
-    // Takes everything down. With the turn held, after MarkUnlinked; not on the I/O thread if the
-    // deadline is not over.
-    Status Shutdown(const Deadline &deadline);
+    // Takes everything down, after MarkUnlinked; not on the I/O thread if the deadline is not over.
+    Status Shutdown(const Deadline &deadline) LLDD_REQUIRES(turn_mutex_);
     // The same from the I/O thread, which cannot wait for a running transfer: the thread that has
     // the turn does it when it gives the turn back. `then` runs on the I/O thread when it is done.
     void ShutdownWhenIdle(std::function<void()> then);
@@ -143,9 +144,9 @@ private:
         uint32_t request_id = 0;
     };
 
-    void FinishDial();
-    void StopDial();
-    void RunPendingShutdown();
+    void FinishDial() LLDD_REQUIRES(*loop_);
+    void StopDial() LLDD_REQUIRES(*loop_);
+    void RunPendingShutdown() LLDD_EXCLUDES(turn_mutex_);
 
     EventLoop *const loop_;
     Identity identity_;
@@ -155,23 +156,23 @@ private:
     std::atomic<Connection *> connection_{nullptr};
     std::atomic<bool> requests_allowed_{false};
 
-    std::mutex turn_mutex_;
-    std::optional<PeerTable> table_;                          // guarded by the turn
-    uint64_t last_pin_ = 0;                                   // guarded by the turn
-    bool shut_down_ = false;                                  // guarded by the turn
-    std::set<std::tuple<Warning, int64_t, int64_t>> warned_;  // guarded by the turn
+    Mutex turn_mutex_;
+    std::optional<PeerTable> table_ LLDD_GUARDED_BY(turn_mutex_);
+    uint64_t last_pin_ LLDD_GUARDED_BY(turn_mutex_) = 0;
+    bool shut_down_ LLDD_GUARDED_BY(turn_mutex_) = false;
+    std::set<std::tuple<Warning, int64_t, int64_t>> warned_ LLDD_GUARDED_BY(turn_mutex_);
     std::atomic<bool> peer_gone_{false};
     std::atomic<bool> unlinked_{false};
     std::atomic<bool> shutdown_wanted_{false};
-    std::function<void()> after_shutdown_;  // guarded by stream_mutex_
 
-    std::mutex stream_mutex_;
+    Mutex stream_mutex_;
     std::condition_variable stream_delivered_;
-    Fd delivered_stream_;
-    bool stream_wanted_ = false;
-    std::vector<std::pair<uint32_t, std::string>> early_messages_;  // guarded by stream_mutex_
+    std::function<void()> after_shutdown_ LLDD_GUARDED_BY(stream_mutex_);
+    Fd delivered_stream_ LLDD_GUARDED_BY(stream_mutex_);
+    bool stream_wanted_ LLDD_GUARDED_BY(stream_mutex_) = false;
+    std::vector<std::pair<uint32_t, std::string>> early_messages_ LLDD_GUARDED_BY(stream_mutex_);
 
-    Dial dial_;  // I/O thread only
+    Dial dial_ LLDD_GUARDED_BY(*loop_);
 };
 
 }  // namespace lldd

@@ -10,6 +10,7 @@
 
 #include "base/deadline.h"
 #include "base/event_loop.h"
+#include "base/mutex.h"
 #include "base/socket.h"
 #include "base/status.h"
 #include "engine/link.h"
@@ -92,9 +93,8 @@ private:
     // Takes down what there is of a link that could not be made, and adds its name to the status.
     Status Undo(const LinkPtr &link, const Deadline &deadline, Status status);
     ClusterResult UnlinkOne(const ClusterSpec &spec, const Deadline &deadline, bool force);
-    Status UnlinkBoth(const LinkPtr &link, const Deadline &deadline);
-    // With the turn held.
-    Status TakeDown(const LinkPtr &link, const Deadline &deadline);
+    Status UnlinkBoth(const LinkPtr &link, const Deadline &deadline) LLDD_REQUIRES(link->turn());
+    Status TakeDown(const LinkPtr &link, const Deadline &deadline) LLDD_REQUIRES(link->turn());
 
     EventLoop *const loop_;
     Device *const device_;

@@ -316,7 +316,7 @@ Status Transfers::TransferLayer(const lldd_transfer_args &args, const lldd_cache
 }
 
 Status Transfers::PushLayer(PushSource *source, const lldd_cache_key &key) {
-    std::lock_guard<std::mutex> one_at_a_time(push_mutex_);
+    MutexLock one_at_a_time(push_mutex_);
     std::shared_ptr<Link> link;
     LLDD_RETURN_IF_ERROR(FindLink(key.cluster_id, &link));
     const Link::Turn turn(link);
@@ -369,7 +369,7 @@ Status Transfers::PushLayerInTurn(PushSource *source, const lldd_cache_key &key,
 // Request mode names the destination by raw addresses; the peer says how far each of them reaches.
 Status Transfers::SendToAddresses(PushSource *source) {
     const lldd_transfer_args &args = source->request.args;
-    std::lock_guard<std::mutex> one_at_a_time(push_mutex_);
+    MutexLock one_at_a_time(push_mutex_);
     std::shared_ptr<Link> link;
     LLDD_RETURN_IF_ERROR(FindLink(args.dst_cluster_id, &link));
     const Link::Turn turn(link);

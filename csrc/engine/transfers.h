@@ -6,10 +6,10 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "base/deadline.h"
+#include "base/mutex.h"
 #include "base/status.h"
 #include "engine/cache_key.h"
 #include "engine/cache_store.h"
@@ -82,23 +82,26 @@ private:
         const Cache &local;
     };
 
-    Status PullInTurn(const PullCall &call, Link *link, TransferScratch *scratch);
+    Status PullInTurn(const PullCall &call, Link *link, TransferScratch *scratch)
+        LLDD_REQUIRES(link->turn());
     // These two leave the runs that they moved in `scratch`.
     Status PullOneSided(const PullCall &call, Link *link, const Deadline &deadline,
-                        TransferScratch *scratch);
+                        TransferScratch *scratch) LLDD_REQUIRES(link->turn());
     Status PullByRequest(const PullCall &call, Link *link, const Deadline &deadline,
-                         TransferScratch *scratch);
+                         TransferScratch *scratch) LLDD_REQUIRES(link->turn());
     Status CheckRequestSize(const PullCall &call, const BlockPairs &pairs) const;
     Status CheckDirection(const PullCall &call, const CacheShape &source,
                           bool owner_has_device_pool) const;
     void LookAtPull(const PullCall &call, const PeerCache &remote, Link *link,
-                    TransferScratch *scratch) const;
+                    TransferScratch *scratch) const LLDD_REQUIRES(link->turn());
     Status SendToAddresses(PushSource *source);
-    Status SendToAddressesInTurn(PushSource *source, Link *link, uint64_t *bytes);
+    Status SendToAddressesInTurn(PushSource *source, Link *link, uint64_t *bytes)
+        LLDD_REQUIRES(link->turn());
     Status PushLayer(PushSource *source, const lldd_cache_key &key);
     Status PushLayerInTurn(PushSource *source, const lldd_cache_key &key, Link *link,
-                           uint64_t *bytes);
-    Status ReadTable(Link *link, const Deadline &deadline, const PeerTable **table);
+                           uint64_t *bytes) LLDD_REQUIRES(link->turn());
+    Status ReadTable(Link *link, const Deadline &deadline, const PeerTable **table)
+        LLDD_REQUIRES(link->turn());
     void CountPush(Link *link, uint64_t bytes);
     Status Count(Status status);
 
@@ -108,7 +111,7 @@ private:
     const Mismatches mismatches_;
     const Options options_;
     // All pushes and layer transfers of an engine run one at a time.
-    std::mutex push_mutex_;
+    Mutex push_mutex_;
     Counters counters_;
 };
 
