@@ -1,56 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured when the number of caches, links, keys or ids grows, and the processes for it.
+"""What is measured when the number of caches, links, keys or ids grows.
 
-Each curve has processes of its own: one that measures, and owners. They are peers, which are told
-what to do by functions of this module; what a process has is kept by its Actor.
+Each curve has processes of its own: one that measures, and owners. They run functions of this
+module and of workers.py.
 """
 
 from __future__ import annotations
 
-import ctypes
 import mmap
-import os
-import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from llm_datadist import (
     BlocksCacheKey,
-    Cache,
     CacheDesc,
     CacheKey,
     DataType,
-    LLMDataDist,
     LLMException,
     LLMStatusCode,
     Placement,
 )
-from llm_datadist._tools.engines import LISTEN
-from llm_datadist._tools.processes import Processes
-from llm_datadist.testing.actor import Actor, ClusterAddress, EngineSpec
-from llm_datadist.testing.resources import resident_bytes
+from llm_datadist.testing.actor import Actor
 
-Figures = dict[str, float]
-Address = tuple[str, int]
+from .workers import (
+    REPEATS,
+    Address,
+    Figures,
+    engine_of,
+    link,
+    make_room,
+    median_us,
+    open_engines,
+    register_cache,
+    register_one_each,
+    register_up_to,
+    take_addresses,
+    trimmed_bytes,
+    unlink,
+    usage,
+    workers,
+)
 
-TENSORS = 8
-_BLOCKS, _BLOCK_BYTES = 8, 512
-_TENSOR_BYTES = _BLOCKS * _BLOCK_BYTES
-# No two tensors touch, so that each is a range of its own.
-_TENSOR_STRIDE = 2 * _TENSOR_BYTES
-_TIMEOUT_MS = 60000
-_PATIENCE = 300.0
 _PULLER, _OWNER = 1, 1000
 _KEYS_A_CACHE = 1000
 # A page of 1 KiB for each cache of a million keys, and some.
 _KEYS_POOL = 2 << 20
-_REPEATS = 51
 _RANDOM = np.random.default_rng(20240229)
 
 
@@ -62,148 +61,17 @@ class Row:
     figures: Figures
 
 
-# ---- processes ----
-
-
-@dataclass
-class Held:
-    """What one process has: Actor.kept."""
-
-    engines: list[LLMDataDist] = field(default_factory=list)
-    caches: list[Cache] = field(default_factory=list)
-    free: list[int] = field(default_factory=list)  # places for tensors of further caches
-    arenas: list[Any] = field(default_factory=list)
-
-
-class Worker:
-    """A peer that runs functions of this module."""
-
-    def __init__(self, processes: Processes, name: str) -> None:
-        self._processes, self._name = processes, name
-        processes.start(name)
-        self.call(get_ready)
-
-    def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        return self._processes.call(self._name, function, *args)
-
-
-@contextmanager
-def workers(*names: str) -> Iterator[list[Worker]]:
-    with Processes(_PATIENCE) as processes:
-        yield [Worker(processes, name) for name in names]
-        processes.ask(dict.fromkeys(names, (finalize,)))
-
-
-# ---- what they are told ----
-
-
-def get_ready(actor: Actor) -> None:
-    """Have room for many descriptors."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
-    actor.kept = Held()
-
-
-def finalize(actor: Actor) -> None:
-    """Finalize the engines."""
-    for engine in actor.kept.engines:
-        engine.finalize()
-
-
-def open_engines(
-    actor: Actor, first: int, count: int, one_sided: bool = True, pool: int = 0
-) -> list[Address | None]:
-    """Open engines with ids from first on; returns where they listen."""
-    for cluster_id in range(first, first + count):
-        spec = EngineSpec(
-            cluster_id,
-            listen=LISTEN,
-            one_sided=one_sided,
-            sync_timeout_ms=_TIMEOUT_MS,
-            device_pool=pool,
-            page_shift=10,
-            several_in_a_process=True,
-        )
-        actor.kept.engines.append(spec.open())
-    return [engine.listen_address for engine in actor.kept.engines]
-
-
-def make_room(actor: Actor, caches: int) -> None:
-    """Get the client's memory for so many caches, every page present."""
-    size = caches * TENSORS * _TENSOR_STRIDE
-    arena = mmap.mmap(-1, size)
-    words = np.frombuffer(arena, np.uint8)
-    words[:: mmap.PAGESIZE] = 1
-    actor.kept.arenas.append(arena)
-    first = words.ctypes.data
-    actor.kept.free += range(first, first + size, _TENSOR_STRIDE)
-
-
-def register_up_to(actor: Actor, count: int) -> None:
-    """Have so many caches registered, by model id."""
-    while len(actor.kept.caches) < count:
-        actor.kept.caches.append(_register(actor, len(actor.kept.caches), _take_addresses(actor)))
-
-
-def register_one_each(actor: Actor) -> None:
-    """Register one cache with each engine."""
-    for engine in actor.kept.engines:
-        actor.kept.caches.append(_register(actor, 0, _take_addresses(actor), engine))
-
-
-def _take_addresses(actor: Actor) -> list[int]:
-    return [actor.kept.free.pop() for _ in range(TENSORS)]
-
-
-def _engine(actor: Actor) -> LLMDataDist:
-    engine: LLMDataDist = actor.kept.engines[0]
-    return engine
-
-
-def _register(
-    actor: Actor, model_id: int, addrs: list[int], engine: LLMDataDist | None = None
-) -> Cache:
-    engine = engine or _engine(actor)
-    desc = CacheDesc(TENSORS, [_BLOCKS, _BLOCK_BYTES], DataType.DT_UINT8, Placement.DEVICE)
-    key = BlocksCacheKey(engine.cluster_id, model_id)
-    return engine.cache_manager.register_blocks_cache(desc, addrs, key)
-
-
-def usage(actor: Actor) -> Figures:
-    """Return what this process uses."""
-    return {
-        "threads": len(os.listdir("/proc/self/task")),
-        # The listing itself has one.
-        "descriptors": len(os.listdir("/proc/self/fd")) - 1,
-        "resident": resident_bytes(os.getpid()),
-    }
-
-
-def trim(actor: Actor) -> None:
-    """Give back what malloc keeps, so that resident memory counts what is used."""
-    ctypes.CDLL(None).malloc_trim(0)
-
-
-def _median_us(action: Callable[[], Any], repeats: int = _REPEATS) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter_ns()
-        action()
-        times.append(time.perf_counter_ns() - start)
-    return statistics.median(times) / 1e3
-
-
 # ---- caches ----
 
 
 def time_registration(actor: Actor) -> Figures:
     """Register and unregister one more cache."""
-    addrs = _take_addresses(actor)
-    manager = _engine(actor).cache_manager
+    addrs = take_addresses(actor)
+    manager = engine_of(actor).cache_manager
     register, unregister = [], []
-    for _ in range(_REPEATS):
+    for _ in range(REPEATS):
         start = time.perf_counter_ns()
-        cache = _register(actor, len(actor.kept.caches), addrs)
+        cache = register_cache(actor, len(actor.kept.caches), addrs)
         middle = time.perf_counter_ns()
         manager.unregister_cache(cache.cache_id)
         register.append(middle - start)
@@ -215,44 +83,22 @@ def time_registration(actor: Actor) -> Figures:
     }
 
 
-def link(actor: Actor, clusters: dict[int, Address]) -> float:
-    """Link the first engine to peers in one call; returns microseconds."""
-    infos = [ClusterAddress(cluster_id, address).info() for cluster_id, address in clusters.items()]
-    start = time.perf_counter_ns()
-    status, _ = _engine(actor).link_clusters(infos, _TIMEOUT_MS)
-    took = (time.perf_counter_ns() - start) / 1e3
-    if status != LLMStatusCode.LLM_SUCCESS:
-        details = {info.link_detail for info in infos} - {""}
-        raise RuntimeError(f"link_clusters answered {status}: {details}")
-    return took
-
-
-def unlink(actor: Actor, clusters: dict[int, Address]) -> float:
-    """Unlink from peers in one call; returns microseconds."""
-    infos = [ClusterAddress(cluster_id, address).info() for cluster_id, address in clusters.items()]
-    start = time.perf_counter_ns()
-    status, _ = _engine(actor).unlink_clusters(infos, _TIMEOUT_MS)
-    if status != LLMStatusCode.LLM_SUCCESS:
-        raise RuntimeError(f"unlink_clusters answered {status}")
-    return (time.perf_counter_ns() - start) / 1e3
-
-
 def time_pull(actor: Actor, cluster_id: int, caches: int) -> Figures:
     """Pull one block of a random one of the owner's caches; and the first pull of a link."""
-    manager, local = _engine(actor).cache_manager, actor.kept.caches[0]
+    manager, local = engine_of(actor).cache_manager, actor.kept.caches[0]
     one = np.array([1], np.int64)
-    picks = iter(_RANDOM.integers(caches, size=_REPEATS * 8 + 4).tolist())
+    picks = iter(_RANDOM.integers(caches, size=REPEATS * 8 + 4).tolist())
 
     def pull() -> None:
         manager.pull_blocks(BlocksCacheKey(cluster_id, next(picks)), local, one, one)
 
-    first = _median_us(pull, 1)
-    steady = _median_us(pull, _REPEATS * 4)
+    first = median_us(pull, 1)
+    steady = median_us(pull, REPEATS * 4)
     # Registering changes what is known of the own memory.
-    addrs = _take_addresses(actor)
+    addrs = take_addresses(actor)
     after = []
-    for _ in range(_REPEATS):
-        cache = _register(actor, len(actor.kept.caches), addrs)
+    for _ in range(REPEATS):
+        cache = register_cache(actor, len(actor.kept.caches), addrs)
         start = time.perf_counter_ns()
         pull()
         after.append(time.perf_counter_ns() - start)
@@ -271,10 +117,10 @@ def registration_curve(counts: Sequence[int]) -> Iterator[Row]:
         owner.call(open_engines, _OWNER, 1)
         owner.call(make_room, counts[-1] + 1)
         owner.call(time_registration)  # everything is there that is made once
-        before = _trimmed(owner)
+        before = trimmed_bytes(owner)
         for n in counts:
             owner.call(register_up_to, n)
-            resident = _trimmed(owner)
+            resident = trimmed_bytes(owner)
             figures = owner.call(time_registration)
             figures["bytes_per_cache"] = (resident - before) / n
             yield Row(n, figures)
@@ -290,18 +136,13 @@ def pull_curve(counts: Sequence[int], one_sided: bool) -> Iterator[Row]:
         for n in counts:
             for worker in (owner, puller):
                 worker.call(register_up_to, n)
-            trimmed = [_trimmed(worker) for worker in (owner, puller)]
+            trimmed = [trimmed_bytes(worker) for worker in (owner, puller)]
             took = puller.call(link, {_OWNER: address})
             figures = {"link_us": took, **puller.call(time_pull, _OWNER, n)}
             for name, worker, before in zip(("owner", "puller"), (owner, puller), trimmed):
-                figures[f"{name}_link_bytes"] = _trimmed(worker) - before
+                figures[f"{name}_link_bytes"] = trimmed_bytes(worker) - before
             puller.call(unlink, {_OWNER: address})
             yield Row(n, figures)
-
-
-def _trimmed(worker: Worker) -> float:
-    worker.call(trim)
-    return float(worker.call(usage)["resident"])
 
 
 # ---- links ----
@@ -309,11 +150,11 @@ def _trimmed(worker: Worker) -> float:
 
 def time_pull_over_links(actor: Actor, clusters: Sequence[int]) -> Figures:
     """Pull one block over a random link, and unregister a cache that the peers know."""
-    manager, local = _engine(actor).cache_manager, actor.kept.caches[0]
+    manager, local = engine_of(actor).cache_manager, actor.kept.caches[0]
     one = np.array([1], np.int64)
     for cluster_id in clusters:
         manager.pull_blocks(BlocksCacheKey(cluster_id, 0), local, one, one)
-    picks = iter(_RANDOM.choice(clusters, size=_REPEATS * 8).tolist())
+    picks = iter(_RANDOM.choice(clusters, size=REPEATS * 8).tolist())
 
     def pull() -> None:
         manager.pull_blocks(BlocksCacheKey(next(picks), 0), local, one, one)
@@ -326,8 +167,8 @@ def time_pull_over_links(actor: Actor, clusters: Sequence[int]) -> Figures:
                 raise
 
     return {
-        "pull_us": _median_us(pull, _REPEATS * 8),
-        "not_linked_us": _median_us(pull_without_link),
+        "pull_us": median_us(pull, REPEATS * 8),
+        "not_linked_us": median_us(pull_without_link),
         **time_registration(actor),
     }
 
@@ -349,7 +190,7 @@ def links_curve(counts: Sequence[int], processes: int) -> Iterator[Row]:
             clusters.update(zip(range(first, first + each), addresses))
         # In turn, so that all owners have links from the first step on.
         order = sorted(clusters, key=lambda cluster_id: (cluster_id - _OWNER) % each)
-        own_before, owner_before = _trimmed(puller), _trimmed(owners[0])
+        own_before, owner_before = trimmed_bytes(puller), trimmed_bytes(owners[0])
         linked = 0
         for n in counts:
             new = order[linked:n]
@@ -364,10 +205,10 @@ def links_curve(counts: Sequence[int], processes: int) -> Iterator[Row]:
                     **figures,
                     "threads": own["threads"],
                     "descriptors": own["descriptors"],
-                    "bytes_per_link": (_trimmed(puller) - own_before) / n,
+                    "bytes_per_link": (trimmed_bytes(puller) - own_before) / n,
                     "owner_threads": theirs["threads"],
                     "owner_descriptors": theirs["descriptors"],
-                    "owner_bytes_per_link": (_trimmed(owners[0]) - owner_before)
+                    "owner_bytes_per_link": (trimmed_bytes(owners[0]) - owner_before)
                     / len([at for at in order[:n] if at < _OWNER + each]),
                 },
             )
@@ -381,8 +222,8 @@ def links_curve(counts: Sequence[int], processes: int) -> Iterator[Row]:
 
 def bind_up_to(actor: Actor, count: int) -> Figures:
     """Have so many request keys bound, a batch entry each; returns the time of a key."""
-    manager = _engine(actor).cache_manager
-    cluster_id = _engine(actor).cluster_id
+    manager = engine_of(actor).cache_manager
+    cluster_id = engine_of(actor).cluster_id
     times = []
     while len(actor.kept.caches) * _KEYS_A_CACHE < count:
         first = len(actor.kept.caches) * _KEYS_A_CACHE
@@ -396,13 +237,13 @@ def bind_up_to(actor: Actor, count: int) -> Figures:
 
 def _pick_keys(first: int, end: int, odd: int) -> Iterator[int]:
     """Draw from what was bound last: a key can be used up once. The owner removes odd ones."""
-    return iter((_RANDOM.permutation((end - first) // 2)[:_REPEATS] * 2 + first + odd).tolist())
+    return iter((_RANDOM.permutation((end - first) // 2)[:REPEATS] * 2 + first + odd).tolist())
 
 
 def time_removal(actor: Actor, first: int, end: int) -> Figures:
     """Remove keys, and one that is not bound."""
-    manager = _engine(actor).cache_manager
-    cluster_id = _engine(actor).cluster_id
+    manager = engine_of(actor).cache_manager
+    cluster_id = engine_of(actor).cluster_id
     picks = _pick_keys(first, end, 1)
 
     def remove() -> None:
@@ -412,20 +253,20 @@ def time_removal(actor: Actor, first: int, end: int) -> Figures:
         manager.remove_cache_key(CacheKey(cluster_id, 1 << 62))
 
     return {
-        "remove_us": _median_us(remove),
-        "remove_unknown_us": _median_us(remove_unknown),
+        "remove_us": median_us(remove),
+        "remove_unknown_us": median_us(remove_unknown),
     }
 
 
 def allocate_target(actor: Actor) -> None:
     """Make the cache that pulls write to."""
     desc = CacheDesc(1, [1, 1], DataType.DT_UINT8, Placement.DEVICE)
-    actor.kept.caches.append(_engine(actor).cache_manager.allocate_cache(desc))
+    actor.kept.caches.append(engine_of(actor).cache_manager.allocate_cache(desc))
 
 
 def time_lookup(actor: Actor, cluster_id: int, first: int, end: int) -> Figures:
     """Pull by keys, which uses them up, and by one that is not bound."""
-    manager, local = _engine(actor).cache_manager, actor.kept.caches[0]
+    manager, local = engine_of(actor).cache_manager, actor.kept.caches[0]
     picks = _pick_keys(first, end, 0)
 
     def pull() -> None:
@@ -438,7 +279,7 @@ def time_lookup(actor: Actor, cluster_id: int, first: int, end: int) -> Figures:
             if failure.status_code != LLMStatusCode.LLM_KV_CACHE_NOT_EXIST:
                 raise
 
-    return {"pull_us": _median_us(pull), "pull_unknown_us": _median_us(pull_unknown)}
+    return {"pull_us": median_us(pull), "pull_unknown_us": median_us(pull_unknown)}
 
 
 def keys_curve(counts: Sequence[int]) -> Iterator[Row]:
@@ -448,10 +289,10 @@ def keys_curve(counts: Sequence[int]) -> Iterator[Row]:
         puller.call(open_engines, _PULLER, 1, False, 1 << 20)
         puller.call(allocate_target)
         puller.call(link, {_OWNER: address})
-        before = _trimmed(owner)
+        before = trimmed_bytes(owner)
         for last, n in zip((0, *counts), counts):
             bound = owner.call(bind_up_to, n)
-            resident = _trimmed(owner)
+            resident = trimmed_bytes(owner)
             figures = {
                 **bound,
                 **puller.call(time_lookup, _OWNER, last, n),
@@ -467,8 +308,8 @@ def keys_curve(counts: Sequence[int]) -> Iterator[Row]:
 def make_long_cache(actor: Actor, blocks: int, allocated: bool) -> None:
     """Have one cache with so many small blocks."""
     desc = CacheDesc(1, [blocks, 64], DataType.DT_UINT8, Placement.DEVICE)
-    key = BlocksCacheKey(_engine(actor).cluster_id, 0)
-    manager = _engine(actor).cache_manager
+    key = BlocksCacheKey(engine_of(actor).cluster_id, 0)
+    manager = engine_of(actor).cache_manager
     if allocated:
         actor.kept.caches.append(manager.allocate_blocks_cache(desc, key))
         return
@@ -480,16 +321,16 @@ def make_long_cache(actor: Actor, blocks: int, allocated: bool) -> None:
 
 def time_lists(actor: Actor, cluster_id: int, blocks: int, count: int) -> Figures:
     """Pull with lists of so many ids; returns nanoseconds an id, and the memory that is kept."""
-    manager, local = _engine(actor).cache_manager, actor.kept.caches[0]
+    manager, local = engine_of(actor).cache_manager, actor.kept.caches[0]
     key = BlocksCacheKey(cluster_id, 0)
     in_order = np.arange(count, dtype=np.int64)
     at_random = _RANDOM.permutation(blocks)[:count].astype(np.int64)
     as_list = at_random.tolist()
-    repeats = 5 if count >= 10000 else _REPEATS
+    repeats = 5 if count >= 10000 else REPEATS
 
     def per_id(src: Any, dst: Any) -> float:
         manager.pull_blocks(key, local, src, dst)
-        return _median_us(lambda: manager.pull_blocks(key, local, src, dst), repeats) * 1e3 / count
+        return median_us(lambda: manager.pull_blocks(key, local, src, dst), repeats) * 1e3 / count
 
     return {
         "in_order_ns": per_id(in_order, in_order),
@@ -508,7 +349,7 @@ def lists_curve(counts: Sequence[int], allocated: bool) -> Iterator[Row]:
         for worker in (owner, puller):
             worker.call(make_long_cache, blocks, allocated)
         puller.call(link, {_OWNER: address})
-        before = _trimmed(puller)
+        before = trimmed_bytes(puller)
         for n in counts:
             figures = puller.call(time_lists, _OWNER, blocks, n)
-            yield Row(n, {**figures, "kept_bytes": _trimmed(puller) - before})
+            yield Row(n, {**figures, "kept_bytes": trimmed_bytes(puller) - before})

@@ -15,7 +15,7 @@ from llm_datadist._cli._arguments import names
 from llm_datadist._tools.outcome import PeerFailure
 from llm_datadist._tools.table import lay_out
 
-from . import curves
+from . import curves, workers
 from .curves import Row
 
 _THOUSAND = (1, 10, 100, 300, 1000)
@@ -38,7 +38,7 @@ class Curve:
 
 CURVES = {
     "register": Curve(
-        f"register and unregister a cache of {curves.TENSORS} tensors, N caches registered",
+        f"register and unregister a cache of {workers.TENSORS} tensors, N caches registered",
         _THOUSAND,
         (1, 4),
         curves.registration_curve,

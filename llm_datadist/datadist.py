@@ -207,7 +207,7 @@ class LLMDataDist:
                     "remote_cluster_id only support int, got None and no remote address to learn "
                     "it from"
                 )
-        outcome = engine.link_clusters(clusters, timeout)
+        outcome = engine.links.link_clusters(clusters, timeout)
         self._report("link_clusters", clusters, outcome)
         return outcome
 
@@ -229,7 +229,7 @@ class LLMDataDist:
         clusters = self._check_clusters(clusters, timeout)
         for cluster in clusters:
             check_uint64("remote_cluster_id", cluster.remote_cluster_id)
-        outcome = engine.unlink_clusters(clusters, timeout, bool(force))
+        outcome = engine.links.unlink_clusters(clusters, timeout, bool(force))
         self._report("unlink_clusters", clusters, outcome)
         return outcome
 
@@ -289,7 +289,7 @@ class LLMDataDist:
         if ranks != sorted(ranks):
             refuse(f"the ranks of cluster_rank_info must ascend, got {ranks}")
         self.cache_manager.set_is_call_linked()
-        return engine.link(comm_name, cluster_rank_info, rank_table)
+        return engine.links.link(comm_name, cluster_rank_info, rank_table)
 
     def unlink(self, comm_id: int) -> None:
         """Leave a communicator; the other members are not told.
@@ -302,7 +302,7 @@ class LLMDataDist:
         """
         engine = self._open_engine()
         check_uint64("comm_id", comm_id)
-        engine.unlink(comm_id)
+        engine.links.unlink(comm_id)
 
     def query_register_mem_status(self, comm_id: int) -> RegisterMemStatus:
         """Tell how far a communicator is; its links can be used once it is OK.
@@ -314,7 +314,7 @@ class LLMDataDist:
         """
         engine = self._open_engine()
         check_uint64("comm_id", comm_id)
-        state = engine.group_state(comm_id)
+        state = engine.links.group_state(comm_id)
         engine.warn_of_notices()
         try:
             return RegisterMemStatus(state)
@@ -330,7 +330,7 @@ class LLMDataDist:
 
     def links(self) -> list[LinkInfo]:
         """Return the links of this engine."""
-        return self._open_engine().links()
+        return self._open_engine().links.all()
 
     def link_paths(self, cluster_id: int) -> list[PathInfo]:
         """Return how the memory of a linked peer is reached, and why.
@@ -342,7 +342,7 @@ class LLMDataDist:
         """
         engine = self._open_engine()
         check_uint64("cluster_id", cluster_id)
-        return engine.link_paths(cluster_id)
+        return engine.links.paths(cluster_id)
 
     def counters(self) -> Counters:
         """Return the totals since init."""

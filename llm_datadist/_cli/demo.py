@@ -31,6 +31,16 @@ TRANSPORTS = ("mapped", "cma", "tcp")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
+    _add_geometry(parser)
+    _add_ways(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    # Proves that the check sees a byte that is wrong in, or outside, the blocks that were moved.
+    parser.add_argument(
+        "--corrupt-for-test", choices=["addressed", "untouched"], default="", help=argparse.SUPPRESS
+    )
+
+
+def _add_geometry(parser: argparse.ArgumentParser) -> None:
     shape = parser.add_argument_group("geometry of the caches")
     shape.add_argument(
         "--model",
@@ -60,6 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="blocks of each cache (default: %(default)s); half of them are moved",
     )
+
+
+def _add_ways(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how the bytes are moved")
     how.add_argument(
         "--memory",
@@ -88,11 +101,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=60.0,
         metavar="SECONDS",
         help="for a transfer, for linking, and for each answer of a process (default: %(default)s)",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    # Proves that the check sees a byte that is wrong in, or outside, the blocks that were moved.
-    parser.add_argument(
-        "--corrupt-for-test", choices=["addressed", "untouched"], default="", help=argparse.SUPPRESS
     )
 
 

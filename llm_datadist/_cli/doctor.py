@@ -21,6 +21,7 @@ from llm_datadist._tools.progress import Progress
 
 if TYPE_CHECKING:
     from ._findings import Finding, Machine
+    from ._probe import Tried
 
 Section = tuple[str, "list[Finding]"]
 SECTIONS = 10
@@ -89,7 +90,6 @@ def _print_tables(args: argparse.Namespace) -> int:
 def examine(machine: Machine, progress: Progress) -> Iterator[Section]:
     """Make all checks, section by section."""
     from . import _doctor_ascend as device
-    from . import _doctor_host as host
     from . import _doctor_library as library
     from . import _doctor_package as package
     from ._probe import BACKEND, in_child
@@ -120,11 +120,7 @@ def examine(machine: Machine, progress: Progress) -> Iterator[Section]:
     )
     yield "Backend", [library.backend(machine, chosen)]
     progress.show("the kernel")
-    yield (
-        "Kernel",
-        [host.ptrace_scope(machine), host.process_vm(machine), host.user_namespaces(machine)],
-    )
-    yield "Ports", [host.loopback(machine), host.ephemeral_ports(machine)]
+    yield from _of_kernel(machine)
     yield (
         "Transports of the mock runtime",
         [library.transport(machine, name) for name in library.TRANSPORTS],
@@ -136,7 +132,24 @@ def examine(machine: Machine, progress: Progress) -> Iterator[Section]:
             *([device.hixl_address(machine)] if ascend_in_use.path else []),
         ],
     )
+    yield _memory_and_cpus(machine, mock)
+    yield "Environment", package.environment(machine, mock.variables)
+
+
+def _of_kernel(machine: Machine) -> Iterator[Section]:
+    from . import _doctor_host as host
+
     yield (
+        "Kernel",
+        [host.ptrace_scope(machine), host.process_vm(machine), host.user_namespaces(machine)],
+    )
+    yield "Ports", [host.loopback(machine), host.ephemeral_ports(machine)]
+
+
+def _memory_and_cpus(machine: Machine, mock: Tried) -> Section:
+    from . import _doctor_host as host
+
+    return (
         "Memory and CPUs",
         [
             host.memory(mock),
@@ -146,7 +159,6 @@ def examine(machine: Machine, progress: Progress) -> Iterator[Section]:
             host.cpus(machine, mock),
         ],
     )
-    yield "Environment", package.environment(machine, mock.variables)
 
 
 def works(sections: list[Section]) -> bool:

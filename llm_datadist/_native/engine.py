@@ -13,36 +13,27 @@ import sys
 from array import array
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, TypeVar
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
 from .._layer_words import LayerRanges
 from ..cache import CacheDesc, MemInfo, Memtype, Placement
-from ..config import LLMClusterInfo
-from ..introspection import Counters, LinkInfo, LinkState, MemoryKind, PathInfo
+from ..introspection import Counters
 from ..options import EngineOptions
-from ..status import LLMException, LLMStatusCode, code_of, native_error, warn
+from ..status import LLMException, warn
 from ..utils.log import get_logger
-from . import facade, marshal
-from .facade import Facade
+from . import answers, facade, marshal
+from .links import Links
 from .marshal import FEW_BLOCKS, AnyKey, PullFrame, PushFrame
 
 if TYPE_CHECKING:
-    from ._ffi import Array, lldd_cluster_result, lldd_engine
-
-Row = TypeVar("Row")
-RowStruct = TypeVar("RowStruct")
+    from ._ffi import Array, lldd_engine
 
 # numpy has one object for each type of its own; arrays made in other ways have equal ones.
 _UINT64 = np.dtype(np.uint64)
 _NOTICE_BYTES = 1024
 _MAX_NOTICES = 64
-
-
-def _error(native: Facade, name: str, status: int) -> LLMException:
-    details = marshal.text(native.ffi, native.last_error())
-    return native_error(name, status, details, native.last_error_raw())
 
 
 def _free_in_this_process(
@@ -76,8 +67,9 @@ class Engine:
         status = native.engine_open(struct, out)
         del keep
         if status:
-            raise _error(native, "init", status)
+            raise answers.failure(native, "init", status)
         self._handle = native.ffi.gc(out[0], _free_in_this_process(native.engine_free))
+        self.links = Links(native, self._handle)
         self._borrow = marshal.borrower(native.ffi)
         convert = marshal.strict_block_ids if options.strict_hardware else marshal.block_ids
         # block_ids(argument name, list or buffer): the array that pull_blocks and push_blocks below
@@ -102,7 +94,7 @@ class Engine:
         """Make the exception of this thread's last call, which answered a status that is not
         success.
         """
-        return _error(self._native, name, status)
+        return answers.failure(self._native, name, status)
 
     def only_left_a_notice(self, status: int) -> bool:
         """Whether a transfer that answered status succeeded all the same; if so, warn of it."""
@@ -113,7 +105,7 @@ class Engine:
 
     def _check(self, name: str, status: int) -> None:
         if status and not self.only_left_a_notice(status):
-            raise _error(self._native, name, status)
+            raise answers.failure(self._native, name, status)
 
     # ---- life ----
 
@@ -223,127 +215,6 @@ class Engine:
         """Unbind a key."""
         struct = marshal.key(self._native.ffi, key)
         self._check("remove_cache_key", self._native.key_remove(self._handle, struct))
-
-    # ---- links ----
-
-    def link_clusters(
-        self, infos: Sequence[LLMClusterInfo], timeout_ms: int
-    ) -> tuple[LLMStatusCode, list[LLMStatusCode]]:
-        """Link to peers; raises nothing that the engine answers. Writes link_detail and learnt ids
-        into infos.
-        """
-        structs, keep = marshal.clusters(self._native.ffi, infos)
-        results = self._results(len(infos))
-        status = self._native.link_clusters(self._handle, structs, len(infos), timeout_ms, results)
-        del keep
-        for index, info in enumerate(infos):
-            if not results[index].status and info.remote_cluster_id is None:
-                info.remote_cluster_id = results[index].remote_cluster_id
-        return self._outcome(infos, status, results)
-
-    def unlink_clusters(
-        self, infos: Sequence[LLMClusterInfo], timeout_ms: int, force: bool
-    ) -> tuple[LLMStatusCode, list[LLMStatusCode]]:
-        """Unlink from peers; raises nothing that the engine answers. Writes link_detail into
-        infos.
-        """
-        structs, keep = marshal.clusters(self._native.ffi, infos)
-        results = self._results(len(infos))
-        status = self._native.unlink_clusters(
-            self._handle, structs, len(infos), timeout_ms, int(force), results
-        )
-        del keep
-        return self._outcome(infos, status, results)
-
-    def _results(self, count: int) -> Array[lldd_cluster_result]:
-        results = marshal.new_array(self._native.ffi, "lldd_cluster_result", count)
-        for index in range(count):
-            # A call that is refused as a whole writes no results.
-            results[index].status = LLMStatusCode.LLM_FAILED
-        return results
-
-    def _outcome(
-        self, infos: Sequence[LLMClusterInfo], status: int, results: Array[lldd_cluster_result]
-    ) -> tuple[LLMStatusCode, list[LLMStatusCode]]:
-        whole_call = marshal.text(self._native.ffi, self._native.last_error()) if status else ""
-        codes = []
-        for index, info in enumerate(infos):
-            code = code_of(results[index].status)
-            detail = marshal.text(self._native.ffi, results[index].detail)
-            info._link_detail = detail or (whole_call if code else "")
-            codes.append(code)
-        return code_of(status), codes
-
-    def link(self, name: str, ranks: dict[int, int], rank_table: str) -> int:
-        """Join a communicator; returns its id."""
-        struct, keep = marshal.group(self._native.ffi, name, ranks, rank_table)
-        comm_id = self._native.ffi.new("uint64_t *")
-        status = self._native.link(self._handle, struct, comm_id)
-        del keep
-        self._check("link", status)
-        return comm_id[0]
-
-    def unlink(self, comm_id: int) -> None:
-        """Leave a communicator."""
-        self._check("unlink", self._native.unlink(self._handle, comm_id))
-
-    def group_state(self, comm_id: int) -> int:
-        """Return the state of a communicator, LLDD_GROUP_*."""
-        state = self._native.ffi.new("uint32_t *")
-        status = self._native.group_state(self._handle, comm_id, state)
-        self._check("query_register_mem_status", status)
-        return state[0]
-
-    def links(self) -> list[LinkInfo]:
-        """Return the links of the engine."""
-        ffi = self._native.ffi
-        return self._rows(
-            "links",
-            lambda count: marshal.new_array(ffi, "lldd_link_info", count),
-            partial(self._native.links, self._handle),
-            lambda row: LinkInfo(
-                peer_cluster_id=row.peer_cluster_id,
-                state=LinkState(row.state),
-                peer_address=marshal.text(ffi, row.peer_address),
-                is_initiator=bool(row.is_initiator),
-                comm_id=row.comm_id,
-                pulls=row.pulls,
-                pushes=row.pushes,
-                bytes_in=row.bytes_in,
-                bytes_out=row.bytes_out,
-            ),
-        )
-
-    def link_paths(self, cluster_id: int) -> list[PathInfo]:
-        """Return how the memory of one linked peer is reached."""
-        ffi = self._native.ffi
-        return self._rows(
-            "link_paths",
-            lambda count: marshal.new_array(ffi, "lldd_path_info", count),
-            partial(self._native.link_paths, self._handle, cluster_id),
-            lambda row: PathInfo(
-                memory=MemoryKind(row.memory),
-                path=marshal.text(ffi, row.path),
-                reason=marshal.text(ffi, row.reason),
-            ),
-        )
-
-    def _rows(
-        self,
-        name: str,
-        make: Callable[[int], Array[RowStruct]],
-        call: Callable[[Array[RowStruct], int, Array[int]], int],
-        read: Callable[[RowStruct], Row],
-    ) -> list[Row]:
-        count = self._native.ffi.new("uint64_t *")
-        capacity = 16
-        while True:
-            rows = make(capacity)
-            self._check(name, call(rows, capacity, count))
-            if count[0] <= capacity:
-                # Read here: a row does not keep the array alive that it lies in.
-                return [read(rows[index]) for index in range(count[0])]
-            capacity = count[0]
 
     # ---- transfers ----
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,35 @@ def engine(cluster_id: int, pool: int) -> LLMDataDist:
         device_pool=pool,
         several_in_a_process=True,
     ).open()
+
+
+def count(
+    counter: str, puller: LLMDataDist, src: np.ndarray, dst: np.ndarray, times: int
+) -> dict[str, Any]:
+    """Make the last pull of the engine once more, without Python around the call."""
+    inside = puller.cache_manager._engine
+    native, ffi = inside._native, inside._native.ffi
+    args = inside._pull_frames[-1].args
+    lists = inside.block_ids("", src), inside.block_ids("", dst)
+    args.src_blocks, args.dst_blocks = lists
+    library = ctypes.CDLL(counter)
+    library.count_calls.restype = ctypes.c_int64
+    library.counted_syscalls.restype = ctypes.c_uint64
+    library.counted_allocations.restype = ctypes.c_uint64
+
+    def pointer(value: object) -> ctypes.c_void_p:
+        return ctypes.c_void_p(int(ffi.cast("uintptr_t", value)))
+
+    answer = library.count_calls(
+        pointer(native.pull), pointer(inside._handle), pointer(args), ctypes.c_int64(times)
+    )
+    numbers = range(library.most_syscalls())
+    counted = {number: library.counted_syscalls(number) for number in numbers}
+    return {
+        "answer": answer,
+        "allocations": library.counted_allocations(),
+        "syscalls": {number: calls for number, calls in counted.items() if calls},
+    }
 
 
 def main(counter: str, allocated: bool, blocks: int, block_bytes: int, times: int) -> None:
@@ -71,32 +101,7 @@ def main(counter: str, allocated: bool, blocks: int, block_bytes: int, times: in
     for _ in range(3):
         puller.cache_manager.pull_blocks(BlocksCacheKey(OWNER, 0), own, ids, back)
 
-    # The same once more, without Python around the call.
-    inside = puller.cache_manager._engine
-    native, ffi = inside._native, inside._native.ffi
-    args = inside._pull_frames[-1].args
-    args.src_blocks, args.dst_blocks = inside.block_ids("", ids), inside.block_ids("", back)
-    lists = args.src_blocks, args.dst_blocks
-    library = ctypes.CDLL(counter)
-    library.count_calls.restype = ctypes.c_int64
-    library.counted_syscalls.restype = ctypes.c_uint64
-    library.counted_allocations.restype = ctypes.c_uint64
-
-    def pointer(value: object) -> ctypes.c_void_p:
-        return ctypes.c_void_p(int(ffi.cast("uintptr_t", value)))
-
-    answer = library.count_calls(
-        pointer(native.pull), pointer(inside._handle), pointer(args), ctypes.c_int64(times)
-    )
-    del lists
-    numbers = range(library.most_syscalls())
-    counted = {number: library.counted_syscalls(number) for number in numbers}
-    report = {
-        "answer": answer,
-        "allocations": library.counted_allocations(),
-        "syscalls": {number: count for number, count in counted.items() if count},
-    }
-    print(json.dumps(report))
+    print(json.dumps(count(counter, puller, ids, back, times)))
     puller.finalize()
     owner.finalize()
 
