@@ -7,8 +7,8 @@ be importable.
 
     [C4.2-6]                     held by at least one test with pytest.mark.rule("C4.2-6")
     [C4.2-7 untested: hardware]  not tested, and why
-    [C4.2-8 overruled: C10-7]    does not hold, because a decision of chapter 10 says otherwise
-    [C4.3-16 overruled: architecture, ...]    ... because of one of docs/deviations.md
+    [C4.2-8 differs: C10-7]      differs from CANN by a decision of chapter 10, whose tests hold it
+    [C4.3-16 differs: deviation, ...]    ... by one of docs/deviations.md
     [C9-2 as: C1.4-5, C1.4-6]    says again what other rules say, and is held by their tests
 
 Usage: python docs/fidelity.py
@@ -34,7 +34,7 @@ DECISIONS = "10"
 HEADING = re.compile(r"#+ (?P<number>\d+(?:\.\d+)*)\.? (?P<title>.*)")
 ID = r"C\d+(?:\.\d+)*-\d+"
 TAG = re.compile(
-    rf"\[(?P<id>{ID})(?: (?P<kind>untested|overruled|as): ?(?P<detail>[^\[\]]+))?\]", re.DOTALL
+    rf"\[(?P<id>{ID})(?: (?P<kind>untested|differs|as): ?(?P<detail>[^\[\]]+))?\]", re.DOTALL
 )
 # What was meant to be a tag and is none, so that a slip does not pass for prose.
 LIKE_A_TAG = re.compile(r"\[C\d[^\[\]]*\]")
@@ -42,7 +42,7 @@ LIKE_A_TAG = re.compile(r"\[C\d[^\[\]]*\]")
 
 @dataclass
 class Rule:
-    """One tag; kind is "untested", "overruled", "as", or "" for a rule with tests of its own."""
+    """One tag; kind is "untested", "differs", "as", or "" for a rule with tests of its own."""
 
     id: str
     kind: str
@@ -55,13 +55,13 @@ class Rule:
 
     @property
     def is_deviation(self) -> bool:
-        """Whether one of our own deviations overrules it, not a decision of chapter 10."""
-        return self.kind == "overruled" and self.detail.startswith("architecture")
+        """Whether one of docs/deviations.md has the reason, not a decision of chapter 10."""
+        return self.kind == "differs" and self.detail.startswith("deviation")
 
     @property
     def targets(self) -> list[str]:
-        """The ids that an overruled or repeated rule names."""
-        return re.findall(ID, self.detail) if self.kind in ("overruled", "as") else []
+        """The ids that a differing or repeated rule names."""
+        return re.findall(ID, self.detail) if self.kind in ("differs", "as") else []
 
 
 @dataclass
@@ -226,7 +226,7 @@ def read(contract: Path = CONTRACT, tests: Path = TESTS) -> Fidelity:
         if rule.kind in ("untested", "as") and tests_of_it:
             text = f"{rule.id} is tagged {rule.kind!r}, but {_places(tests_of_it)} has it"
             problems.append((rule.chapter, text))
-        if rule.kind in ("overruled", "as") and not rule.targets and not rule.is_deviation:
+        if rule.kind in ("differs", "as") and not rule.targets and not rule.is_deviation:
             problems.append((rule.chapter, f"{rule.id} {rule.kind}: {rule.detail!r} is no id"))
         for target in rule.targets:
             if target not in rules:
@@ -253,7 +253,7 @@ def _tests(tests: list[Test]) -> str:
     )
 
 
-def _overruled_by(rule: Rule) -> str:
+def _decided_by(rule: Rule) -> str:
     if rule.is_deviation:
         return "a deviation of our own (" + rule.detail.partition(",")[2].strip() + ")"
     return ", ".join(rule.targets)
@@ -262,21 +262,21 @@ def _overruled_by(rule: Rule) -> str:
 def _held_by(rule: Rule, fidelity: Fidelity) -> str:
     if rule.kind == "as":
         return "the tests of " + ", ".join(rule.targets)
-    if rule.kind == "overruled":
-        return "overruled by " + _overruled_by(rule)
+    if rule.kind == "differs":
+        return "differs from the vendor: " + _decided_by(rule)
     if rule.kind == "untested":
         return f"not tested: {rule.detail}"
     return _tests(fidelity.tests.get(rule.id, []))
 
 
 def _summary(fidelity: Fidelity) -> Iterator[str]:
-    yield "| chapter | rules | with tests | held by tests of other rules | not tested | overruled |"
+    yield "| chapter | rules | with tests | held by tests of other rules | not tested | differ |"
     yield "|---|---|---|---|---|---|"
     chapters = [section for section in fidelity.sections if "." not in section.number]
     for chapter in chapters:
         rules = [rule for rule in fidelity.rules.values() if rule.chapter == int(chapter.number)]
         counts = [
-            sum(rule.kind == kind for rule in rules) for kind in ("", "as", "untested", "overruled")
+            sum(rule.kind == kind for rule in rules) for kind in ("", "as", "untested", "differs")
         ]
         link = f"[{chapter.number}. {chapter.title}](contract/{chapter.path.name})"
         yield f"| {link} | {len(rules)} | " + " | ".join(map(str, counts)) + " |"
@@ -327,11 +327,11 @@ def page(fidelity: Fidelity) -> str:
         if rule.kind == "untested":
             reasons.setdefault(rule.detail, []).append(rule.id)
     lines += [f"- {reason}: {', '.join(ids)}" for reason, ids in sorted(reasons.items())]
-    lines += ["", "## Overruled", ""]
+    lines += ["", "## Rules that differ from the vendor", ""]
     lines += [
-        f"- {rule.id}, by {_overruled_by(rule)}"
+        f"- {rule.id}, by {_decided_by(rule)}"
         for rule in fidelity.rules.values()
-        if rule.kind == "overruled"
+        if rule.kind == "differs"
     ]
     lines += ["", "## Rules and their tests"]
     for section in fidelity.sections:

@@ -227,6 +227,8 @@ void MockConnection::PeerGone() {
     WakeHeldUpCalls();
 }
 
+void MockConnection::ForgetPeer() { peer_.Forget(); }
+
 Status MockConnection::Close(const Deadline &deadline) {
     LLDD_RETURN_IF_ERROR(EndAccess(deadline));
     // The access has ended whatever the call answers.

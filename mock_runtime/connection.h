@@ -36,6 +36,7 @@ public:
     Status Write(const Run *runs, size_t count, const Deadline &deadline) override;
     void ServeStream(Fd stream) override;
     void PeerGone() override;
+    void ForgetPeer() override;
     Status Close(const Deadline &deadline) override;
     std::vector<PathDescription> Paths() const override;
 

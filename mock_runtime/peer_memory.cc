@@ -126,6 +126,12 @@ std::string PeerMemory::Name() const {
     return same_host_ ? Format("the peer (pid %d)", static_cast<int>(pid_)) : "the peer";
 }
 
+void PeerMemory::Forget() {
+    used_.clear();
+    regions_ = PeerRegions();
+    mapped_pools_.clear();
+}
+
 // ---------------------------------------------------------------------------- a transfer
 
 void PeerMemory::BeginTransfer() {

@@ -66,6 +66,9 @@ public:
     // over.
     void CmaIsRefused();
 
+    // No transfer will follow: gives back the regions and the mappings. Paths() stays as it is.
+    void Forget();
+
 private:
     struct MappedPool {
         uint32_t number;

@@ -84,15 +84,22 @@ Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
     group->rank_table = RankTable(spec.rank_table);
     const uint64_t total_s = options_.total_time_s == 0 ? kDefaultTotalS : options_.total_time_s;
     {
+        // The next join gets the id of one that failed: joins are made one at a time.
         MutexLock lock(mutex_);
-        group->comm_id = ++last_id_;
-        groups_.emplace(group->comm_id, group);
+        group->comm_id = last_id_ + 1;
     }
     Status status;
     loop_->RunAndWait([&] {
         LLDD_ON_IO_THREAD(*loop_);
         status = Attend(group);
         if (!status.ok()) return;
+        {
+            // Only now: a member that asks for a link is served by this thread, and must not find a
+            // communicator that is not attended.
+            MutexLock lock(mutex_);
+            last_id_ = group->comm_id;
+            groups_.emplace(group->comm_id, group);
+        }
         group->timer = loop_->PostAt(Deadline::InMs(total_s * 1000),
                                      [this, weak = std::weak_ptr<Group>(group)] {
                                          const GroupPtr late = weak.lock();
@@ -101,10 +108,9 @@ Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
                                      });
     });
     if (!status.ok()) {
-        // The client has not seen the id: the next communicator gets it.
-        MutexLock lock(mutex_);
-        groups_.erase(group->comm_id);
-        --last_id_;
+        // This end may have dialled a member already.
+        const Status ended = EndLinks(group);
+        if (!ended.ok()) LLDD_LOG(LLDD_LOG_WARNING, "join that failed: %s", ended.text().c_str());
         return status;
     }
     *comm_id = group->comm_id;
@@ -173,6 +179,10 @@ Status Groups::Leave(uint64_t comm_id) {
         LLDD_ON_IO_THREAD(*loop_);
         EndMeeting(group);
     });
+    return EndLinks(group);
+}
+
+Status Groups::EndLinks(const GroupPtr &group) {
     std::map<uint64_t, std::shared_ptr<Link>> links;
     {
         // A link that is being made finds the group left, and is taken down by the thread that

@@ -95,6 +95,7 @@ private:
     void Dial(const GroupPtr &group, uint64_t peer, const SocketAddress &address);
     bool AddLink(const GroupPtr &group, const std::shared_ptr<Link> &link);
     void Fail(const GroupPtr &group, const std::string &why);
+    Status EndLinks(const GroupPtr &group);
     void EndMeeting(const GroupPtr &group) LLDD_REQUIRES(*loop_);
     void Post(std::function<void()> task);
     void Work();

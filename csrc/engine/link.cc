@@ -20,6 +20,7 @@ constexpr size_t kMaxEarlyMessages = 1024;
 Link::Turn::~Turn() {
     link_->turn_mutex_.Unlock();
     link_->RunPendingShutdown();
+    if (link_->peer_gone()) link_->ForgetPeer();
 }
 
 Link::Link(EventLoop *loop, Identity identity, Fd control)
@@ -109,8 +110,20 @@ void Link::SetConnection(std::unique_ptr<Connection> connection) {
 void Link::PeerGone() {
     peer_gone_.store(true);
     if (Connection *const connected = connection()) connected->PeerGone();
-    MutexLock lock(stream_mutex_);
-    stream_delivered_.notify_all();
+    {
+        MutexLock lock(stream_mutex_);
+        stream_delivered_.notify_all();
+    }
+    ForgetPeer();
+}
+
+// A thread that has the turn comes here after giving it back.
+void Link::ForgetPeer() {
+    // A link that is being made is still used by the thread that makes it, and goes as a whole.
+    if (!requests_allowed() || !turn_mutex_.TryLock()) return;
+    const MutexLock turn(turn_mutex_, std::adopt_lock);
+    table_.reset();
+    if (Connection *const connected = connection()) connected->ForgetPeer();
 }
 
 Status Link::Shutdown(const Deadline &deadline) {

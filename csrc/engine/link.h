@@ -147,6 +147,8 @@ private:
     void FinishDial() LLDD_REQUIRES(*loop_);
     void StopDial() LLDD_REQUIRES(*loop_);
     void RunPendingShutdown() LLDD_EXCLUDES(turn_mutex_);
+    // The peer is gone: what is known of its caches and its memory is given back.
+    void ForgetPeer() LLDD_EXCLUDES(turn_mutex_);
 
     EventLoop *const loop_;
     Identity identity_;

@@ -337,8 +337,13 @@ void LinkAcceptor::OnClosed(const std::weak_ptr<Link> &weak) {
         return;
     }
     if (link->unlinked()) return;
-    directory_->PeerGone(link);
+    const LinkPtr dropped = directory_->PeerGone(link);
     if (link->unlinked()) link->ShutdownWhenIdle([] {});
+    if (dropped == nullptr) return;
+    LLDD_LOG(LLDD_LOG_WARNING,
+             "the link to %s is removed: its peer is gone, and so are those of %zu newer links",
+             dropped->peer_name().c_str(), kMaxGone);
+    dropped->ShutdownWhenIdle([] {});
 }
 
 void LinkAcceptor::ForgetPending(const LinkPtr &link) {

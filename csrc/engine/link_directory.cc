@@ -109,7 +109,12 @@ bool LinkDirectory::Store(const LinkPtr &link) {
 
 bool LinkDirectory::Remove(const LinkPtr &link) {
     MutexLock lock(mutex_);
+    return RemoveLocked(link);
+}
+
+bool LinkDirectory::RemoveLocked(const LinkPtr &link) {
     link->MarkUnlinked();
+    gone_.erase(std::remove(gone_.begin(), gone_.end(), link), gone_.end());
     bool was_there = hidden_.erase(link) != 0;
     const auto found = by_peer_.find(link->peer());
     if (!was_there && found != by_peer_.end()) {
@@ -132,16 +137,25 @@ void LinkDirectory::Publish(const std::vector<LinkPtr> &links) {
     }
 }
 
-void LinkDirectory::PeerGone(const LinkPtr &link) {
+LinkDirectory::LinkPtr LinkDirectory::PeerGone(const LinkPtr &link) {
     MutexLock lock(mutex_);
+    LinkPtr dropped;
     const auto found = by_peer_.find(link->peer());
     if (found != by_peer_.end() &&
-        std::find(found->second.begin(), found->second.end(), link) != found->second.end())
+        std::find(found->second.begin(), found->second.end(), link) != found->second.end()) {
         lost_.fetch_add(1, std::memory_order_relaxed);
+        if (link->identity().end == LinkEnd::kAcceptor && link->identity().group.empty())
+            gone_.push_back(link);
+        if (gone_.size() > kMaxGone) {
+            dropped = gone_.front();
+            RemoveLocked(dropped);
+        }
+    }
     if (link->identity().group.empty() && hidden_.erase(link) != 0) {
         UnindexLocked(link);
         link->MarkUnlinked();
     }
+    return dropped;
 }
 
 LinkDirectory::Linking::Linking(LinkDirectory *directory, uint64_t cluster_id)

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <set>
@@ -21,6 +22,10 @@
 namespace lldd {
 
 // Thread-safe; nothing here blocks.
+// How many links whose peers made them and are gone are kept: a peer that comes again and again under
+// other ids must not fill this process with them.
+constexpr size_t kMaxGone = 1024;
+
 class LinkDirectory {
 public:
     using LinkPtr = std::shared_ptr<Link>;
@@ -62,8 +67,10 @@ public:
     // Makes the links of a communicator usable.
     void Publish(const std::vector<LinkPtr> &links);
     // The link's peer is gone. A usable link stays, and counts as lost. Any other that no
-    // communicator will end is removed, since no client can unlink it.
-    void PeerGone(const LinkPtr &link);
+    // communicator will end is removed, since no client can unlink it. Of the usable links that
+    // peers made, kMaxGone stay: returns the one that was gone for longest and is removed for this
+    // one, or null.
+    LinkPtr PeerGone(const LinkPtr &link);
 
     // ---- Both ends of a pair that link to each other at the same time.
 
@@ -89,6 +96,7 @@ public:
 
 private:
     std::vector<LinkPtr> AllLocked() const LLDD_REQUIRES(mutex_);
+    bool RemoveLocked(const LinkPtr &link) LLDD_REQUIRES(mutex_);
     void IndexLocked(const LinkPtr &link) LLDD_REQUIRES(mutex_);
     void UnindexLocked(const LinkPtr &link) LLDD_REQUIRES(mutex_);
 
@@ -107,6 +115,8 @@ private:
     // nonce.
     std::map<std::pair<std::string, uint64_t>, LinkPtr> by_address_ LLDD_GUARDED_BY(mutex_);
     std::map<LinkNonce, LinkPtr> by_nonce_ LLDD_GUARDED_BY(mutex_);
+    // Links in by_peer_ that peers made and left, the one that was left first in front.
+    std::deque<LinkPtr> gone_ LLDD_GUARDED_BY(mutex_);
     // Peers that this end is linking to right now.
     std::multiset<uint64_t> linking_to_ LLDD_GUARDED_BY(mutex_);
     // How often it has begun to.

@@ -100,6 +100,9 @@ public:
     // The engine saw that the peer is gone: a running transfer fails soon, later ones at once. Any
     // thread.
     virtual void PeerGone() = 0;
+    // After PeerGone, when no transfer is under way and none will move anything: what this end keeps
+    // of the peer's memory is not needed any more. May be called again.
+    virtual void ForgetPeer() {}
 
     // Ends the peer's access to this process's memory over this connection: afterwards it neither
     // reads nor writes anything here. Waits for a transfer of the peer that is under way until the

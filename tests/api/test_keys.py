@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cache keys: contract 1.8, overruled by decision 31."""
+"""Cache keys: contract 1.8 and decision 31."""
 
 from __future__ import annotations
 

@@ -13,13 +13,13 @@ from llm_datadist import (
     BlocksCacheKey,
     CacheDesc,
     DataType,
+    LLMConfig,
     LLMDataDist,
     LLMDataDistWarning,
     LLMException,
     LLMStatusCode,
     RegisterMemStatus,
 )
-from llm_datadist.config import LINK_TOTAL_TIME
 from llm_datadist.testing.actor import EngineSpec
 from llm_datadist.testing.waiting import eventually
 from tests.conformance.engines import tensors_of
@@ -107,7 +107,7 @@ def test_a_disagreement_fails_with_the_difference(address):
 
 
 def test_a_member_that_never_comes_leaves_it_preparing_until_the_time_is_over(address):
-    with engines(2, **{LINK_TOTAL_TIME: "1"}) as (_, visitor):
+    with engines(2, **{LLMConfig.link_total_time.key: "1"}) as (_, visitor):
         comm = visitor.link("nobody", {1: 0, 2: 1}, "{}")
         assert visitor.query_register_mem_status(comm) == RegisterMemStatus.PREPARING
         with pytest.warns(LLMDataDistWarning, match="not all members came in time"):

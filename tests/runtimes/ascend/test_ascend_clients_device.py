@@ -19,9 +19,9 @@ import pytest
 
 from llm_datadist import (
     BlocksCacheKey,
+    LLMConfig,
     LLMStatusCode,
 )
-from llm_datadist.config import DEVICE_ID
 from llm_datadist.testing import Geometry, Peer
 from llm_datadist.testing.actor import ClusterAddress, EngineSpec
 from tests.support.fake_cann import toolkit
@@ -74,7 +74,7 @@ def use_an_engine(listener: tuple[str, int]) -> None:
         CLIENT,
         sync_timeout_ms=10_000,
         device_pool=64 << 20,
-        options={DEVICE_ID: str(ENGINES_DEVICE)},
+        options={LLMConfig.device_id.key: str(ENGINES_DEVICE)},
     ).open()
     manager = datadist.cache_manager
     cache = manager.allocate_blocks_cache(SMALL.desc(), BlocksCacheKey(CLIENT, 0))

@@ -1,0 +1,1 @@
+"""Peers and strangers that break the rules of the protocol: docs/security.md."""

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control protocol, the endpoint and the channel of the mock runtime, spoken by hand: what an
+attacker can say, and no engine would.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import hashlib
+import hmac
+import os
+import socket
+import struct
+import threading
+from dataclasses import dataclass, field
+from typing import Callable
+
+HELLO_BYTES = 36
+LINK, CONFIRM, TABLE = 1, 2, 4
+ANSWER = 0x8000
+NO_POOL = 0xFFFFFFFF
+SEALED = 0x1 | 0x2 | 0x4  # seal, shrink, grow
+_F_ADD_SEALS = 1033
+_MOST_POOLS = 64
+
+
+def hello(purpose: int = 1, auth: int = 0, cluster_id: int = 0, nonce: bytes = b"") -> bytes:
+    """Greet: for a link (purpose 1), or for a stream."""
+    nonce = nonce or os.urandom(16)
+    return struct.pack("<IHBBIQ16s", 0x44444C4C, 1, purpose, auth, 0, cluster_id, nonce)
+
+
+def frame(kind: int, request_id: int, body: bytes = b"", size: int | None = None) -> bytes:
+    """Make one message; size: what its header says, if that is not the truth."""
+    return struct.pack("<IHHI", len(body) if size is None else size, kind, 0, request_id) + body
+
+
+def sized(data: bytes) -> bytes:
+    """Put the length in front."""
+    return struct.pack("<I", len(data)) + data
+
+
+@dataclass(frozen=True)
+class Region:
+    """One of an endpoint."""
+
+    addr: int
+    size: int
+    pool: int = NO_POOL
+    slot: int = 0
+
+
+def endpoint(transports: int = 7, regions: list[Region] | None = None) -> bytes:
+    """Describe a process: this one, and memory that it need not have."""
+    regions = regions or []
+    head = struct.pack(
+        "<IIIIIIQ16s16sQ",
+        *(0x50454D4C, 1, transports, os.getpid(), os.getuid(), 1),
+        *(0, b"c" * 16, bytes(16), len(regions)),
+    )
+    return head + b"".join(
+        struct.pack("<IIQQII", each.slot, 1, each.addr, each.size, each.pool, 0) for each in regions
+    )
+
+
+def receive(stream: socket.socket, count: int) -> bytes:
+    """Receive so many bytes. Raises EOFError when the other end hangs up before."""
+    data = b""
+    while len(data) < count:
+        more = stream.recv(count - len(data))
+        if not more:
+            raise EOFError(f"{len(data)} of {count} bytes")
+        data += more
+    return data
+
+
+def receive_frame(stream: socket.socket) -> tuple[int, int, bytes]:
+    """Receive one message: its kind, its number, its body."""
+    size, kind, _, request_id = struct.unpack("<IHHI", receive(stream, 12))
+    return kind, request_id, receive(stream, size)
+
+
+def sealed_memory(size: int, name: str = "evil", flags: int = 0, seals: int = SEALED) -> int:
+    """Make shared memory; returns its descriptor."""
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | flags)
+    os.ftruncate(descriptor, size)
+    fcntl.fcntl(descriptor, _F_ADD_SEALS, seals)
+    return descriptor
+
+
+@dataclass
+class Gift:
+    """What an initiator hands over by the channel; pools are (number, size, descriptor)."""
+
+    link_page: int
+    region_table: int
+    pools: list[tuple[int, int, int]] = field(default_factory=list)
+
+    @classmethod
+    def proper(cls, pools: list[tuple[int, int, int]]) -> Gift:
+        """Make one in which only the pools are strange."""
+        page, table = sealed_memory(4096), sealed_memory(4 << 20)
+        for descriptor in (page, table):
+            os.pwrite(descriptor, struct.pack("<I", 1), 0)
+        return cls(page, table, pools)
+
+
+class Attacker:
+    """An initiator's end of a link."""
+
+    def __init__(
+        self,
+        port: int,
+        cluster_id: int,
+        *,
+        secret: bytes = b"",
+        group: bytes = b"",
+        mode: int = 1,
+        regions: list[Region] | None = None,
+        transports: int = 7,
+        gift: Gift | None = None,
+        confirm: bool = True,
+    ) -> None:
+        self.nonce = os.urandom(16)
+        greeting = os.urandom(16)
+        self.stream = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.stream.sendall(hello(auth=1 if secret else 0, cluster_id=cluster_id, nonce=greeting))
+        answered = receive(self.stream, HELLO_BYTES)[20:]
+        request = struct.pack("<QIIB16s", cluster_id, mode, 0, 0, self.nonce)
+        request += sized(group) + sized(endpoint(transports, regions))
+        if secret:
+            signed = b"\1" + greeting + answered + request
+            request += sized(hmac.new(secret, signed, hashlib.sha256).digest())
+        self.number = 1
+        reply = self.ask(LINK, request)
+        (status,) = struct.unpack_from("<I", reply)
+        if status:
+            raise ConnectionRefusedError(f"{status:#x} {reply[8:]!r}")
+        text_bytes = struct.unpack_from("<I", reply, 4)[0]
+        self.channel = reply[12 + text_bytes :][56:72]
+        if gift is not None:
+            self.give(gift)
+        if confirm:
+            self.confirm()
+
+    def ask(self, kind: int, body: bytes = b"") -> bytes:
+        """Send a request and wait for its answer."""
+        self.number += 1
+        self.stream.sendall(frame(kind, self.number, body))
+        answer, number, reply = receive_frame(self.stream)
+        assert (answer, number) == (kind | ANSWER, self.number)
+        return reply
+
+    def confirm(self) -> None:
+        """Complete the link."""
+        reply = self.ask(CONFIRM)
+        (status,) = struct.unpack_from("<I", reply)
+        if status:
+            raise ConnectionRefusedError(f"confirm: {status:#x} {reply[8:]!r}")
+
+    def give(self, gift: Gift) -> bytes:
+        """Dial the channel and hand the descriptors over; returns the answer."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
+            channel.settimeout(5)
+            channel.connect(b"\0lldd-" + self.channel.hex().encode())
+            numbers = struct.pack("<II16sIIII", 0x48434D4C, 2, self.nonce, 1, len(gift.pools), 0, 0)
+            pools = b"".join(struct.pack("<QII", size, each, 0) for each, size, _ in gift.pools)
+            rest = bytes(16 * (_MOST_POOLS - len(gift.pools)))
+            descriptors = [gift.link_page, gift.region_table, *(fd for *_, fd in gift.pools)]
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+            channel.sendmsg([numbers + pools + rest], [rights])
+            room = socket.CMSG_SPACE((2 + _MOST_POOLS) * 4)
+            answer, ancillary, _, _ = channel.recvmsg(4096, room)
+            for _, _, data in ancillary:
+                received = array.array("i")
+                received.frombytes(data[: len(data) - len(data) % 4])
+                for descriptor in received:
+                    os.close(descriptor)
+            return answer
+
+    def serve_table(self, table: bytes) -> threading.Thread:
+        """Answer requests until the victim hangs up: for the table with this one, others with
+        nothing.
+        """
+        return serve(self.stream, lambda kind: table if kind == TABLE else b"")
+
+    def close(self) -> None:
+        """Hang up."""
+        self.stream.close()
+
+
+def serve(stream: socket.socket, answer: Callable[[int], bytes]) -> threading.Thread:
+    """Answer each request of the other end in a thread, until it hangs up."""
+
+    def run() -> None:
+        stream.settimeout(None)
+        try:
+            while True:
+                kind, number, _ = receive_frame(stream)
+                stream.sendall(frame(kind | ANSWER, number, answer(kind)))
+        except (EOFError, OSError):
+            return
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def table_of_one(addr: int, stride: int, count: int) -> bytes:
+    """Describe one cache with blocks, model 0, with one tensor of INT8."""
+    cache = struct.pack("<qIBBBIQQ", 1, 1, 1, 0, 1, 2, stride * count, count)
+    cache += struct.pack("<Q", addr)
+    name = struct.pack("<QQqQ", 2**64 - 1, 0, 1, 0)
+    return struct.pack("<QI", 1, 1) + cache + struct.pack("<I", 1) + name
