@@ -88,7 +88,7 @@ def test_what_holds_its_lock_passes(tmp_path: Path) -> None:
     ("bodies", "said"),
     [
         (("", ON_LOOP, LOCK), "reading variable 'count_' requires holding mutex 'mutex_'"),
-        ((LOCK, "", LOCK), "reading variable 'on_loop_' requires holding I/O thread '*loop_'"),
+        ((LOCK, "", LOCK), "reading variable 'on_loop_' requires holding"),
         ((LOCK, ON_LOOP, ""), "calling function 'ReadLocked' requires holding mutex 'mutex_'"),
     ],
     ids=["member", "I/O thread", "function"],
