@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mock_runtime/connection.h"
 
+#include <cstring>
 #include <utility>
 
 #include "base/io_thread.h"
@@ -8,6 +9,7 @@
 #include "mock_runtime/path_cma.h"
 #include "mock_runtime/path_mapped.h"
 #include "runtime/pieces.h"
+#include "runtime/texts.h"
 
 namespace lldd::mock {
 
@@ -140,9 +142,20 @@ Status MockConnection::Transfer(Direction direction, const Run *runs, size_t cou
         LLDD_RETURN_IF_ERROR(MakePlan(runs, count, &*plan));
         const MoveFailure failure = MovePlanned(*plan, direction, deadline);
         if (!failure.failed()) return Status::Ok();
-        if (failure.kind != MoveFailure::kRefused) return Explain(failure, peer_.Name());
+        if (failure.kind != MoveFailure::kRefused) return ExplainWithEnd(failure);
         peer_.CmaIsRefused();
     }
+}
+
+// Of a push that has failed half-way: whether its bytes may still land.
+Status MockConnection::ExplainWithEnd(const MoveFailure &failure) const {
+    Status status = Explain(failure, peer_.Name());
+    switch (tcp_.end()) {
+        case TcpPath::End::kKnown: return status;
+        case TcpPath::End::kConfirmed: return std::move(status).WithSuffix(kEndConfirmed);
+        case TcpPath::End::kUnconfirmed: break;
+    }
+    return std::move(status).WithSuffix(kEndNotConfirmed);
 }
 
 // Sorts the runs by the path that they take.
@@ -216,9 +229,21 @@ void MockConnection::ServeStream(Fd stream) {
     LLDD_ON_IO_THREAD(*device_->loop);
     server_.reset();  // the peer has given up an earlier stream: nothing late may come out of it
     if (closed_.load() || !device_->settings.allows(Transport::kTcp)) return;
-    server_ =
-        std::make_unique<TcpServer>(device_->loop, device_->memory.get(), &device_->serve_lock,
-                                    passage_->mark(), std::move(stream));
+    const TcpServer::Owner owner{device_->memory.get(),  &device_->serve_lock, passage_->mark(),
+                                 &passage_->peer_gone(), fault_link_.streams,  &order_};
+    server_ = std::make_unique<TcpServer>(device_->loop, owner, std::move(stream));
+}
+
+// A push of the peer has failed.
+void MockConnection::OnMessage(std::string_view message, std::function<void()> answer) {
+    LLDD_ON_IO_THREAD(*device_->loop);
+    TcpFence fence;
+    if (message.size() != sizeof fence) return fault_link_.streams->Break();
+    std::memcpy(&fence, message.data(), sizeof fence);
+    if (fence.magic != kTcpFenceMagic) return fault_link_.streams->Break();
+    order_.EndBefore(fence.next_id);
+    if (server_ != nullptr && server_->IsOver()) server_.reset();
+    answer();
 }
 
 void MockConnection::PeerGone() {

@@ -35,6 +35,7 @@ public:
     Status Read(const Run *runs, size_t count, const Deadline &deadline) override;
     Status Write(const Run *runs, size_t count, const Deadline &deadline) override;
     void ServeStream(Fd stream) override;
+    void OnMessage(std::string_view message, std::function<void()> answer) override;
     void PeerGone() override;
     void ForgetPeer() override;
     Status Close(const Deadline &deadline) override;
@@ -48,6 +49,7 @@ private:
     Status EndAccess(const Deadline &deadline);
 
     Status Transfer(Direction direction, const Run *runs, size_t count, const Deadline &deadline);
+    Status ExplainWithEnd(const MoveFailure &failure) const;
     Status MakePlan(const Run *runs, size_t count, TransferPlan *plan);
     MoveFailure MovePlanned(const TransferPlan &plan, Direction direction,
                             const Deadline &deadline);
@@ -66,6 +68,7 @@ private:
     TcpPath tcp_;
 
     std::unique_ptr<TcpServer> server_ LLDD_GUARDED_BY(*device_->loop);
+    RequestOrder order_ LLDD_GUARDED_BY(*device_->loop);
     std::atomic<bool> closed_{false};
 };
 

@@ -10,7 +10,7 @@ namespace lldd::mock {
 namespace {
 
 constexpr uint32_t kMagic = 0x50454D4C;  // "LMEP"
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr size_t kHeadBytes = 72;
 constexpr size_t kRegionBytes = 32;
 
@@ -64,7 +64,11 @@ Status DecodeEndpoint(const std::string &bytes, EndpointData *endpoint) {
     if (bytes.size() < kHeadBytes) return Malformed("too short");
     Reader reader(bytes);
     if (reader.Number<uint32_t>() != kMagic) return Malformed("another runtime's");
-    if (reader.Number<uint32_t>() != kVersion) return Malformed("another version's");
+    const auto version = reader.Number<uint32_t>();
+    if (version != kVersion) {
+        return Failure(LLDD_FAILED, "the peer's endpoint has version %u, this runtime speaks %u",
+                       version, kVersion);
+    }
     EndpointData read;
     read.transports = reader.Number<uint32_t>();
     read.process.pid = reader.Number<uint32_t>();

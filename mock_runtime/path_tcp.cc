@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 
 #include "base/log.h"
 #include "base/socket.h"
@@ -19,6 +20,8 @@ constexpr uint64_t kRequestBytes = 1U << 20;
 constexpr size_t kMostOutstanding = 8;
 constexpr size_t kMostVectors = 512;
 constexpr uint64_t kAnswer = sizeof(TcpAnswer);
+// How long a failed push goes on waiting for the owner's word that it is over.
+constexpr std::chrono::milliseconds kFenceTime{100};
 
 iovec PartOf(void *data, uint64_t size, uint64_t done) {
     return {static_cast<char *>(data) + done, size - done};
@@ -53,6 +56,7 @@ private:
 void TcpPath::Clear() {
     here_.clear();
     runs_.clear();
+    end_ = End::kKnown;
 }
 
 void TcpPath::Add(uint64_t here, RegionName region, uint64_t there, uint64_t length) {
@@ -122,6 +126,26 @@ void TcpPath::Interrupt() {
 
 MoveFailure TcpPath::Move(Direction direction, const Deadline &deadline) {
     const Moving moving(this);
+    const uint32_t first_id = next_id_;
+    MoveFailure failure = MoveOrRepeat(direction, deadline);
+    // What was read late comes to nobody: this thread alone receives.
+    const bool may_land = failure.failed() && direction == Direction::kWrite;
+    end_ = may_land && next_id_ != first_id ? Fence(deadline) : End::kKnown;
+    return failure;
+}
+
+// What was written may lie in buffers of both ends, and between them, for as long as it likes.
+TcpPath::End TcpPath::Fence(const Deadline &deadline) {
+    const auto failed_at = std::min(deadline.when(), Deadline::Clock::now());
+    const TcpFence fence{kTcpFenceMagic, next_id_};
+    const Status told = streams_->Ask({reinterpret_cast<const char *>(&fence), sizeof fence},
+                                      Deadline::At(failed_at + kFenceTime));
+    if (told.ok()) return End::kConfirmed;
+    LLDD_LOG(LLDD_LOG_INFO, "the end of a push is not confirmed: %s", told.text().c_str());
+    return End::kUnconfirmed;
+}
+
+MoveFailure TcpPath::MoveOrRepeat(Direction direction, const Deadline &deadline) {
     for (int attempt = 0;; ++attempt) {
         if (peer_gone_.load()) return {MoveFailure::kPeerGone, 0, 0};
         if (deadline.passed()) return {MoveFailure::kTimeout, 0, 0};

@@ -30,6 +30,14 @@ public:
     // transfer opens another one, whereupon the owner forgets this one.
     MoveFailure Move(Direction direction, const Deadline &deadline);
 
+    // What the owner knows of the end of the last Move.
+    enum class End {
+        kKnown,        // nothing of it is under way any more
+        kConfirmed,    // it failed, and the owner has said that nothing lands from now on
+        kUnconfirmed,  // it failed, and the owner has not said so: bytes of it may still land
+    };
+    End end() const { return end_; }
+
     // Makes a running Move look at `peer_gone`, after which the stream is closed. Any thread.
     void Interrupt();
 
@@ -55,6 +63,8 @@ private:
     void CutIntoRequests(Direction direction);
     MoveFailure OpenStream(const Deadline &deadline);
     void DropStream();
+    MoveFailure MoveOrRepeat(Direction direction, const Deadline &deadline);
+    End Fence(const Deadline &deadline);
     MoveFailure Exchange(const Deadline &deadline);
     bool WantsToSend() const;
     MoveFailure SendSome(bool *more);
@@ -83,6 +93,7 @@ private:
     bool read_ = true;
     uint32_t next_id_ = 1;
     uint32_t first_id_ = 1;
+    End end_ = End::kKnown;
     Progress sent_;
     Progress received_;
     TcpAnswer answers_[3] = {};  // as they come in: the first, the second, and the next one's first

@@ -21,6 +21,7 @@ namespace lldd::mock {
 
 constexpr uint32_t kTcpRequestMagic = 0x51524D4C;  // "LMRQ"
 constexpr uint32_t kTcpAnswerMagic = 0x4E414D4C;   // "LMAN"
+constexpr uint32_t kTcpFenceMagic = 0x4E464D4C;    // "LMFN"
 constexpr uint32_t kTcpRead = 1;
 constexpr uint32_t kTcpWrite = 2;
 constexpr uint32_t kMostTcpRuns = 4096;
@@ -57,5 +58,13 @@ struct TcpAnswer {
     uint64_t bytes;
 };
 static_assert(sizeof(TcpAnswer) == 32, "no padding");
+
+// Over the control connection (StreamProvider::Ask) when a push has failed: requests with earlier
+// ids than this one are over. Once the owner has answered, none of their bytes lands.
+struct TcpFence {
+    uint32_t magic;
+    uint32_t next_id;
+};
+static_assert(sizeof(TcpFence) == 8, "no padding");
 
 }  // namespace lldd::mock

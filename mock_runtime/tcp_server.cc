@@ -34,13 +34,8 @@ bool WouldBlock(ssize_t result) { return result < 0 && (errno == EAGAIN || errno
 
 }  // namespace
 
-TcpServer::TcpServer(std::shared_ptr<EventLoop> loop, OwnMemory *memory, Mutex *serve_lock,
-                     uint64_t mark, Fd stream)
-    : loop_(std::move(loop)),
-      memory_(memory),
-      serve_lock_(serve_lock),
-      mark_(mark),
-      stream_(std::move(stream)) {
+TcpServer::TcpServer(std::shared_ptr<EventLoop> loop, const Owner &owner, Fd stream)
+    : loop_(std::move(loop)), owner_(owner), stream_(std::move(stream)) {
     token_ = loop_->Watch(stream_.get(), EPOLLIN, [this](uint32_t) { OnEvent(); });
     watched_events_ = EPOLLIN;
 }
@@ -124,6 +119,7 @@ TcpServer::Step TcpServer::BeginRequest() {
         sum += run.length;
     }
     if (sum != request.bytes) return Step::kClose;
+    if (!owner_.order->Begin(request.id)) return Step::kClose;
     turn_ += kRequestCost;
     taken_ = 0;
     answered_ = 0;
@@ -156,7 +152,7 @@ void TcpServer::Refuse(uint32_t status, uint64_t addr) {
 
 uint32_t TcpServer::StatusOfRun(TcpRun *run) const {
     RegionName name{run->slot, run->generation};
-    const OwnMemory::Claim claim = memory_->Check(mark_, run->addr, run->length, &name);
+    const OwnMemory::Claim claim = owner_.memory->Check(owner_.mark, run->addr, run->length, &name);
     run->slot = name.slot;
     run->generation = name.generation;
     switch (claim) {
@@ -170,19 +166,28 @@ uint32_t TcpServer::StatusOfRun(TcpRun *run) const {
 // Whether the next runs may still be touched; under the serve lock. If not, the request has failed.
 bool TcpServer::LiveUpTo(size_t runs) {
     for (const TcpRun *run = cursor_.next(); run != cursor_.next() + runs; ++run) {
-        if (memory_->IsLive({run->slot, run->generation})) continue;
+        if (owner_.memory->IsLive({run->slot, run->generation})) continue;
         Refuse(kTcpWithdrawn, run->addr);
         return false;
     }
     return true;
 }
 
+// A push that failed says so over the control connection, and so does, by its end, a peer that went:
+// that is looked at before bytes are taken that may lie here for long.
+TcpServer::Step TcpServer::MayReceive() const {
+    if (IsOver() || owner_.peer_gone->load()) return Step::kClose;
+    return owner_.streams->Quiet() ? Step::kGoOn : Step::kBlocked;
+}
+
 TcpServer::Step TcpServer::ReceiveBytes() {
+    const Step allowed = MayReceive();
+    if (allowed != Step::kGoOn) return allowed;
     ssize_t size = 0;
     bool direct = false;
     if (answer_.status == kTcpDone) {
         iovec vectors[kMostVectors];
-        MutexLock serving(*serve_lock_);
+        MutexLock serving(*owner_.serve_lock);
         const size_t count = cursor_.Fill(vectors, kMostVectors, kTurnBytes - turn_);
         direct = LiveUpTo(count);
         if (direct) {
@@ -220,7 +225,7 @@ TcpServer::Step TcpServer::SendBytes() {
     ssize_t size = 0;
     bool direct = false;
     if (answer_.status == kTcpDone) {
-        MutexLock serving(*serve_lock_);
+        MutexLock serving(*owner_.serve_lock);
         const size_t runs = cursor_.Fill(vectors + count, kMostVectors - 2, kTurnBytes - turn_);
         direct = LiveUpTo(runs);
         if (direct) {

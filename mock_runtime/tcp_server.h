@@ -8,6 +8,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "base/mutex.h"
 #include "mock_runtime/own_memory.h"
 #include "mock_runtime/range_cursor.h"
+#include "mock_runtime/request_order.h"
 #include "mock_runtime/tcp_protocol.h"
 
 namespace lldd::mock {
@@ -22,12 +24,23 @@ namespace lldd::mock {
 // One stream. Lives on the I/O thread; destroy it anywhere but in its own handler.
 class TcpServer {
 public:
-    // mark: that of the snapshot which the peer received.
-    TcpServer(std::shared_ptr<EventLoop> loop, OwnMemory *memory, Mutex *serve_lock, uint64_t mark,
-              Fd stream);
+    // What the streams of a link have in common; all of it outlives them.
+    struct Owner {
+        OwnMemory *memory;
+        Mutex *serve_lock;
+        uint64_t mark;  // that of the snapshot which the peer received
+        const std::atomic<bool> *peer_gone;
+        StreamProvider *streams;
+        RequestOrder *order;
+    };
+
+    TcpServer(std::shared_ptr<EventLoop> loop, const Owner &owner, Fd stream);
     ~TcpServer();
     TcpServer(const TcpServer &) = delete;
     TcpServer &operator=(const TcpServer &) = delete;
+
+    // Whether the peer has given up what it asked for last.
+    bool IsOver() const { return owner_.order->IsOver(answer_.id); }
 
 private:
     enum class Phase { kHead, kRuns, kBytesIn, kBytesOut, kAnswer, kClosed };
@@ -45,12 +58,11 @@ private:
     void Refuse(uint32_t status, uint64_t addr);
     uint32_t StatusOfRun(TcpRun *run) const;
     bool LiveUpTo(size_t runs);
+    Step MayReceive() const;
     void WatchFor(uint32_t events);
 
     std::shared_ptr<EventLoop> loop_;
-    OwnMemory *memory_;
-    Mutex *serve_lock_;
-    const uint64_t mark_;
+    const Owner owner_;
     Fd stream_;
     EventLoop::Token token_ = 0;
     uint32_t watched_events_ = 0;

@@ -49,7 +49,11 @@ Status EndpointData::Decode(const std::string &bytes) {
     };
     Reader reader(bytes);
     if (reader.Number<uint32_t>() != kMagic) return malformed("another runtime's");
-    if (reader.Number<uint32_t>() != kVersion) return malformed("another version's");
+    const auto version = reader.Number<uint32_t>();
+    if (version != kVersion) {
+        return Failure(LLDD_FAILED, "the peer's endpoint has version %u, this runtime speaks %u",
+                       version, kVersion);
+    }
     engine = reader.Bytes();
     const auto count = reader.Number<uint64_t>();
     if (engine.empty() || engine.size() > kLongestName) return malformed("no HIXL engine");

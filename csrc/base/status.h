@@ -32,6 +32,11 @@ public:
         text_.insert(0, prefix);
         return std::move(*this);
     }
+    // And what follows from it.
+    Status WithSuffix(const std::string &suffix) && {
+        text_ += suffix;
+        return std::move(*this);
+    }
 
 private:
     lldd_status code_ = LLDD_SUCCESS;

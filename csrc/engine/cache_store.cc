@@ -212,7 +212,7 @@ std::vector<CacheRef> CacheStore::Clear() {
     caches_.clear();
     names_.clear();
     tensors_.Clear();
-    num_tensors_ = num_plain_names_ = num_blocks_names_ = 0;
+    num_tensors_ = num_dims_ = num_plain_names_ = num_blocks_names_ = 0;
     return removed;
 }
 
@@ -233,25 +233,30 @@ void CacheStore::CountTensorsLocked(const Cache &cache, bool added) {
     size_t done = 0;
     const auto uncount = [&](size_t tensors) LLDD_REQUIRES(mutex_) {
         for (size_t i = 0; i < tensors; ++i) {
-            uint32_t *const count = tensors_.Find(cache.addrs[i], size);
-            if (count != nullptr && --*count == 0) tensors_.Erase(cache.addrs[i], size);
+            Tensors *const held = tensors_.Find(cache.addrs[i], size);
+            if (held != nullptr && --held->count == 0) tensors_.Erase(cache.addrs[i], size);
         }
     };
     if (!added) {
         num_tensors_ -= cache.addrs.size();
+        num_dims_ -= cache.dims.size();
         if (by_address_) uncount(cache.addrs.size());
         return;
     }
     try {
         for (; by_address_ && done < cache.addrs.size(); ++done) {
             // A range past the address space holds nothing that a peer could name.
-            if (cache.addrs[done] <= UINT64_MAX - size) ++tensors_.Get(cache.addrs[done], size);
+            if (cache.addrs[done] > UINT64_MAX - size) continue;
+            Tensors &held = tensors_.Get(cache.addrs[done], size);
+            if (held.count++ == 0) held.data_type = cache.shape.data_type;
+            if (held.data_type != cache.shape.data_type) held.data_type = kSeveralTypes;
         }
     } catch (...) {
         uncount(done);
         throw;
     }
     num_tensors_ += cache.addrs.size();
+    num_dims_ += cache.dims.size();
 }
 
 CacheRef CacheStore::RemoveLocked(std::map<int64_t, Entry>::iterator place) {
@@ -286,16 +291,18 @@ CacheTable CacheStore::Table() const {
 
 CacheTableSize CacheStore::TableSize() const {
     const MutexLock lock(mutex_);
-    return {caches_.size(), num_tensors_, num_plain_names_};
+    return {caches_.size(), num_tensors_, num_dims_, num_plain_names_};
 }
 
-uint64_t CacheStore::EndOf(uint64_t addr) const {
+TensorThere CacheStore::At(uint64_t addr) const {
     const MutexLock lock(mutex_);
-    uint64_t end = 0;
-    tensors_.ForEachOverlapping(addr, 1, [&](uint64_t start, uint64_t size, uint32_t) {
-        end = std::max(end, start + size);
+    TensorThere there;
+    tensors_.ForEachOverlapping(addr, 1, [&](uint64_t start, uint64_t size, const Tensors &held) {
+        if (there.end == 0) there.data_type = held.data_type;
+        if (there.data_type != held.data_type) there.data_type = kSeveralTypes;
+        there.end = std::max(there.end, start + size);
     });
-    return end;
+    return there;
 }
 
 uint64_t CacheStore::version() const {

@@ -31,6 +31,7 @@ struct Cache {
 
     int64_t id = 0;
     CacheShape shape;
+    std::vector<int64_t> dims;    // as described; the shape follows from them
     std::vector<uint64_t> addrs;  // one per tensor
     bool registered = false;      // the client's memory; else allocated from a pool
     bool remote_accessible = false;
@@ -66,14 +67,21 @@ struct CacheTable {
 struct CacheTableSize {
     uint64_t caches = 0;
     uint64_t tensors = 0;
+    uint64_t dims = 0;
     uint64_t names = 0;
+};
+
+// What lies at an address.
+struct TensorThere {
+    uint64_t end = 0;        // of the furthest of the tensors that hold it; 0: none does
+    uint32_t data_type = 0;  // of all of them, or kSeveralTypes
 };
 
 // Thread-safe. References are dropped after the lock is released, so a release may call the store.
 // Nothing but Table and Clear takes longer than the logarithm of what there is.
 class CacheStore {
 public:
-    // by_address: EndOf is wanted, which costs some memory for each tensor.
+    // by_address: At is wanted, which costs some memory for each tensor.
     explicit CacheStore(bool by_address = true) : by_address_(by_address) {}
 
     // Ids begin with 1 and are never used again.
@@ -119,9 +127,7 @@ public:
     CacheTableSize TableSize() const;
     uint64_t version() const;
     uint64_t size() const;
-    // How far the tensors of caches reach that hold this address, the furthest of them; 0: none
-    // does.
-    uint64_t EndOf(uint64_t addr) const;
+    TensorThere At(uint64_t addr) const;
     // For error texts: "blocks caches for model_id 0, 1".
     std::string DescribeBlocks() const;
 
@@ -149,6 +155,11 @@ private:
         LLDD_REQUIRES(mutex_);
     void UnbindLocked(Names::iterator binding) LLDD_REQUIRES(mutex_);
     void EraseNameLocked(Names::iterator binding) LLDD_REQUIRES(mutex_);
+    // The tensors of caches that are exactly one range.
+    struct Tensors {
+        uint32_t count = 0;
+        uint32_t data_type = 0;  // or kSeveralTypes
+    };
     void CountTensorsLocked(const Cache &cache, bool added) LLDD_REQUIRES(mutex_);
     CacheRef RemoveLocked(std::map<int64_t, Entry>::iterator entry) LLDD_REQUIRES(mutex_);
     std::optional<NamedEntry> FindLocked(const CacheName &name) const LLDD_REQUIRES(mutex_);
@@ -160,9 +171,10 @@ private:
     std::map<int64_t, Entry> caches_ LLDD_GUARDED_BY(mutex_);
     Names names_ LLDD_GUARDED_BY(mutex_);
     uint64_t num_tensors_ LLDD_GUARDED_BY(mutex_) = 0;
+    uint64_t num_dims_ LLDD_GUARDED_BY(mutex_) = 0;
     uint64_t num_plain_names_ LLDD_GUARDED_BY(mutex_) = 0;   // without a prefix
     uint64_t num_blocks_names_ LLDD_GUARDED_BY(mutex_) = 0;  // of those
-    RangeMap<uint32_t> tensors_ LLDD_GUARDED_BY(mutex_);     // how many there are of each range
+    RangeMap<Tensors> tensors_ LLDD_GUARDED_BY(mutex_);
 };
 
 // As many names as a person reads.

@@ -265,4 +265,12 @@ bool ControlChannel::closed() const {
     return closed_;
 }
 
+bool ControlChannel::Quiet() const {
+    // With the lock the socket stays open.
+    MutexLock lock(mutex_);
+    if (closed_) return false;
+    char byte;
+    return recv(socket_.get(), &byte, sizeof byte, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
+}
+
 }  // namespace lldd

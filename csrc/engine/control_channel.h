@@ -79,6 +79,9 @@ public:
     bool Close();
 
     bool closed() const;
+    // Whether nothing that the peer has sent lies unread, not even the end of the connection. Any
+    // thread; never blocks.
+    bool Quiet() const;
 
 private:
     struct Waiting {

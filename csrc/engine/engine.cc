@@ -310,7 +310,7 @@ Status Engine::Allocate(const lldd_cache_desc &desc, const std::vector<lldd_cach
     }
     const auto cache = std::make_shared<Cache>();
     cache->id = store_.NextId();
-    LLDD_RETURN_IF_ERROR(ShapeOf(desc, &cache->shape));
+    LLDD_RETURN_IF_ERROR(ShapeOf(desc, &cache->shape, &cache->dims));
     cache->remote_accessible = true;
     if (!pool.pages->AllocateAll(cache->shape.tensor_bytes, cache->shape.num_tensors,
                                  &cache->addrs)) {
@@ -348,7 +348,7 @@ Status Engine::Register(const lldd_cache_desc &desc, std::vector<uint64_t> addrs
     }
     const auto cache = std::make_shared<Cache>();
     cache->id = store_.NextId();
-    LLDD_RETURN_IF_ERROR(ShapeOf(desc, &cache->shape));
+    LLDD_RETURN_IF_ERROR(ShapeOf(desc, &cache->shape, &cache->dims));
     cache->registered = true;
     cache->remote_accessible = remote_accessible;
     cache->addrs = std::move(addrs);

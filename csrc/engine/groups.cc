@@ -245,6 +245,11 @@ Groups::GroupPtr Groups::FindPreparingLocked(const std::string &name) const {
 }
 
 void Groups::OnCard(const GroupPtr &group, const MeetingCard &card) {
+    if (card.version != wire::kVersion) {
+        const std::string who = Format("cluster %llu", Printable(card.cluster_id));
+        Fail(group, wire::OtherVersion(who.c_str(), card.version).text());
+        return;
+    }
     const auto &members = group->spec.members;
     const bool is_member = std::any_of(members.begin(), members.end(), [&](const auto &member) {
         return member.cluster_id == card.cluster_id;

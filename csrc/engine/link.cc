@@ -57,7 +57,8 @@ Status Link::CheckUsable() const {
     return Status::Ok();
 }
 
-Status Link::Table(const Deadline &deadline, const PeerTable **table, bool *was_read) {
+Status Link::Table(const Deadline &deadline, bool with_dims, const PeerTable **table,
+                   bool *was_read) {
     *was_read = false;
     // As long as the peer never had a cache there is nothing to keep.
     if (!table_.has_value()) {
@@ -74,7 +75,7 @@ Status Link::Table(const Deadline &deadline, const PeerTable **table, bool *was_
         }
         PeerTable read;
         bool written = false;
-        if (!PeerTable::Decode(answer, &read, &written)) {
+        if (!PeerTable::Decode(answer, with_dims, &read, &written)) {
             return Failure(LLDD_FAILED, "the peer sent a cache table that cannot be read");
         }
         *was_read = true;

@@ -37,8 +37,9 @@ public:
         // The nonces of both ends' greetings, which are not secret.
         LinkNonce initiator_greeting{};
         LinkNonce acceptor_greeting{};
-        std::string group;     // of a communicator: its name
-        uint64_t comm_id = 0;  // and its id on this end
+        uint32_t peer_features = 0;  // see wire::kOwnFeatures
+        std::string group;           // of a communicator: its name
+        uint64_t comm_id = 0;        // and its id on this end
     };
 
     // Holds the link for one transfer or for its end; others wait.
@@ -90,12 +91,13 @@ public:
     // LLDD_NOT_YET_LINK if the link was taken down while its turn was waited for, LLDD_TIMEOUT if
     // the peer is gone.
     Status CheckUsable() const LLDD_REQUIRES(turn_mutex_);
-    // The peer's caches as they were at the first transfer over this link.
-    Status Table(const Deadline &deadline, const PeerTable **table, bool *was_read)
+    // The peer's caches as they were at the first transfer over this link, which says whether their
+    // dimensions are kept.
+    Status Table(const Deadline &deadline, bool with_dims, const PeerTable **table, bool *was_read)
         LLDD_REQUIRES(turn_mutex_);
 
     // What the client has not been warned of yet, of these two caches. True once for each.
-    enum class Warning { kTypes, kRepeatedBlocks };
+    enum class Warning { kTypes, kDims, kRepeatedBlocks };
     bool FirstWarning(Warning warning, int64_t own_cache, int64_t peer_cache)
         LLDD_REQUIRES(turn_mutex_);
 
@@ -121,6 +123,7 @@ public:
     Status OpenStream(const Deadline &deadline, Fd *stream) override;
     void Break() override { channel_.Break(); }
     Status Ask(std::string_view message, const Deadline &deadline) override;
+    bool Quiet() override { return channel_.Quiet(); }
     // The peer's runtime asks, maybe before this end has a connection: then the message waits for
     // it. False: too long, or too many. I/O thread.
     bool OnMessage(uint32_t request_id, std::string_view message);

@@ -122,6 +122,7 @@ void LinkAcceptor::BeginHandshake(Fd socket, const wire::Hello &hello) {
     identity.peer_address = SocketAddress::OfPeer(socket.get());
     identity.initiator_greeting = hello.nonce;
     identity.acceptor_greeting = own.nonce;
+    identity.peer_features = hello.features;
     const auto link = std::make_shared<Link>(loop_, identity, std::move(socket));
     Pending pending;
     pending.timer =

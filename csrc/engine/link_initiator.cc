@@ -170,6 +170,7 @@ Status LinkInitiator::Dial(const SocketAddress &address, const Deadline &deadlin
     LLDD_RETURN_IF_ERROR(Greet(socket.get(), deadline, own, &peer));
     identity.initiator_greeting = own.nonce;
     identity.acceptor_greeting = peer.nonce;
+    identity.peer_features = peer.features;
     identity.own_cluster_id = options_.cluster_id;
     identity.peer_cluster_id = peer.cluster_id;
     identity.end = LinkEnd::kInitiator;

@@ -14,7 +14,6 @@
 #include "base/codec.h"
 #include "base/io_thread.h"
 #include "base/log.h"
-#include "engine/wire.h"
 
 namespace lldd {
 namespace {
@@ -55,9 +54,10 @@ bool SameUser(int fd) {
 std::string MeetingCard::Encode() const {
     Writer writer;
     writer.Number(wire::kMagic);
-    writer.Number(wire::kVersion);
+    writer.Number(version);
     writer.Number(cluster_id);
     writer.Bytes(name);
+    if (version != wire::kVersion) return writer.Take();
     writer.Bytes(group);
     writer.Bytes(rank_table);
     writer.Bytes(ip);
@@ -67,10 +67,11 @@ std::string MeetingCard::Encode() const {
 
 bool MeetingCard::Decode(std::string_view bytes) {
     Reader reader(bytes);
-    if (reader.Number<uint32_t>() != wire::kMagic || reader.Number<uint16_t>() != wire::kVersion)
-        return false;
+    if (reader.Number<uint32_t>() != wire::kMagic) return false;
+    version = reader.Number<uint16_t>();
     cluster_id = reader.Number<uint64_t>();
     name = reader.Bytes();
+    if (version != wire::kVersion) return reader.ok();
     group = reader.Bytes();
     rank_table = reader.Bytes();
     ip = reader.Bytes();

@@ -20,11 +20,15 @@
 #include "base/listener.h"
 #include "base/mutex.h"
 #include "base/status.h"
+#include "engine/wire.h"
 
 namespace lldd {
 
 // What a member tells the others.
 struct MeetingCard {
+    // This and the next two are at the beginning of a card of every version. Of one of another
+    // version there is nothing else, and its communicator fails: see Groups::OnCard.
+    uint16_t version = wire::kVersion;
     uint64_t cluster_id = 0;
     std::string name;   // of the communicator
     std::string group;  // all that must be equal, for people and for comparison

@@ -28,6 +28,18 @@ public:
         if (own.shape.data_type == peer.shape.data_type) return false;
         return WarnOfTypes(link, own, peer);
     }
+    // The same where only an address is known of the peer's cache, and the type there, or
+    // kSeveralTypes. Once for each type.
+    bool InTypeThere(Link *link, const Cache &own, uint32_t data_type) const
+        LLDD_REQUIRES(link->turn()) {
+        if (data_type == kSeveralTypes || own.shape.data_type == data_type) return false;
+        return WarnOfTypeThere(link, own, data_type);
+    }
+    // Dimensions past the first of two caches of one layout.
+    bool InDims(Link *link, const Cache &own, const PeerCache &peer) const
+        LLDD_REQUIRES(link->turn()) {
+        return look_closely_ && WarnOfDims(link, own, peer);
+    }
     // A destination block that several pairs name. `peer_id` is 0 where only addresses are known.
     bool InOwnBlocks(Link *link, const Cache &own, int64_t peer_id, const BlockPairs &pairs) const
         LLDD_REQUIRES(link->turn()) {
@@ -40,6 +52,10 @@ public:
 
 private:
     bool WarnOfTypes(Link *link, const Cache &own, const PeerCache &peer) const
+        LLDD_REQUIRES(link->turn());
+    bool WarnOfTypeThere(Link *link, const Cache &own, uint32_t data_type) const
+        LLDD_REQUIRES(link->turn());
+    bool WarnOfDims(Link *link, const Cache &own, const PeerCache &peer) const
         LLDD_REQUIRES(link->turn());
     bool WarnOfRepeats(Link *link, int64_t own_id, int64_t peer_id, const BlockPairs &pairs,
                        bool at_peer) const LLDD_REQUIRES(link->turn());

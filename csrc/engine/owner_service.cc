@@ -60,15 +60,15 @@ void OwnerService::OnResolve(const std::shared_ptr<Link> &link, uint32_t request
 wire::LocateReply OwnerService::Locate(const wire::Locate &locate) const {
     wire::LocateReply reply;
     for (const uint64_t addr : locate.addrs) {
-        const uint64_t end = store_->EndOf(addr);
-        if (end == 0) {
-            reply.ends.clear();
+        const TensorThere there = store_->At(addr);
+        if (there.end == 0) {
+            reply.places.clear();
             reply.status = wire::StatusBody::Of(
                 Failure(LLDD_PARAM_INVALID, "address 0x%llx lies in no cache of the peer",
                         Printable(addr)));
             return reply;
         }
-        reply.ends.push_back(end);
+        reply.places.push_back({there.end, there.data_type});
     }
     return reply;
 }

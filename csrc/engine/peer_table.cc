@@ -15,10 +15,12 @@ void EncodeCache(const Cache &cache, Writer *writer) {
     writer->Number(shape.data_type);
     writer->Number(shape.tensor_bytes);
     writer->Number(shape.count);
+    writer->Number(static_cast<uint8_t>(cache.dims.size()));
+    for (const int64_t dim : cache.dims) writer->Number(dim);
     for (const uint64_t addr : cache.addrs) writer->Number(addr);
 }
 
-bool DecodeCache(Reader *reader, PeerCache *cache) {
+bool DecodeCache(Reader *reader, bool with_dims, PeerCache *cache) {
     CacheShape &shape = cache->shape;
     cache->id = reader->Number<int64_t>();
     shape.num_tensors = reader->Number<uint32_t>();
@@ -29,6 +31,13 @@ bool DecodeCache(Reader *reader, PeerCache *cache) {
     shape.data_type = reader->Number<uint32_t>();
     shape.tensor_bytes = reader->Number<uint64_t>();
     shape.count = reader->Number<uint64_t>();
+    const uint32_t num_dims = reader->Number<uint8_t>();
+    if (num_dims > kMaxDims) return false;
+    if (with_dims) cache->dims.reserve(num_dims);
+    for (uint32_t i = 0; i < num_dims; ++i) {
+        const auto dim = reader->Number<int64_t>();
+        if (with_dims) cache->dims.push_back(dim);
+    }
     if (!reader->ok() || !CheckShape(shape).ok()) return false;
     if (shape.num_tensors > reader->left() / sizeof(uint64_t)) return false;
     cache->addrs.resize(shape.num_tensors);
@@ -37,7 +46,7 @@ bool DecodeCache(Reader *reader, PeerCache *cache) {
 }
 
 uint64_t PeerTable::EncodedBytes(const CacheTableSize &size) {
-    return 16 + 35 * size.caches + 8 * size.tensors + 32 * size.names;
+    return 16 + 36 * size.caches + 8 * (size.tensors + size.dims) + 32 * size.names;
 }
 
 std::string PeerTable::Encode(const CacheTable &table) {
@@ -55,14 +64,14 @@ std::string PeerTable::Encode(const CacheTable &table) {
     return writer.Take();
 }
 
-bool PeerTable::Decode(std::string_view bytes, PeerTable *table, bool *written) {
+bool PeerTable::Decode(std::string_view bytes, bool with_dims, PeerTable *table, bool *written) {
     Reader reader(bytes);
     PeerTable read;
     *written = reader.Number<uint64_t>() != 0;
     const auto num_caches = reader.Number<uint32_t>();
     for (uint32_t i = 0; i < num_caches && reader.ok(); ++i) {
         PeerCache cache;
-        if (!DecodeCache(&reader, &cache)) return false;
+        if (!DecodeCache(&reader, with_dims, &cache)) return false;
         if (!read.caches_.empty() && read.caches_.back().id >= cache.id) return false;
         read.caches_.push_back(std::move(cache));
     }

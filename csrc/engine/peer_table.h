@@ -20,13 +20,15 @@ struct PeerCache {
     int64_t id = 0;
     CacheShape shape;
     bool remote_accessible = false;
+    std::vector<int64_t> dims;  // empty where they were not asked for
     std::vector<uint64_t> addrs;
 };
 
 // One cache on the wire.
 void EncodeCache(const Cache &cache, Writer *writer);
-// False if the bytes are not a cache.
-bool DecodeCache(Reader *reader, PeerCache *cache);
+// False if the bytes are not a cache. `with_dims`: keep the dimensions; a link may have a million
+// caches.
+bool DecodeCache(Reader *reader, bool with_dims, PeerCache *cache);
 
 class PeerTable {
 public:
@@ -39,7 +41,7 @@ public:
     static uint64_t EncodedBytes(const CacheTableSize &size);
     static std::string Encode(const CacheTable &table);
     // False if the bytes are not a table. `written`: the peer ever had a cache.
-    static bool Decode(std::string_view bytes, PeerTable *table, bool *written);
+    static bool Decode(std::string_view bytes, bool with_dims, PeerTable *table, bool *written);
 
     Found Find(const KeyTarget &target) const;
 

@@ -7,7 +7,6 @@
 namespace lldd {
 namespace {
 
-constexpr uint32_t kMaxDims = 31;
 constexpr uint64_t kMaxBytes = std::numeric_limits<int64_t>::max();
 
 }  // namespace
@@ -60,7 +59,7 @@ Status CheckDesc(const lldd_cache_desc &desc) {
     return Status::Ok();
 }
 
-Status ShapeOf(const lldd_cache_desc &desc, CacheShape *shape) {
+Status ShapeOf(const lldd_cache_desc &desc, CacheShape *shape, std::vector<int64_t> *dims) {
     LLDD_RETURN_IF_ERROR(CheckDesc(desc));
     uint64_t bytes = ElementBytes(desc.data_type);
     if (bytes == 0) {
@@ -68,6 +67,8 @@ Status ShapeOf(const lldd_cache_desc &desc, CacheShape *shape) {
                        desc.data_type);
     }
     uint64_t count = 0;
+    dims->clear();
+    dims->reserve(desc.num_dims);
     for (uint32_t i = 0; i < desc.num_dims; ++i) {
         const int64_t dim = desc.dims[i];
         if (dim <= 0) {
@@ -82,6 +83,7 @@ Status ShapeOf(const lldd_cache_desc &desc, CacheShape *shape) {
                            i, desc.data_type, kMaxBytes);
         }
         bytes *= size;
+        dims->push_back(dim);
         if (i == 0) count = size;
     }
     shape->num_tensors = desc.num_tensors;

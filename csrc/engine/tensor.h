@@ -4,11 +4,15 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "base/status.h"
 #include "runtime/runtime.h"
 
 namespace lldd {
+
+// Instead of an LLDD_TYPE_*, of which 0 is one: caches of different types lie at one place.
+constexpr uint32_t kSeveralTypes = UINT32_MAX;
 
 // Bytes of one element; 0: no such data type.
 uint64_t ElementBytes(uint32_t data_type);
@@ -34,9 +38,12 @@ struct CacheShape {
 // the layout, the placement, no tensors, a number of dims outside 1..31, or a batch dim past them.
 Status CheckDesc(const lldd_cache_desc &desc);
 
+constexpr uint32_t kMaxDims = 31;
+
 // The shape that a descriptor means; all of CheckDesc, then LLDD_PARAM_INVALID for an unknown data
-// type, a dim that is not positive, or bytes that do not fit int64. Reads each dim once.
-Status ShapeOf(const lldd_cache_desc &desc, CacheShape *shape);
+// type, a dim that is not positive, or bytes that do not fit int64. Reads each dim once, and leaves
+// them in `dims`.
+Status ShapeOf(const lldd_cache_desc &desc, CacheShape *shape, std::vector<int64_t> *dims);
 
 // For a shape that came from a peer: LLDD_PARAM_INVALID if no descriptor could have given it.
 Status CheckShape(const CacheShape &shape);

@@ -77,7 +77,7 @@ Status Transfers::FindLink(uint64_t cluster_id, std::shared_ptr<Link> *link) con
 
 Status Transfers::ReadTable(Link *link, const Deadline &deadline, const PeerTable **table) {
     bool was_read = false;
-    Status status = link->Table(deadline, table, &was_read);
+    Status status = link->Table(deadline, mismatches_.look_closely(), table, &was_read);
     if (was_read) counters_.table_reads.fetch_add(1, std::memory_order_relaxed);
     return status;
 }
@@ -145,6 +145,7 @@ Status Transfers::PullOneSided(const PullCall &call, Link *link, const Deadline 
 void Transfers::LookAtPull(const PullCall &call, const PeerCache &remote, Link *link,
                            TransferScratch *scratch) const {
     if (mismatches_.InTypes(link, call.local, remote)) scratch->notice_left = true;
+    if (mismatches_.InDims(link, call.local, remote)) scratch->notice_left = true;
     if (mismatches_.InOwnBlocks(link, call.local, remote.id, scratch->pairs))
         scratch->notice_left = true;
 }
@@ -171,7 +172,7 @@ Status Transfers::PullByRequest(const PullCall &call, Link *link, const Deadline
     PeerCache remote;
     Reader reader(reply.cache);
     std::vector<Run> &runs = scratch->runs;
-    if (!DecodeCache(&reader, &remote)) {
+    if (!DecodeCache(&reader, mismatches_.look_closely(), &remote)) {
         status = Failure(LLDD_FAILED, "the peer sent a cache that cannot be read");
     }
     if (status.ok())
@@ -359,6 +360,7 @@ Status Transfers::PushLayerInTurn(PushSource *source, const lldd_cache_key &key,
     LLDD_RETURN_IF_ERROR(PlanPushLayer(source->request, *source->pairs, PlanOf(*found.cache),
                                        found.batch_index, &runs));
     if (mismatches_.InTypes(link, *source->cache, *found.cache)) *source->notice_left = true;
+    if (mismatches_.InDims(link, *source->cache, *found.cache)) *source->notice_left = true;
     if (mismatches_.InPeersBlocks(link, *source->cache, found.cache->id, *source->pairs))
         *source->notice_left = true;
     LLDD_RETURN_IF_ERROR(link->connection()->Write(runs.data(), runs.size(), deadline));
@@ -395,11 +397,17 @@ Status Transfers::SendToAddressesInTurn(PushSource *source, Link *link, uint64_t
     wire::LocateReply reply;
     if (!reply.Decode(answer)) return Failure(LLDD_FAILED, "the peer's answer cannot be read");
     LLDD_RETURN_IF_ERROR(reply.status.ToStatus());
-    if (reply.ends.size() != locate.addrs.size())
+    if (reply.places.size() != locate.addrs.size())
         return Failure(LLDD_FAILED, "the peer's answer cannot be read");
+    std::vector<uint64_t> ends;
+    for (const auto &place : reply.places) ends.push_back(place.end);
     std::vector<Run> &runs = *source->runs;
     LLDD_RETURN_IF_ERROR(
-        PlanLayerToAddresses(source->request, *source->pairs, locate.addrs, reply.ends, &runs));
+        PlanLayerToAddresses(source->request, *source->pairs, locate.addrs, ends, &runs));
+    for (const auto &place : reply.places) {
+        if (mismatches_.InTypeThere(link, *source->cache, place.data_type))
+            *source->notice_left = true;
+    }
     if (mismatches_.InPeersBlocks(link, *source->cache, 0, *source->pairs))
         *source->notice_left = true;
     LLDD_RETURN_IF_ERROR(link->connection()->Write(runs.data(), runs.size(), deadline));

@@ -19,13 +19,18 @@ std::array<char, kSize> ToArray(const std::string &bytes) {
 
 }  // namespace
 
+Status OtherVersion(const char *who, uint16_t version) {
+    return Failure(LLDD_LINK_FAILED, "%s speaks version %u of the control protocol, this end %u",
+                   who, version, kVersion);
+}
+
 std::array<char, Hello::kSize> Hello::Encode() const {
     Writer writer;
     writer.Number(kMagic);
     writer.Number(kVersion);
     writer.Number(static_cast<uint8_t>(purpose));
     writer.Number(static_cast<uint8_t>(auth));
-    writer.Number(uint32_t{0});
+    writer.Number(features);
     writer.Number(cluster_id);
     writer.Raw(nonce.data(), nonce.size());
     return ToArray<kSize>(writer.Take());
@@ -37,14 +42,10 @@ Status Hello::Decode(std::string_view bytes) {
         return Failure(LLDD_LINK_FAILED, "the other end does not speak this protocol");
     }
     const auto version = reader.Number<uint16_t>();
-    if (version != kVersion) {
-        return Failure(LLDD_LINK_FAILED,
-                       "the other end speaks version %u of the control protocol, this end %u",
-                       version, kVersion);
-    }
+    if (version != kVersion) return OtherVersion("the other end", version);
     const auto purpose_number = reader.Number<uint8_t>();
     const auto auth_number = reader.Number<uint8_t>();
-    reader.Number<uint32_t>();
+    features = reader.Number<uint32_t>();
     cluster_id = reader.Number<uint64_t>();
     reader.Raw(nonce.data(), nonce.size());
     if (purpose_number < static_cast<uint8_t>(Purpose::kLink) ||
@@ -212,44 +213,44 @@ bool Release::Decode(std::string_view body) {
     return reader.Done();
 }
 
-namespace {
-
-void WriteNumbers(const std::vector<uint64_t> &numbers, Writer *writer) {
-    writer->Number(static_cast<uint32_t>(numbers.size()));
-    for (const uint64_t number : numbers) writer->Number(number);
-}
-
-bool ReadNumbers(Reader *reader, std::vector<uint64_t> *numbers) {
-    const auto count = reader->Number<uint32_t>();
-    if (count > reader->left() / sizeof(uint64_t)) return false;
-    numbers->resize(count);
-    for (uint64_t &number : *numbers) number = reader->Number<uint64_t>();
-    return reader->Done();
-}
-
-}  // namespace
-
 std::string Locate::Encode() const {
     Writer writer;
-    WriteNumbers(addrs, &writer);
+    writer.Number(static_cast<uint32_t>(addrs.size()));
+    for (const uint64_t addr : addrs) writer.Number(addr);
     return writer.Take();
 }
 
 bool Locate::Decode(std::string_view body) {
     Reader reader(body);
-    return ReadNumbers(&reader, &addrs);
+    const auto count = reader.Number<uint32_t>();
+    if (count > reader.left() / sizeof(uint64_t)) return false;
+    addrs.resize(count);
+    for (uint64_t &addr : addrs) addr = reader.Number<uint64_t>();
+    return reader.Done();
 }
 
 std::string LocateReply::Encode() const {
     Writer writer;
     writer.Bytes(status.Encode());
-    WriteNumbers(ends, &writer);
+    writer.Number(static_cast<uint32_t>(places.size()));
+    for (const Place &place : places) {
+        writer.Number(place.end);
+        writer.Number(place.data_type);
+    }
     return writer.Take();
 }
 
 bool LocateReply::Decode(std::string_view body) {
     Reader reader(body);
-    return status.Decode(reader.Bytes()) && ReadNumbers(&reader, &ends);
+    if (!status.Decode(reader.Bytes())) return false;
+    const auto count = reader.Number<uint32_t>();
+    if (count > reader.left() / (sizeof(uint64_t) + sizeof(uint32_t))) return false;
+    places.resize(count);
+    for (Place &place : places) {
+        place.end = reader.Number<uint64_t>();
+        place.data_type = reader.Number<uint32_t>();
+    }
+    return reader.Done();
 }
 
 }  // namespace lldd::wire

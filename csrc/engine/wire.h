@@ -28,7 +28,28 @@
 namespace lldd::wire {
 
 constexpr uint32_t kMagic = 0x4444'4C4C;  // "LLDD" in the order of the bytes
-constexpr uint16_t kVersion = 1;
+
+// Both ends must speak the same version: an end that reads another one in a greeting or a card
+// refuses the peer, and names both. It grows when an end that does not know of a change would
+// misread a message or miss a promise.
+//   1  the first
+//   2  the greeting has a word of features; a cache has its dimensions, an answer to kLocate the
+//      data types; kMessage, with which a runtime may fence off what a failed push has left
+constexpr uint16_t kVersion = 2;
+
+// What an end can do beyond what its version says, one bit each, in its greeting: optional kinds of
+// messages, and optional ends of bodies. A bit that is not known here is ignored, so a feature needs
+// no new version.
+//
+// To add one: define `constexpr uint32_t kFeatureX = 1u << n` here with the next free bit, with a
+// comment that says what an end that sets it understands; add it to kOwnFeatures; and let the
+// sender use it only on a link whose Link::Identity::peer_features has it. No bit is used again for
+// something else within one version. The greeting is not proved (see Auth): nothing that protects an
+// end may depend on a bit.
+constexpr uint32_t kOwnFeatures = 0;
+
+// "the other end speaks version 1 of the control protocol, this end 2"; `who` is the subject.
+Status OtherVersion(const char *who, uint16_t version);
 
 enum class Purpose : uint8_t {
     kLink = 1,
@@ -45,9 +66,11 @@ enum class Auth : uint8_t { kNone = 0, kHmacSha256 = 1 };
 struct Hello {
     Purpose purpose = Purpose::kLink;
     Auth auth = Auth::kNone;
+    uint32_t features = kOwnFeatures;
     uint64_t cluster_id = 0;
     LinkNonce nonce{};  // fresh random bytes; of a stream: the nonce of its link
 
+    // In every version: magic and version come first, and it has this size.
     static constexpr size_t kSize = 36;
     std::array<char, kSize> Encode() const;
     // LLDD_LINK_FAILED with what is wrong.
@@ -164,8 +187,13 @@ struct Locate {
 };
 
 struct LocateReply {
+    // What an address lies in.
+    struct Place {
+        uint64_t end = 0;        // where the tensor ends
+        uint32_t data_type = 0;  // LLDD_TYPE_*, or kSeveralTypes of tensor.h
+    };
     StatusBody status;
-    std::vector<uint64_t> ends;  // for each address: where the tensor that it lies in ends
+    std::vector<Place> places;  // one for each address
 
     std::string Encode() const;
     bool Decode(std::string_view body);

@@ -65,6 +65,12 @@ public:
     // waits until that has answered. At most 4096 bytes; a connection may ask as soon as it is
     // made. LLDD_TIMEOUT; LLDD_FAILED: the control connection is closed. Not on the I/O thread.
     virtual Status Ask(std::string_view message, const Deadline &deadline) = 0;
+
+    // Whether this end has read everything that the peer has sent over the control connection so
+    // far, its end included. A runtime asks before it reads what moves bytes, so that what the peer
+    // sent to end a transfer comes first: what is unread is handled in this turn of the I/O thread.
+    // On the I/O thread; does not block.
+    virtual bool Quiet() = 0;
 };
 
 // The memory of one peer, as reached over one link. At most one of Read and Write runs at a time.

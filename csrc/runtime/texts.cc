@@ -5,6 +5,12 @@ namespace lldd {
 
 const char kConnectionClosed[] = "connection closed (peer exited, finalized or unlinked)";
 
+const char kEndConfirmed[] = "; the peer has confirmed that none of its bytes lands any more";
+const char kEndNotConfirmed[] =
+    "; the peer has not confirmed the end: bytes may still land there until it unlinks this "
+    "cluster "
+    "with force=True, unregisters the memory or deallocates it";
+
 Status PeerIsGone() { return Failure(LLDD_TIMEOUT, "%s", kConnectionClosed); }
 
 Status NotDoneInTime() { return Failure(LLDD_TIMEOUT, "not done in time"); }

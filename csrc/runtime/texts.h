@@ -15,6 +15,11 @@ namespace lldd {
 // What every failure that comes from a closed connection says.
 extern const char kConnectionClosed[];
 
+// What a failed push adds when the owner of the memory has said that nothing of it lands any more,
+// and when it has not.
+extern const char kEndConfirmed[];
+extern const char kEndNotConfirmed[];
+
 // LLDD_TIMEOUT with kConnectionClosed: what a transfer reports of a peer that is gone.
 Status PeerIsGone();
 // LLDD_TIMEOUT of a transfer to a peer that is there.

@@ -38,14 +38,20 @@ class Relay:
 
 @contextmanager
 def relay(
-    target: tuple[str, int], cut_after: Callable[[Said], bool] = lambda _: False
+    target: tuple[str, int],
+    cut_after: Callable[[Said], bool] = lambda _: False,
+    change_first: Callable[[bytes], bytes] = bytes,
 ) -> Iterator[Relay]:
-    """Pass the connections to an address of its own on to the target, until cut_after is true."""
+    """Pass the connections to an address of its own on to the target, until cut_after is true; what
+    each end says first is passed on as change_first makes it.
+    """
     threads: list[threading.Thread] = []
 
     def pump(source: socket.socket, sink: socket.socket, said: Said, record: bytearray) -> None:
         try:
             while data := source.recv(65536):
+                if not record:
+                    data = change_first(data)
                 record += data
                 sink.sendall(data)
                 if cut_after(said):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What works otherwise than its caller thinks, and warns: decisions 18 and 52 to 55."""
+"""What works otherwise than its caller thinks, and warns: decisions 18 and 52 to 56."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ import pytest
 from llm_datadist import (
     BlocksCacheKey,
     CacheDesc,
+    CacheKeyByIdAndIndex,
     DataType,
     LLMDataDistWarning,
     LLMStatusCode,
     Placement,
+    TransferConfig,
 )
-from llm_datadist.testing import Geometry, check, moved
+from llm_datadist.testing import Geometry, PeerCache, check, moved
 from llm_datadist.testing.actor import ClusterAddress
 from tests.conformance.engines import Engines
+from tests.conformance.layers import WAIT_MS, Ready
 from tests.conformance.paths import Path
 from tests.conformance.refusals import refused
 from tests.conformance.stage import OWNER, PULLER, SMALL, linked
@@ -195,6 +198,102 @@ def test_c10_54_c10_55_pushes_warn_too(
     assert all(text in str(each.message) for text, each in zip(expected, caught))
     with silence():
         pusher.push("kv", BlocksCacheKey(OWNER, 0), [1, 2], [5, 5])
+
+
+@pytest.mark.rule("C10-54")
+def test_c10_54_addresses_tell_the_type_that_lies_there(together: NearStage, path: Path) -> None:
+    owner, sender = two(together, path, one_sided=False)
+    wide = Geometry(data_type=DataType.DT_FLOAT)
+    others = [path.cache(owner, f"other {i}", wide, i) for i in (1, 2)]
+    alike = path.cache(owner, "alike", SMALL, 3)
+    source = path.cache(sender, "kv", SMALL, 4)
+    link(together, path, sender, owner)
+
+    def send(destination: PeerCache) -> None:
+        config = TransferConfig(OWNER, list(destination.tensor_addrs), range(2))
+        task = sender.manager.transfer_cache_async(sender.cache("kv"), Ready(), [config], [3], [4])
+        assert task.synchronize(WAIT_MS) == S.LLM_SUCCESS
+        check(destination, moved(destination.filled(), source.filled(), [3], [4]))
+
+    with silence():
+        send(alike)
+    numbers = f"{DataType.DT_FLOAT16.value}, .*addresses.* {DataType.DT_FLOAT.value}:"
+    with pytest.warns(LLMDataDistWarning, match=numbers) as caught:
+        send(others[0])
+    assert len(caught) == 1
+    with silence():
+        send(others[1])
+
+
+@pytest.mark.rule("C10-54")
+def test_c10_54_where_caches_of_two_types_share_memory_nothing_is_said(
+    together: NearStage, registered_path: Path
+) -> None:
+    owner, sender = two(together, registered_path, one_sided=False)
+    there = owner.register("kv", SMALL, 1)
+    wide = Geometry(data_type=DataType.DT_FLOAT).desc()
+    again = owner.manager.register_cache(wide, list(there.tensor_addrs))
+    sender.register("kv", SMALL, 2)
+    link(together, registered_path, sender, owner)
+
+    def send() -> None:
+        config = TransferConfig(OWNER, list(there.tensor_addrs), range(2))
+        task = sender.manager.transfer_cache_async(sender.cache("kv"), Ready(), [config], [3], [4])
+        assert task.synchronize(WAIT_MS) == S.LLM_SUCCESS
+
+    with silence():
+        send()
+    owner.manager.unregister_cache(again.cache_id)
+
+
+def shaped(*block_shape: int, **changes: int) -> Geometry:
+    return Geometry(block_shape=block_shape, **changes)
+
+
+@pytest.mark.rule("C10-56")
+@pytest.mark.parametrize("checked", [True, False], ids=["checked", "not checked"])
+@pytest.mark.parametrize("one_sided", [True, False], ids=["one-sided", "request"])
+def test_c10_56_other_dimensions_warn_where_that_was_asked_for(
+    together: NearStage, path: Path, monkeypatch, checked: bool, one_sided: bool
+) -> None:
+    monkeypatch.setenv("LLM_DATADIST_CHECK", str(int(checked)))
+    owner, puller = two(together, path, one_sided=one_sided)
+    source = path.cache(owner, "kv", shaped(4, 64), 1, 0)
+    target = path.cache(puller, "kv", shaped(64, 4), 2)
+    # The first dimension is a number of blocks, which each end chooses.
+    path.cache(puller, "fewer", shaped(4, 64, num_blocks=8), 3)
+    link(together, path, puller, owner)
+    key = BlocksCacheKey(OWNER, 0)
+    with silence():
+        puller.pull("fewer", key, [3], [4])
+        if not checked:
+            puller.pull("kv", key, [3], [4])
+    if checked:
+        shapes = r"shape \[16, 64, 4\], cache .* has \[16, 4, 64\]:"
+        with pytest.warns(LLMDataDistWarning, match=shapes) as caught:
+            puller.pull("kv", key, [3], [4])
+        assert len(caught) == 1
+        with silence():
+            puller.pull("kv", key, [3], [4])
+    check(target, moved(target.filled(), source.filled(), [3], [4]))
+
+
+@pytest.mark.rule("C10-56")
+def test_c10_56_a_push_warns_and_another_layout_does_not(
+    together: NearStage, path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("LLM_DATADIST_CHECK", "1")
+    owner, pusher = two(together, path)
+    path.cache(owner, "kv", shaped(4, 64), 1, 0)
+    path.cache(pusher, "kv", shaped(256), 2)
+    entries = together.contiguous(owner, path, "entries", shaped(64, 4), 3)
+    link(together, path, pusher, owner)
+    with silence():
+        entry = CacheKeyByIdAndIndex(OWNER, entries.cache_id, 0)
+        pusher.pull("kv", entry, [], [5])
+    with pytest.warns(LLMDataDistWarning, match=r"\[16, 256\], .* \[16, 4, 64\]:") as caught:
+        pusher.push("kv", BlocksCacheKey(OWNER, 0), [1, 2], [5, 6])
+    assert len(caught) == 1
 
 
 @pytest.mark.rule("C10-55")

@@ -137,7 +137,7 @@ def test_the_end_of_an_engine_is_no_matter_to_the_others():
 
 
 # Of wire.h. Whose connection says this may go on to link.
-HELLO = struct.pack("<IHBBIQ16s", 0x44444C4C, 1, 1, 0, 0, 4711, bytes(16))
+HELLO = struct.pack("<IHBBIQ16s", 0x44444C4C, 2, 1, 0, 0, 4711, bytes(16))
 # As many may be linking to one engine at a time.
 MOST_AT_A_TIME = 128
 

@@ -142,7 +142,8 @@ uint32_t shim_shape(uint32_t num_tensors, uint32_t layout, uint32_t placement, u
     desc.num_dims = num_dims;
     desc.dims = dims;
     CacheShape result;
-    const Status status = ShapeOf(desc, &result);
+    std::vector<int64_t> kept;
+    const Status status = ShapeOf(desc, &result, &kept);
     if (status.ok()) {
         *shape = {0,
                   result.num_tensors,

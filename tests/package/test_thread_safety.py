@@ -102,20 +102,22 @@ def test_what_does_not_hold_its_lock_fails(
 
 
 def test_a_debug_build_ends_a_process_that_is_on_the_wrong_thread(tmp_path: Path) -> None:
-    build = os.environ | {"LD_PRELOAD": ""}
-    (tmp_path / "threads.cc").write_text(THREADS)
-    base = [ROOT / "csrc" / "base" / f"{name}.cc" for name in ("event_loop", "fork", "io_thread")]
-    base += [ROOT / "csrc" / "base" / f"{name}.cc" for name in ("log", "status", "thread")]
+    environment = os.environ | {"LD_PRELOAD": ""}
     command = [*compiler.find_compiler(), "-std=c++17", "-O0", "-pthread"]
     command += [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc' / 'include'}"]
+
+    def build(*arguments: str) -> None:
+        subprocess.run([*command, *arguments], env=environment, cwd=tmp_path, check=True)
+
+    (tmp_path / "threads.cc").write_text(THREADS)
+    parts = ("event_loop", "fork", "io_thread", "log", "status", "thread")
+    build("-c", *(str(ROOT / "csrc" / "base" / f"{part}.cc") for part in parts))
     outcomes = {}
     for name, flags in (("release", []), ("debug", ["-DLLDD_CHECK_THREADS"])):
-        program = tmp_path / name
-        made = [*command, *flags, str(tmp_path / "threads.cc"), *map(str, base), "-o", str(program)]
-        subprocess.run(made, env=build, check=True)
+        build(*flags, "threads.cc", *(f"{part}.o" for part in parts), "-o", name)
         outcomes[name] = [
-            subprocess.run([program, str(case)], capture_output=True, text=True, check=False)
-            for case in range(4)
+            subprocess.run([f"./{name}", case], cwd=tmp_path, capture_output=True, text=True)
+            for case in "0123"
         ]
     assert [done.stdout for done in outcomes["release"]] == ["went on\n"] * 4
     assert [done.returncode for done in outcomes["debug"]] == [-6, -6, 0, 0]

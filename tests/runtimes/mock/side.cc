@@ -215,7 +215,7 @@ void Side::Break() {
 }
 
 Status Side::Ask(std::string_view, const Deadline &) {
-    return Failure(LLDD_FAILED, "the mock runtime asks its peer nothing");
+    return Failure(LLDD_FAILED, "a side has no control connection");
 }
 
 Status Side::Connect(LinkEnd end, uint64_t nonce, const std::string &peer_endpoint,

@@ -76,6 +76,7 @@ public:
     Status OpenStream(const Deadline &deadline, Fd *stream) override;
     void Break() override;
     Status Ask(std::string_view message, const Deadline &deadline) override;
+    bool Quiet() override { return true; }
 
 private:
     void Accept();
