@@ -61,8 +61,10 @@ class CacheDesc:
         seq_len_dim_index: -1 or an index of shape; has no influence.
         kv_tensor_format: has no influence.
 
-    Raises TypeError, ValueError for numbers out of range, LLMException (LLM_PARAM_INVALID) for an
-    index outside the shape.
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: a number is out of its range.
+        LLMException: LLM_PARAM_INVALID, an index is outside the shape.
     """
 
     def __init__(
@@ -142,8 +144,10 @@ class CacheDesc:
     def size(self) -> int:
         """Bytes of one tensor.
 
-        Raises LLMException (LLM_PARAM_INVALID) unless every dim is positive and the bytes fit int64
-        (contract 2.3, decision 6).
+        Raises:
+            LLMException: LLM_PARAM_INVALID, a dim is not positive, or the bytes do not fit int64.
+
+        Source: 2.3, decision 6.
         """
         if self._size is None:
             size = BYTES_OF[self._data_type]
@@ -166,8 +170,12 @@ class CacheDesc:
             dim_index: an index of shape.
             dim_value: the dim, int64.
 
-        Raises TypeError, also when the shape is a tuple, ValueError outside int64, IndexError
-        outside the shape. Source: 1.7.
+        Raises:
+            TypeError: an argument has another type, or the shape is a tuple.
+            ValueError: dim_value is outside int64.
+            IndexError: dim_index is outside the shape.
+
+        Source: 1.7.
         """
         check_type("dim_index", dim_index, int)
         check_int64("dim_value", dim_value)
@@ -206,8 +214,9 @@ class Cache:
             cache_desc: with Placement.HOST.
             addrs: start addresses, one per tensor.
 
-        Raises TypeError, LLMException (LLM_PARAM_INVALID) for another placement or number of
-        addresses.
+        Raises:
+            TypeError: an argument has another type.
+            LLMException: LLM_PARAM_INVALID, another placement or number of addresses.
         """
         check_type("cache_desc", cache_desc, CacheDesc)
         taken = check_elements("addrs", addrs, int, list)
@@ -267,8 +276,10 @@ class KvCache:
             cache_desc: of the cache.
             addrs: num_tensors addresses, or a list of such lists, one per device.
 
-        Raises TypeError, LLMException (LLM_PARAM_INVALID) for an empty list, a mixed one, or
-        another number of addresses.
+        Raises:
+            TypeError: an argument has another type.
+            LLMException: LLM_PARAM_INVALID, an empty list, a mixed one, or another number of
+                addresses.
         """
         check_type("cache_desc", cache_desc, CacheDesc)
         check_elements("addrs", addrs, (int, list), list)
@@ -319,7 +330,8 @@ class MemInfo:
         addr: its start.
         size: its bytes.
 
-    Raises TypeError.
+    Raises:
+        TypeError: an argument has another type.
     """
 
     def __init__(self, mem_type: Memtype, addr: int, size: int) -> None:

@@ -61,8 +61,11 @@ class CacheManager:
             cache_keys: key i names batch entry i. A placeholder (req_id 2^64-1) binds nothing and
                 takes its position.
 
-        Raises TypeError, LLMException: LLM_PARAM_INVALID (shape, keys, no such pool),
-        LLM_OUT_OF_MEMORY. Source: 4.2.
+        Raises:
+            TypeError: an argument has another type.
+            LLMException: LLM_PARAM_INVALID (shape, keys, no such pool), LLM_OUT_OF_MEMORY.
+
+        Source: 4.2.
         """
         return _caches.allocate_cache(self._engine.opened, cache_desc, cache_keys)
 
@@ -83,16 +86,20 @@ class CacheManager:
         """Release an allocated contiguous cache: at once, or when its last key is gone. Repeating
         it succeeds.
 
-        Raises TypeError, LLMException: LLM_PARAM_INVALID (a paged cache), LLM_FEATURE_NOT_ENABLED
-        (no pool). Source: 4.4.
+        Raises:
+            TypeError: an argument has another type.
+            LLMException: LLM_PARAM_INVALID (a paged cache), LLM_FEATURE_NOT_ENABLED (no pool).
+
+        Source: 4.4.
         """
         _caches.deallocate_cache(self._engine.opened, cache)
 
     def deallocate_blocks_cache(self, cache: Cache) -> None:
         """Release an allocated paged cache at once, with its key. Repeating it succeeds.
 
-        Raises TypeError, LLMException: LLM_PARAM_INVALID (a contiguous cache),
-        LLM_FEATURE_NOT_ENABLED (no pool).
+        Raises:
+            TypeError: an argument has another type.
+            LLMException: LLM_PARAM_INVALID (a contiguous cache), LLM_FEATURE_NOT_ENABLED (no pool).
         """
         _caches.deallocate_blocks_cache(self._engine.opened, cache)
 
@@ -113,8 +120,11 @@ class CacheManager:
             remote_accessible: whether peers may reach it in one-sided mode; None: device memory
                 yes, host memory no, and nothing once link() was called.
 
-        Raises TypeError, LLMException: LLM_PARAM_INVALID (addresses, shape), LLM_FAILED (refused by
-        the device). Source: 4.3.
+        Raises:
+            TypeError: an argument has another type.
+            LLMException: LLM_PARAM_INVALID (addresses, shape), LLM_FAILED (refused by the device).
+
+        Source: 4.3.
         """
         engine, is_call_linked = self._engine.opened, self._is_call_linked
         return _caches.register_cache(
@@ -151,8 +161,10 @@ class CacheManager:
         Args:
             cache_id: int64.
 
-        Raises TypeError, ValueError, LLMException: LLM_TIMEOUT (a peer is still in the memory,
-        which must not be reused yet).
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: LLM_TIMEOUT (a peer is still in the memory, which must not be reused yet).
         """
         engine = self._engine.opened
         check_int64("cache_id", cache_id)
@@ -161,7 +173,11 @@ class CacheManager:
     def remove_cache_key(self, cache_key: CacheKey) -> None:
         """Unbind a key of an allocated cache, which is released if that was the last reference.
 
-        Raises TypeError, LLMException: LLM_FEATURE_NOT_ENABLED (no pool). Source: 4.4.
+        Raises:
+            TypeError: an argument has another type.
+            LLMException: LLM_FEATURE_NOT_ENABLED (no pool).
+
+        Source: 4.4.
         """
         engine = self._engine.opened
         check_type("cache_key", cache_key, CacheKey)
@@ -191,8 +207,13 @@ class CacheManager:
             size: bytes per tensor; -1: the own stride.
             kwargs: src_layer_range, dst_layer_range, tensor_num_per_layer as for pull_blocks.
 
-        Raises TypeError, ValueError, LLMException: LLM_PARAM_INVALID, LLM_KV_CACHE_NOT_EXIST,
-        LLM_NOT_YET_LINK, LLM_FAILED, LLM_TIMEOUT, LLM_FEATURE_NOT_ENABLED. Source: chapter 5.
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: LLM_PARAM_INVALID, LLM_KV_CACHE_NOT_EXIST, LLM_NOT_YET_LINK, LLM_FAILED,
+                LLM_TIMEOUT, LLM_FEATURE_NOT_ENABLED.
+
+        Source: chapter 5.
         """
         engine = self._engine.opened
         _pulls.pull_cache(engine, cache_key, cache, batch_index, size, kwargs)
@@ -220,9 +241,13 @@ class CacheManager:
                 given), and tensor_num_per_layer (2), which counts with a layer range only. Other
                 names are ignored, with a warning.
 
-        Raises TypeError, ValueError, LLMException: LLM_PARAM_INVALID, LLM_KV_CACHE_NOT_EXIST,
-        LLM_NOT_YET_LINK, LLM_FAILED, LLM_TIMEOUT, LLM_FEATURE_NOT_ENABLED. Source: chapter 5,
-        decision 32.
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: LLM_PARAM_INVALID, LLM_KV_CACHE_NOT_EXIST, LLM_NOT_YET_LINK, LLM_FAILED,
+                LLM_TIMEOUT, LLM_FEATURE_NOT_ENABLED.
+
+        Source: chapter 5, decision 32.
         """
         # This is the hot path. A call of the usual kind is tested for being one, and for no more.
         engine = self._engine
@@ -267,7 +292,13 @@ class CacheManager:
             tensor_num_per_layer: uint32, > 0; must divide the number of tensors.
 
         One-sided mode only. The first layer that fails ends the call; earlier ones stay written.
-        Raises TypeError, ValueError, LLMException as pull_cache. Source: 6.1.
+
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: as pull_cache.
+
+        Source: 6.1.
         """
         _pushes.push_cache(
             self._engine.opened,
@@ -298,7 +329,9 @@ class CacheManager:
             dst_blocks: as many.
             src_layer_range, dst_layer_range, tensor_num_per_layer: as for push_cache.
 
-        One-sided mode only. Raises as push_cache. Source: 6.1.
+        One-sided mode only. Raises as push_cache.
+
+        Source: 6.1.
         """
         _pushes.push_blocks(
             self._engine.opened,
@@ -337,7 +370,14 @@ class CacheManager:
                 of tensors. None: 2, as CANN, which does not have this argument; so strict-hardware
                 mode refuses it.
 
-        Returns the running task. Raises TypeError, ValueError, LLMException (LLM_PARAM_INVALID).
+        Returns:
+            The running task.
+
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: LLM_PARAM_INVALID.
+
         Source: 6.2.
         """
         return _pushes.transfer_cache_async(
@@ -372,7 +412,11 @@ class CacheManager:
             size: bytes; -1: the source's stride less offset.
             req_id: uint64, for logs.
 
-        Raises TypeError, ValueError, LLMException: LLM_KV_CACHE_NOT_EXIST, LLM_PARAM_INVALID.
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: LLM_KV_CACHE_NOT_EXIST, LLM_PARAM_INVALID.
+
         Source: 6.3.
         """
         engine = self._engine.opened
@@ -385,7 +429,11 @@ class CacheManager:
             cache: with blocks.
             copy_block_info: source block to destination blocks.
 
-        Raises TypeError, LLMException: LLM_KV_CACHE_NOT_EXIST, LLM_PARAM_INVALID. Source: 6.3.
+        Raises:
+            TypeError: an argument has another type.
+            LLMException: LLM_KV_CACHE_NOT_EXIST, LLM_PARAM_INVALID.
+
+        Source: 6.3.
         """
         _copies.copy_blocks(self._engine.opened, cache, copy_block_info)
 
@@ -396,14 +444,20 @@ class CacheManager:
             src_cache, dst_cache: with blocks of one size, one in host and one in device memory.
             src_to_dst: source block to destination block.
 
-        Raises TypeError, LLMException: LLM_PARAM_INVALID, LLM_FAILED. Source: 6.4.
+        Raises:
+            TypeError: an argument has another type.
+            LLMException: LLM_PARAM_INVALID, LLM_FAILED.
+
+        Source: 6.4.
         """
         _copies.swap_blocks(self._engine.opened, src_cache, dst_cache, src_to_dst)
 
     def remap_registered_memory(self, mem_infos: MemInfo | list[MemInfo]) -> None:
         """Check memory that was mapped anew; nothing else happens, since no runtime has to know.
 
-        Raises LLMException: LLM_PARAM_INVALID, LLM_NOT_YET_LINK, LLM_FAILED. Source: 6.5, decision
-        26.
+        Raises:
+            LLMException: LLM_PARAM_INVALID, LLM_NOT_YET_LINK, LLM_FAILED.
+
+        Source: 6.5, decision 26.
         """
         _copies.remap_registered_memory(self._engine.opened, mem_infos)

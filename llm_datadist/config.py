@@ -245,7 +245,10 @@ class LLMClusterInfo:
                 octet.
             port: uint16.
 
-        Raises TypeError, ValueError for the port, RuntimeError for a text that is no address.
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: the port is out of its range.
+            RuntimeError: the text is not an address.
         """
         self._local_ip_info_list.append(_ip_info(ip, port))
 

@@ -50,8 +50,11 @@ class LLMDataDist:
         role: has no influence on transfers.
         cluster_id: uint64, unique among all participants that link.
 
-    Raises TypeError, ValueError. Every method and property except init, finalize and cluster_id
-    raises a plain RuntimeError before init and after finalize.
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: a number is out of its range.
+        RuntimeError: by every method and property except init, finalize and cluster_id, before init
+            and after finalize.
     """
 
     llm_engine_instance: ClassVar[LLMDataDist | None] = None
@@ -73,10 +76,15 @@ class LLMDataDist:
             options: of LLMConfig.generate_options(), to which the client may have added; it is not
                 changed.
 
-        Raises TypeError, ValueError (listen port), what backends.library() raises, LLMException:
-        LLM_FAILED (another instance is open and allow_multiple_instances is not set, or the listen
-        address cannot be bound), LLM_FEATURE_NOT_ENABLED (enable_cache_manager is not set),
-        LLM_PARAM_INVALID, LLM_OUT_OF_MEMORY. Source: 1.4.1.
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: the listen port is out of its range.
+            LLMException: LLM_FAILED (another instance is open and allow_multiple_instances is not
+                set, or the listen address cannot be bound), LLM_FEATURE_NOT_ENABLED
+                (enable_cache_manager is not set), LLM_PARAM_INVALID, LLM_OUT_OF_MEMORY.
+            NativeLibraryError: the library cannot be used.
+
+        Source: 1.4.1.
         """
         # Here, because importing the package must stay cheap for those who only name its classes.
         from ._native.engine import Engine
@@ -160,9 +168,14 @@ class LLMDataDist:
             role: the new one; may be the present one.
             switch_options: "llm.listenIpInfo" counts, other keys are ignored.
 
-        Raises TypeError, ValueError (port), LLMException: LLM_EXIST_LINK (there are live links),
-        LLM_PARAM_INVALID, LLM_FAILED (cannot listen; the old listener is closed by then),
-        LLM_FEATURE_NOT_ENABLED ("hixl": another address). Source: 7.5.
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: the port is out of its range.
+            LLMException: LLM_EXIST_LINK (there are live links), LLM_PARAM_INVALID, LLM_FAILED
+                (cannot listen; the old listener is closed by then), LLM_FEATURE_NOT_ENABLED
+                ("hixl": another address).
+
+        Source: 7.5.
         """
         engine = self._open_engine()
         check_type("role", role, LLMRole)
@@ -192,10 +205,16 @@ class LLMDataDist:
                 afterwards.
             timeout: milliseconds, > 0.
 
-        Returns success or the status of the last failing entry, and a status for each entry;
-        LLMClusterInfo.link_detail says more. LLM_ALREADY_LINK: the link exists and stays. Raises
-        TypeError, ValueError, LLMException (LLM_PARAM_INVALID) for arguments only. Source: 7.1,
-        decision 21.
+        Returns:
+            Success or the status of the last failing entry, and a status for each entry;
+            LLMClusterInfo.link_detail says more. LLM_ALREADY_LINK: the link exists and stays.
+
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: LLM_PARAM_INVALID, for arguments only.
+
+        Source: 7.1, decision 21.
         """
         engine = self._open_engine()
         clusters = self._check_clusters(clusters, timeout)
@@ -261,8 +280,15 @@ class LLMDataDist:
                 ascending, equal at all members.
             rank_table: JSON for the device.
 
-        Returns the communicator's id. Raises TypeError, ValueError, LLMException:
-        LLM_PARAM_INVALID, LLM_LINK_FAILED. Source: 7.4.
+        Returns:
+            The communicator's id.
+
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: LLM_PARAM_INVALID, LLM_LINK_FAILED.
+
+        Source: 7.4.
         """
         engine = self._open_engine()
         check_type("comm_name", comm_name, str)
@@ -297,8 +323,12 @@ class LLMDataDist:
         Args:
             comm_id: of link(), uint64.
 
-        Raises TypeError, ValueError, LLMException: LLM_NOT_YET_LINK (no such id),
-        LLM_UNLINK_FAILED. Source: 7.4.
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: LLM_NOT_YET_LINK (no such id), LLM_UNLINK_FAILED.
+
+        Source: 7.4.
         """
         engine = self._open_engine()
         check_uint64("comm_id", comm_id)
@@ -310,7 +340,12 @@ class LLMDataDist:
         Args:
             comm_id: of link(), uint64.
 
-        Raises TypeError, ValueError, LLMException: LLM_NOT_YET_LINK (no such id). Source: 7.4.
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: LLM_NOT_YET_LINK (no such id).
+
+        Source: 7.4.
         """
         engine = self._open_engine()
         check_uint64("comm_id", comm_id)
@@ -338,7 +373,10 @@ class LLMDataDist:
         Args:
             cluster_id: of the peer, uint64.
 
-        Raises TypeError, ValueError, LLMException: LLM_NOT_YET_LINK.
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
+            LLMException: LLM_NOT_YET_LINK.
         """
         engine = self._open_engine()
         check_uint64("cluster_id", cluster_id)

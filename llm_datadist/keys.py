@@ -77,8 +77,10 @@ class CacheKey:
         model_id: uint64.
         prefix_id: uint64; 2^64-1 means "not given". If given, it counts and req_id does not.
 
-    Raises LLMException (LLM_PARAM_INVALID) for missing, unknown or too many arguments, then
-    TypeError and ValueError.
+    Raises:
+        LLMException: LLM_PARAM_INVALID, an argument is missing, unknown or one too many.
+        TypeError: an argument is not an int.
+        ValueError: a number is outside uint64.
     """
 
     __signature__ = _signature(
@@ -148,8 +150,12 @@ class BlocksCacheKey:
             bound.
         model_id: uint64; a process with several paged caches tells them apart by it.
 
-    Raises LLMException (LLM_PARAM_INVALID) for missing, unknown or too many arguments, TypeError
-    for what is not an int, ValueError outside uint64 (decision 31).
+    Raises:
+        LLMException: LLM_PARAM_INVALID, an argument is missing, unknown or one too many.
+        TypeError: an argument is not an int.
+        ValueError: a number is outside uint64.
+
+    Source: decision 31.
     """
 
     __signature__ = _signature(cluster_id=_REQUIRED, model_id=0)
@@ -203,7 +209,9 @@ class CacheKeyByIdAndIndex:
         cache_id: int64, as Cache.cache_id reads there.
         batch_index: uint32, the batch entry of a contiguous cache.
 
-    Raises TypeError and ValueError.
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: a number is out of its range.
     """
 
     def __init__(self, cluster_id: int, cache_id: int, batch_index: int = 0) -> None:

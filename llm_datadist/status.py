@@ -245,7 +245,10 @@ def handle_llm_status(status: int, name: str, details: str) -> None:
         name: of the operation.
         details: for the text.
 
-    Raises LLMException. Source: 1.2, "engine status".
+    Raises:
+        LLMException: status is not success.
+
+    Source: 1.2, "engine status".
     """
     if status != LLMStatusCode.LLM_SUCCESS:
         raise native_error(name, status, details)
@@ -261,7 +264,10 @@ def raise_if_false(
         text: of the exception.
         status_code: of the exception.
 
-    Raises LLMException. Source: 1.2.
+    Raises:
+        LLMException: the condition does not hold.
+
+    Source: 1.2.
     """
     if not condition:
         get_logger().error(text)

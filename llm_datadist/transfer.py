@@ -41,11 +41,39 @@ class LayerSynchronizer(ABC):
             layer_index: of the own cache.
             timeout_in_millis: always None.
 
-        Returns whether the layer may be sent; False ends the whole transfer.
+        Returns:
+            Whether the layer may be sent; False ends the whole transfer.
         """
 
 
-class TransferConfig:
+class _OwnSide:
+    """What both configs say of the own cache."""
+
+    _src_layer_range: range | None
+    _src_batch_index: int
+
+    @property
+    def src_layer_range(self) -> range | None:
+        """Own layers."""
+        return self._src_layer_range
+
+    @src_layer_range.setter
+    def src_layer_range(self, value: range | None) -> None:
+        check_optional_layer_range("src_layer_range", value)
+        self._src_layer_range = value
+
+    @property
+    def src_batch_index(self) -> int:
+        """The batch entry of a contiguous cache."""
+        return self._src_batch_index
+
+    @src_batch_index.setter
+    def src_batch_index(self, value: int) -> None:
+        check_uint32("src_batch_index", value)
+        self._src_batch_index = value
+
+
+class TransferConfig(_OwnSide):
     """Where layers go in request mode: raw addresses at a peer.
 
     Args:
@@ -55,8 +83,10 @@ class TransferConfig:
         src_layer_range: own layers; None: all, filled in by transfer_cache_async.
         src_batch_index: uint32.
 
-    Raises TypeError, ValueError, LLMException (LLM_PARAM_INVALID) for an empty range or another
-    step.
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: a number is out of its range.
+        LLMException: LLM_PARAM_INVALID, an empty range or another step.
     """
 
     def __init__(
@@ -93,31 +123,11 @@ class TransferConfig:
             check_uint64(f"dst_addrs[{index}]", addr)
         self._dst_addrs = value
 
-    @property
-    def src_layer_range(self) -> range | None:
-        """Own layers."""
-        return self._src_layer_range
-
-    @src_layer_range.setter
-    def src_layer_range(self, value: range | None) -> None:
-        check_optional_layer_range("src_layer_range", value)
-        self._src_layer_range = value
-
-    @property
-    def src_batch_index(self) -> int:
-        """The batch entry of a contiguous cache."""
-        return self._src_batch_index
-
-    @src_batch_index.setter
-    def src_batch_index(self, value: int) -> None:
-        check_uint32("src_batch_index", value)
-        self._src_batch_index = value
-
 
 DestinationKey = Union[BlocksCacheKey, CacheKeyByIdAndIndex]
 
 
-class TransferWithCacheKeyConfig:
+class TransferWithCacheKeyConfig(_OwnSide):
     """Where layers go in one-sided mode: a cache of a peer.
 
     Args:
@@ -126,8 +136,11 @@ class TransferWithCacheKeyConfig:
         dst_layer_range: the peer's layers, required, as many.
         src_batch_index: uint32; 0 with a BlocksCacheKey.
 
-    Raises TypeError, ValueError, LLMException (LLM_PARAM_INVALID) for bad ranges, ranges of
-    different length, or a batch index with a BlocksCacheKey. Setters look at their own value only.
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: a number is out of its range.
+        LLMException: LLM_PARAM_INVALID, bad ranges, ranges of different length, or a batch index
+            with a BlocksCacheKey. Setters look at their own value only.
     """
 
     def __init__(
@@ -151,7 +164,7 @@ class TransferWithCacheKeyConfig:
         if isinstance(cache_key, BlocksCacheKey) and src_batch_index != 0:
             refuse(f"src_batch_index must be 0 with a BlocksCacheKey, got {src_batch_index}")
         self._cache_key = cache_key
-        self._src_layer_range: range | None = src_layer_range
+        self._src_layer_range = src_layer_range
         self._dst_layer_range: range | None = dst_layer_range
         self._src_batch_index = src_batch_index
         self.dst_cluster_id = cache_key.cluster_id
@@ -167,16 +180,6 @@ class TransferWithCacheKeyConfig:
         self._cache_key = value
 
     @property
-    def src_layer_range(self) -> range | None:
-        """Own layers."""
-        return self._src_layer_range
-
-    @src_layer_range.setter
-    def src_layer_range(self, value: range | None) -> None:
-        check_optional_layer_range("src_layer_range", value)
-        self._src_layer_range = value
-
-    @property
     def dst_layer_range(self) -> range | None:
         """The peer's layers."""
         return self._dst_layer_range
@@ -185,16 +188,6 @@ class TransferWithCacheKeyConfig:
     def dst_layer_range(self, value: range | None) -> None:
         check_optional_layer_range("dst_layer_range", value)
         self._dst_layer_range = value
-
-    @property
-    def src_batch_index(self) -> int:
-        """The batch entry of a contiguous cache."""
-        return self._src_batch_index
-
-    @src_batch_index.setter
-    def src_batch_index(self, value: int) -> None:
-        check_uint32("src_batch_index", value)
-        self._src_batch_index = value
 
 
 AnyTransferConfig = Union[TransferConfig, TransferWithCacheKeyConfig]
@@ -261,9 +254,14 @@ class CacheTask:
         Args:
             timeout_in_millis: uint32; None waits for ever.
 
-        Returns LLM_TIMEOUT while it runs (it goes on), else the first status of a config that
-        failed before its end, LLM_FAILED when configs were left unfinished alone (decision 17), or
-        LLM_SUCCESS. Raises TypeError, ValueError.
+        Returns:
+            LLM_TIMEOUT while it runs (it goes on), else the first status of a config that failed
+            before its end, LLM_FAILED when configs were left unfinished alone (decision 17), or
+            LLM_SUCCESS.
+
+        Raises:
+            TypeError: an argument has another type.
+            ValueError: a number is out of its range.
         """
         results = self.get_results(timeout_in_millis)
         failures = [result for result in results if result != LLMStatusCode.LLM_SUCCESS]
@@ -276,8 +274,9 @@ class CacheTask:
         Args:
             timeout_in_millis: uint32; None waits for ever.
 
-        Returns a status for each config: LLM_TIMEOUT for all while it runs, LLM_FAILED for one that
-        was not finished (decision 17).
+        Returns:
+            A status for each config: LLM_TIMEOUT for all while it runs, LLM_FAILED for one that was
+            not finished (decision 17).
         """
         if timeout_in_millis is not None:
             check_uint32("timeout_in_millis", timeout_in_millis)

@@ -7,17 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_datadist import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex, LLMException, LLMStatusCode
+from llm_datadist import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex, LLMException
+from tests.api.managed import assert_invalid
 
 UINT64 = st.integers(0, 2**64 - 1)
 OUTSIDE = st.one_of(st.integers(max_value=-1), st.integers(min_value=2**64))
 NOT_INT = st.one_of(st.none(), st.floats(), st.text(), st.binary(), st.lists(st.integers()))
-
-
-def assert_invalid(make, text):
-    with pytest.raises(LLMException, match=text) as caught:
-        make()
-    assert caught.value.status_code is LLMStatusCode.LLM_PARAM_INVALID
 
 
 class TestBlocksCacheKey:

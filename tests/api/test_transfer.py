@@ -22,6 +22,7 @@ from llm_datadist import (
     TransferConfig,
     TransferWithCacheKeyConfig,
 )
+from tests.api.managed import assert_invalid
 
 S = LLMStatusCode
 DESC = CacheDesc(8, [4, 16], DataType.DT_INT8)
@@ -42,12 +43,6 @@ class Layers(LayerSynchronizer):
         self.asked.append((layer_index, timeout_in_millis, threading.current_thread()))
         act = self.acts.get(layer_index)
         return True if act is None else act()
-
-
-def assert_invalid(call, text=None):
-    with pytest.raises(LLMException, match=text) as caught:
-        call()
-    assert caught.value.status_code is S.LLM_PARAM_INVALID
 
 
 def raise_error():

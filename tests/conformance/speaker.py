@@ -15,7 +15,7 @@ import struct
 from dataclasses import dataclass, field, replace
 
 MAGIC = b"LLDD"
-VERSION = 1
+VERSION = 2
 LINK, INITIATOR_ASKS, ACCEPTOR_ASKS = 1, 2, 3
 NO_AUTH, HMAC_SHA256 = 0, 1
 LINK_REQUEST, LINK_CONFIRM, UNLINK, TABLE, DIAL_STREAM, RESOLVE, RELEASE, LOCATE = range(1, 9)

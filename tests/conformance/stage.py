@@ -6,12 +6,14 @@ found them.
 from __future__ import annotations
 
 import ctypes
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+from llm_datadist import LLMDataDistWarning
 from llm_datadist.introspection import LinkState
 from llm_datadist.testing import (
     Geometry,
@@ -42,6 +44,16 @@ def load_library(actor: Any) -> None:
         device.free(device.allocate(1, actor.device_id), actor.device_id)
 
 
+def refuse_warnings(actor: Any) -> None:
+    """A warning that no test asked for fails the command that it comes from."""
+    warnings.simplefilter("error", LLMDataDistWarning)
+
+
+def allow_warnings(actor: Any) -> None:
+    """For a test that is about what a peer is warned of; until the peer is reset."""
+    warnings.simplefilter("default", LLMDataDistWarning)
+
+
 @dataclass
 class WarmPeer:
     peer: Peer
@@ -60,12 +72,14 @@ class PeerPool:
         peer = Peer.start()
         peer.wait_for("ready")
         peer.call(load_library)
+        peer.call(refuse_warnings)
         return WarmPeer(peer, peer.reset())
 
     def give_back(self, warm: WarmPeer) -> None:
         """Whatever the test made must be gone after finalize, or the test fails."""
         try:
             warm.peer.reset()
+            warm.peer.call(refuse_warnings)
             eventually(
                 lambda: not leaked(warm.at_rest, warm.peer.resources()),
                 f"{warm.peer} holds only what it held at first",
@@ -124,6 +138,7 @@ class Stage:
 
         self.exits.callback(end)
         peer.wait_for("ready")
+        peer.call(refuse_warnings)
         return peer
 
     def engine(
@@ -180,6 +195,10 @@ def linked(peer: Peer, *others: Peer) -> None:
     """Link, which must succeed."""
     answer = peer.link_to(*(other.cluster() for other in others))
     assert answer.status == 0, answer
+
+
+def links_of(peer: Peer) -> dict[int, LinkState]:
+    return {link.peer_cluster_id: link.state for link in peer.call("links")}
 
 
 def notices(peer: Peer, cluster_id: int) -> None:

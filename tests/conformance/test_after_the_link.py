@@ -11,7 +11,7 @@ from llm_datadist import BlocksCacheKey, LLMStatusCode
 from llm_datadist.testing import check, moved
 from tests.conformance.paths import Path
 from tests.conformance.refusals import refused_by_engine
-from tests.conformance.stage import OWNER, PULLER, SMALL, Pair, Stage, linked
+from tests.conformance.stage import OWNER, PULLER, SMALL, Pair, Stage, allow_warnings, linked
 
 S = LLMStatusCode
 KEY = BlocksCacheKey(OWNER, 0)
@@ -91,6 +91,7 @@ def test_a_key_taken_over_after_the_first_transfer_still_means_the_old_cache(
     stage: Stage, registered_path: Path
 ) -> None:
     owner, puller, target = linked_pair(stage, registered_path)
+    owner.call(allow_warnings)
     old = owner.register("old", SMALL, 5, 0)
     linked(puller, owner)
     puller.pull("kv", KEY, [0], [0])

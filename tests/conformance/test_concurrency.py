@@ -13,24 +13,13 @@ from llm_datadist.testing import Geometry, check, moved
 from llm_datadist.testing.actor import ClusterAddress, EngineSpec
 from tests.conformance.paths import Path
 from tests.conformance.stage import OWNER, PULLER, SMALL, Stage, linked
-from tests.conformance.work import repeat_whatever_happens
+from tests.conformance.work import repeat_whatever_happens, shuffled, transfer_many
 
 pytestmark = pytest.mark.threads
 
 S = LLMStatusCode
 GEOMETRY = Geometry(num_tensors=4, num_blocks=48, block_bytes=4096)
 THREADS = 4
-
-
-def transfer_many(actor, operation: str, jobs) -> None:
-    for name, key, src, dst in jobs:
-        getattr(actor, operation)(name, key, src, dst)
-
-
-def shuffled(seed: int, count: int) -> list[int]:
-    blocks = list(range(count))
-    random.Random(seed).shuffle(blocks)
-    return blocks
 
 
 @pytest.mark.rule("C7.8-3")

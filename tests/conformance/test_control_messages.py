@@ -101,11 +101,16 @@ def test_the_table_byte_by_byte(speak: Speak, owner: NearPeer) -> None:
     assert (num_caches, tensors, blocks, accessible) == (1, SMALL.num_tensors, 1, 1)
     assert placement in (0, 1)
     assert (tensor_bytes, count) == (SMALL.num_blocks * SMALL.block_bytes, SMALL.num_blocks)
-    addresses = struct.unpack_from(f"<{tensors}Q", table, 12 + 35)
+    shape = list(SMALL.desc().shape)
+    dims = struct.unpack_from(f"<B{len(shape)}q", table, 12 + 35)
+    assert dims == (len(shape), *shape)
+    # What lies before the addresses: the head of the table and the cache up to there.
+    head = 12 + 35 + 1 + 8 * len(shape)
+    addresses = struct.unpack_from(f"<{tensors}Q", table, head)
     assert list(addresses) == list(owner.actor.caches["kv"].tensor_addrs)
-    name = struct.unpack_from("<IQQqQ", table, 12 + 35 + 8 * tensors)
+    name = struct.unpack_from("<IQQqQ", table, head + 8 * tensors)
     assert name == (1, 2**64 - 1, 77, cache_id, 0)
-    assert len(table) == 12 + 35 + 8 * tensors + 4 + 32
+    assert len(table) == head + 8 * tensors + 4 + 32
 
 
 def test_addresses_are_located_to_the_byte(together: NearStage) -> None:
@@ -131,7 +136,10 @@ def test_addresses_are_located_to_the_byte(together: NearStage) -> None:
         size = struct.unpack_from("<I", answer)[0]
         status = struct.unpack_from("<I", answer, 4)[0]
         count = struct.unpack_from("<I", answer, 4 + size)[0]
-        return status, list(struct.unpack_from(f"<{count}Q", answer, 8 + size))
+        places = list(struct.iter_unpack("<QI", answer[8 + size :]))
+        assert len(places) == count
+        assert {data_type for _, data_type in places} <= {SMALL.data_type.value}
+        return status, [end for end, _ in places]
 
     with speaker:
         speaker.link()

@@ -14,7 +14,7 @@ from llm_datadist.testing import Peer, check, eventually, moved
 from llm_datadist.testing.actor import ClusterAddress
 from tests.conformance.paths import IP
 from tests.conformance.refusals import GONE, check_refusal, refused
-from tests.conformance.stage import OWNER, PULLER, SMALL, Stage, linked
+from tests.conformance.stage import OWNER, PULLER, SMALL, Stage, linked, links_of
 from tests.conformance.together import NearStage
 
 S = LLMStatusCode
@@ -31,10 +31,6 @@ def two(stage: Stage, **spec) -> tuple[Peer, Peer]:
 
 def pull(puller: Peer, owner_id: int = OWNER, blocks=(0,)) -> None:
     puller.pull("kv", BlocksCacheKey(owner_id, 0), blocks, blocks)
-
-
-def links_of(peer: Peer) -> dict[int, LinkState]:
-    return {link.peer_cluster_id: link.state for link in peer.call("links")}
 
 
 @pytest.mark.rule("C7.1-2")

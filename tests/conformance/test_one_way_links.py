@@ -16,7 +16,7 @@ from llm_datadist.testing import Peer, eventually, moved
 from llm_datadist.testing.actor import ClusterAddress
 from tests.conformance.paths import Path
 from tests.conformance.refusals import GONE, check_refusal, refused, refused_by_engine
-from tests.conformance.stage import OWNER, PULLER, SMALL, Stage, linked
+from tests.conformance.stage import OWNER, PULLER, SMALL, Stage, linked, links_of
 from tests.conformance.together import NearStage
 
 S = LLMStatusCode
@@ -39,10 +39,6 @@ def pair(stage: Stage, path: Path | None = None, **spec) -> tuple[Peer, Peer]:
 
 def pull(peer: Peer, cluster_id: int, src=(0,), dst=(0,)) -> None:
     peer.pull("kv", BlocksCacheKey(cluster_id, 0), list(src), list(dst))
-
-
-def links_of(peer: Peer) -> dict[int, LinkState]:
-    return {link.peer_cluster_id: link.state for link in peer.call("links")}
 
 
 @pytest.mark.rule("C7.3-3")

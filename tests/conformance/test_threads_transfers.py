@@ -11,22 +11,12 @@ from llm_datadist import BlocksCacheKey, RegisterMemStatus
 from llm_datadist.testing import Geometry, Peer, check, eventually, moved
 from tests.conformance.paths import Path
 from tests.conformance.stage import OWNER, PULLER, Stage, linked
+from tests.conformance.work import shuffled, transfer_many
 
 pytestmark = pytest.mark.threads
 
 GEOMETRY = Geometry(num_tensors=4, num_blocks=64, block_bytes=2048)
 PATIENT_MS = 20000
-
-
-def shuffled(seed: int) -> list[int]:
-    blocks = list(range(GEOMETRY.num_blocks))
-    random.Random(seed).shuffle(blocks)
-    return blocks
-
-
-def transfer_many(actor, operation: str, jobs) -> None:
-    for name, key, src, dst in jobs:
-        getattr(actor, operation)(name, key, src, dst)
 
 
 @pytest.mark.rule("C9.1-14", "C7.8-6")
@@ -41,7 +31,7 @@ def test_thirty_two_threads_pull_over_four_links(stage: Stage, path: Path, one_s
     linked(puller, *owners)
     for owner in owners:
         path.require(puller, owner, stage.process_vm_refused)
-    orders = [shuffled(i) for i in range(4)]
+    orders = [shuffled(i, GEOMETRY.num_blocks) for i in range(4)]
     calls = []
     for thread in range(32):
         # Each thread has two blocks of each target, and goes to all owners in an order of its own.

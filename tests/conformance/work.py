@@ -5,13 +5,29 @@ fails.
 
 from __future__ import annotations
 
+import random
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from llm_datadist import BlocksCacheKey, LLMException
 from llm_datadist.testing.pattern import origin
+
+# A cache by its name, the key, source and destination blocks.
+Job = tuple[str, BlocksCacheKey, list[int], list[int]]
+
+
+def shuffled(seed: int, count: int) -> list[int]:
+    blocks = list(range(count))
+    random.Random(seed).shuffle(blocks)
+    return blocks
+
+
+def transfer_many(actor: Any, operation: str, jobs: Iterable[Job]) -> None:
+    for name, key, src, dst in jobs:
+        getattr(actor, operation)(name, key, src, dst)
 
 
 def repeat(

@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <cinttypes>
 #include <cstring>
+#include <optional>
 #include <sstream>
 
 namespace lldd::test {
@@ -44,68 +45,89 @@ std::string Encode(const Status &status, const std::string &text) {
     return Format("%u ", status.code()) + (status.ok() ? text : status.text());
 }
 
-// One command of the peer. Unknown words end it: the test is wrong.
-Status Obey(Side *side, const std::string &command, std::string *text) {
-    std::istringstream in(command);
-    std::string verb;
-    in >> verb;
-    const auto number = [&in] {
+// The words of one command, read from left to right.
+class Words {
+public:
+    explicit Words(const std::string &command) : in_(command) {}
+
+    std::string Word() {
+        std::string word;
+        in_ >> word;
+        return word;
+    }
+
+    uint64_t Number() {
         uint64_t value = 0;
-        in >> value;
-        CHECK(!in.fail());
+        in_ >> value;
+        CHECK(!in_.fail());
         return value;
-    };
-    if (verb == "port") {
-        *text = std::to_string(side->port());
-    } else if (verb == "pool") {
-        *text = std::to_string(side->Pool(number()));
+    }
+
+private:
+    std::istringstream in_;
+};
+
+// Carries out a command that is about memory of the peer; nullopt: the verb is another.
+std::optional<Status> ObeyOnMemory(Side *side, const std::string &verb, Words *words,
+                                   std::string *text) {
+    if (verb == "pool") {
+        *text = std::to_string(side->Pool(words->Number()));
     } else if (verb == "registered") {
-        *text = std::to_string(side->Registered(number()));
+        *text = std::to_string(side->Registered(words->Number()));
     } else if (verb == "memory") {
-        *text = std::to_string(MapMemory(number()));
+        *text = std::to_string(MapMemory(words->Number()));
     } else if (verb == "unmap") {
-        const uint64_t addr = number();
-        UnmapMemory(addr, number());
+        const uint64_t addr = words->Number();
+        UnmapMemory(addr, words->Number());
     } else if (verb == "protect") {  // read-only
-        const uint64_t addr = number();
-        CHECK(mprotect(reinterpret_cast<void *>(addr), number(), PROT_READ) == 0);
+        const uint64_t addr = words->Number();
+        CHECK(mprotect(reinterpret_cast<void *>(addr), words->Number(), PROT_READ) == 0);
     } else if (verb == "register") {
-        const uint64_t addr = number();
-        return side->device().Register(addr, number(), Placement::kDevice);
+        const uint64_t addr = words->Number();
+        return side->device().Register(addr, words->Number(), Placement::kDevice);
     } else if (verb == "unregister") {
-        const uint64_t addr = number();
-        const uint64_t size = number();
-        return side->device().Unregister(addr, size, Deadline::InMs(number()));
+        const uint64_t addr = words->Number();
+        const uint64_t size = words->Number();
+        return side->device().Unregister(addr, size, Deadline::InMs(words->Number()));
     } else if (verb == "withdraw_and_fill") {  // what an owner does: nobody may be there any more
-        const uint64_t addr = number();
-        const uint64_t size = number();
+        const uint64_t addr = words->Number();
+        const uint64_t size = words->Number();
         const Status status = side->device().Unregister(addr, size, Deadline::InMs(5000));
         if (!status.ok()) return status;
-        Fill(addr, size, number());
+        Fill(addr, size, words->Number());
     } else if (verb == "fill") {
-        const uint64_t addr = number();
-        const uint64_t size = number();
-        Fill(addr, size, number());
+        const uint64_t addr = words->Number();
+        const uint64_t size = words->Number();
+        Fill(addr, size, words->Number());
     } else if (verb == "holds") {
-        const uint64_t addr = number();
-        const uint64_t size = number();
-        *text = Holds(addr, size, number()) ? "yes" : "no";
+        const uint64_t addr = words->Number();
+        const uint64_t size = words->Number();
+        *text = Holds(addr, size, words->Number()) ? "yes" : "no";
+    } else {
+        return std::nullopt;
+    }
+    return Status::Ok();
+}
+
+// Carries out a command that is about the peer's end of the link; nullopt: the verb is another.
+std::optional<Status> ObeyOnLink(Side *side, const std::string &verb, Words *words,
+                                 std::string *text) {
+    if (verb == "port") {
+        *text = std::to_string(side->port());
     } else if (verb == "endpoint") {
-        *text = Hex(side->Endpoint(number()));
+        *text = Hex(side->Endpoint(words->Number()));
     } else if (verb == "connect") {
-        const LinkEnd end = number() == 0 ? LinkEnd::kInitiator : LinkEnd::kAcceptor;
-        const uint64_t nonce = number();
-        const auto port = static_cast<uint32_t>(number());
-        std::string endpoint;
-        in >> endpoint;
-        return side->Connect(end, nonce, Unhex(endpoint), port);
+        const LinkEnd end = words->Number() == 0 ? LinkEnd::kInitiator : LinkEnd::kAcceptor;
+        const uint64_t nonce = words->Number();
+        const auto port = static_cast<uint32_t>(words->Number());
+        return side->Connect(end, nonce, Unhex(words->Word()), port);
     } else if (verb == "confirm") {
         return side->Confirm();
     } else if (verb == "read" || verb == "write") {
-        const uint64_t local = number();
-        const uint64_t remote = number();
-        const uint64_t length = number();
-        const uint64_t ms = number();
+        const uint64_t local = words->Number();
+        const uint64_t remote = words->Number();
+        const uint64_t length = words->Number();
+        const uint64_t ms = words->Number();
         return verb == "read" ? side->Read(local, remote, length, ms)
                               : side->Write(local, remote, length, ms);
     } else if (verb == "paths") {
@@ -113,11 +135,23 @@ Status Obey(Side *side, const std::string &command, std::string *text) {
             *text += path.path + " (" + path.reason + ") ";
         }
     } else if (verb == "disconnect") {
-        return side->Disconnect(Deadline::InMs(number()));
-    } else if (verb == "undumpable") {
+        return side->Disconnect(Deadline::InMs(words->Number()));
+    } else {
+        return std::nullopt;
+    }
+    return Status::Ok();
+}
+
+// One command of the peer. Unknown words end it: the test is wrong.
+Status Obey(Side *side, const std::string &command, std::string *text) {
+    Words words(command);
+    const std::string verb = words.Word();
+    if (const auto status = ObeyOnMemory(side, verb, &words, text)) return *status;
+    if (const auto status = ObeyOnLink(side, verb, &words, text)) return *status;
+    if (verb == "undumpable") {
         CHECK(prctl(PR_SET_DUMPABLE, 0) == 0);
     } else if (verb == "user") {
-        CHECK(setuid(static_cast<uid_t>(number())) == 0);
+        CHECK(setuid(static_cast<uid_t>(words.Number())) == 0);
     } else {
         Fail(__FILE__, __LINE__, "no such command: " + command);
     }
