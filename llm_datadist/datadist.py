@@ -108,6 +108,7 @@ class LLMDataDist:
     def finalize(self) -> None:
         """Close the engine, waiting for running calls; nothing happens when it is not open.
 
+        Transfers that run end with LLM_TIMEOUT (decision 83).
         Peers are not told; they see the connections close. A CacheManager that is kept raises
         LLM_ENGINE_FINALIZED from now on.
         """
@@ -238,10 +239,14 @@ class LLMDataDist:
         Args:
             clusters: each with remote_cluster_id, and unless force one remote address.
             timeout: milliseconds, > 0.
-            force: drop this end only, without telling the peer.
+            force: drop this end only, without telling the peer; transfers of this engine over the
+                link end with LLM_TIMEOUT.
 
-        Returns and raises as link_clusters. LLM_UNLINK_FAILED or LLM_TIMEOUT: the peer is gone or
-        silent, and this end stays. Source: 7.2, decisions 34 and 35.
+        Returns and raises as link_clusters. Without force, LLM_UNLINK_FAILED or LLM_TIMEOUT: the
+        peer is gone or silent, or transfers have the link, and this end stays. With force,
+        LLM_TIMEOUT: a transfer did not end in time; the link is gone for later ones.
+
+        Source: 7.2, decisions 34, 35, 82 and 83.
         """
         engine = self._open_engine()
         check_optional("force", force, bool)

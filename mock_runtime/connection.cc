@@ -80,6 +80,7 @@ Status MockConnection::TakeChannel(ChannelGift gift, pid_t pid, ChannelGift *own
     LLDD_RETURN_IF_ERROR(LinkPage::Map(std::move(gift.link_page), &page));
     LLDD_RETURN_IF_ERROR(peer_.MapTable(std::move(gift.region_table)));
     passage_->Open(std::move(page));
+    passage_->SetProcess(PeerProcess(pid));
     device_->passages.Add(passage_);
     peer_.IsOnThisHost(pid, &gift.pools);
     *own = OwnGift();
@@ -106,6 +107,7 @@ Status MockConnection::DialChannel(const Deadline &deadline) {
     if (exchanged.code() == LLDD_TIMEOUT || exchanged.code() == LLDD_LINK_FAILED) return exchanged;
     passage_->page().CloseDescriptor();
     if (exchanged.ok()) {
+        passage_->SetProcess(PeerProcess(pid));
         peer_.IsOnThisHost(pid, &gift.pools);
     } else {
         peer_.IsElsewhere(exchanged.text());

@@ -139,10 +139,12 @@ Status MockDevice::Withdraw(uint64_t addr, uint64_t size, const Deadline &deadli
     {
         const MutexLock serving(parts_.serve_lock);
     }
-    if (parts_.passages.WaitUntilLeft(order, deadline)) return Status::Ok();
+    const std::shared_ptr<PeerPassage> inside = parts_.passages.WaitUntilLeft(order, deadline);
+    if (inside == nullptr) return Status::Ok();
     return Failure(LLDD_TIMEOUT,
-                   "a peer is still in the memory at %#llx (%llu bytes); it must not be used yet",
-                   Printable(addr), Printable(size));
+                   "a peer (pid %d) is still in the memory at %#llx (%llu bytes); it must not be "
+                   "used yet",
+                   static_cast<int>(inside->process().pid()), Printable(addr), Printable(size));
 }
 
 Status MockDevice::Copy(const Run *runs, size_t count, Placement, Placement,
@@ -233,9 +235,10 @@ std::string MockDevice::Describe() const {
     const OwnMemory::Census census = parts_.memory->Count();
     return Format(
         "device %d: pools %zu (%llu bytes), registrations %zu (%zu known to be mapped), "
-        "same-host links %zu, kernel %s, threads %u\n",
+        "same-host links %zu (%zu inside), kernel %s, threads %u\n",
         device_id_, census.pools, Printable(census.pool_bytes), census.registrations,
-        census.known_mapped, parts_.passages.size(), parts_.kernel->name, parts_.settings.threads);
+        census.known_mapped, parts_.passages.size(), parts_.passages.CountInside(),
+        parts_.kernel->name, parts_.settings.threads);
 }
 
 }  // namespace lldd::mock

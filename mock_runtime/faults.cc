@@ -166,13 +166,12 @@ Status MeetFaults(FaultPoint point, const Deadline &deadline, const FaultLink *l
     if (time.count() > 0) {
         const auto end = Deadline::Clock::now() + time;
         const bool in_time = end <= deadline.when();
-        const bool released =
-            faults.changed.wait_until(lock.native(), std::min(end, deadline.when()), [&] {
-                return IsGone(link) || std::all_of(firing.begin(), firing.end(),
-                                                   [](const RulePtr &r) { return r->removed; });
-            });
+        const bool released = WaitUntil(faults.changed, lock.native(), deadline.OrAt(end), [&] {
+            return IsGone(link) || std::all_of(firing.begin(), firing.end(),
+                                               [](const RulePtr &r) { return r->removed; });
+        });
         if (IsGone(link)) return Status::Ok();
-        if (!released && !in_time) {
+        if (!released && (!in_time || deadline.cause() != InterruptCause::kNone)) {
             return Failure(LLDD_TIMEOUT, "not done in time: held up by the fault rule \"%s\"",
                            last.rule.text.c_str());
         }
@@ -188,7 +187,7 @@ Status MeetFaults(FaultPoint point, const Deadline &deadline, const FaultLink *l
         // A call that moves bytes first waits until this end has learnt that the link is broken.
         lock.Lock();
         if (info.moves_bytes) {
-            faults.changed.wait_until(lock.native(), deadline.when(), [&] { return IsGone(link); });
+            WaitUntil(faults.changed, lock.native(), deadline, [&] { return IsGone(link); });
         }
     }
     return Status::Ok();

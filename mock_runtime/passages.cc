@@ -18,6 +18,16 @@ bool PeerPassage::is_open() const {
     return static_cast<bool>(page_);
 }
 
+void PeerPassage::SetProcess(const PeerProcess &process) {
+    MutexLock lock(mutex_);
+    process_ = process;
+}
+
+PeerProcess PeerPassage::process() const {
+    MutexLock lock(mutex_);
+    return process_;
+}
+
 void PeerPassage::PeerGone() {
     peer_gone_.store(true);
     MutexLock lock(mutex_);
@@ -25,7 +35,7 @@ void PeerPassage::PeerGone() {
 }
 
 bool PeerPassage::WaitUntilLeft(const Deadline &deadline) {
-    return peer_gone_.load() || WaitForPassage(own_side(), peer_gone_, deadline);
+    return WaitForPassage(own_side(), peer_gone_, process(), deadline);
 }
 
 void Passages::Add(std::shared_ptr<PeerPassage> passage) {
@@ -47,7 +57,14 @@ size_t Passages::size() const {
     return passages_.size();
 }
 
-bool Passages::WaitUntilLeft(uint64_t order, const Deadline &deadline) {
+size_t Passages::CountInside() const {
+    MutexLock lock(mutex_);
+    return static_cast<size_t>(
+        std::count_if(passages_.begin(), passages_.end(),
+                      [](const auto &entry) { return IsInside(entry.second->own_side()); }));
+}
+
+std::shared_ptr<PeerPassage> Passages::WaitUntilLeft(uint64_t order, const Deadline &deadline) {
     std::vector<std::shared_ptr<PeerPassage>> inside;
     {
         MutexLock lock(mutex_);
@@ -56,8 +73,10 @@ bool Passages::WaitUntilLeft(uint64_t order, const Deadline &deadline) {
             if (IsInside(link->second->own_side())) inside.push_back(link->second);
         }
     }
-    return std::all_of(inside.begin(), inside.end(),
-                       [&](const auto &passage) { return passage->WaitUntilLeft(deadline); });
+    const auto still = std::find_if(inside.begin(), inside.end(), [&](const auto &passage) {
+        return !passage->WaitUntilLeft(deadline);
+    });
+    return still == inside.end() ? nullptr : *still;
 }
 
 }  // namespace lldd::mock

@@ -182,7 +182,7 @@ MoveFailure TcpPath::Exchange(const Deadline &deadline) {
         if (received_.request == requests_.size()) break;
         // Asked even when bytes flow: a slow peer must not stretch the transfer.
         if (peer_gone_.load(std::memory_order_relaxed)) return {MoveFailure::kPeerGone, 0, 0};
-        const int ms = deadline.RemainingMs();
+        const int ms = deadline.NextLookMs();
         if (ms == 0) return {MoveFailure::kTimeout, 0, 0};
         if (can_receive || (can_send && WantsToSend())) continue;
         pollfd stream{stream_.get(), static_cast<short>(POLLIN | (WantsToSend() ? POLLOUT : 0)), 0};

@@ -25,11 +25,11 @@ public:
         UniqueLock lock(remote_->mutex_);
         const bool ends = what != For::kUse;
         if (what == For::kEnd) ++remote_->ends_waiting_;
-        taken_ = remote_->free_.wait_until(
-            lock.native(), deadline.when(), [&]() LLDD_REQUIRES(remote_->mutex_) {
-                if (remote_->busy_) return false;
-                return ends || (remote_->ends_waiting_ == 0 && remote_->holds_ == 0);
-            });
+        taken_ = WaitUntil(remote_->free_, lock.native(), deadline,
+                           [&]() LLDD_REQUIRES(remote_->mutex_) {
+                               if (remote_->busy_) return false;
+                               return ends || (remote_->ends_waiting_ == 0 && remote_->holds_ == 0);
+                           });
         held_ = remote_->holds_ != 0;
         if (ends) --remote_->ends_waiting_;
         if (taken_) remote_->busy_ = true;

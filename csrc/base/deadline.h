@@ -1,11 +1,16 @@
-// A point in time until which a blocking call may last.
+// A point in time until which a blocking call may last, and what may end it before.
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <algorithm>
 #include <chrono>
+#include <condition_variable>
 #include <cstdint>
+#include <mutex>
+
+#include "base/interruption.h"
+#include "base/mutex.h"
 
 namespace lldd {
 
@@ -20,12 +25,28 @@ public:
     static Deadline At(Clock::time_point when) { return Deadline(when); }
     static Deadline Passed() { return Deadline(Clock::time_point::min()); }
 
-    Clock::time_point when() const { return when_; }
-    bool passed() const { return Clock::now() >= when_; }
+    // The same one, which passes at once when it is interrupted. `interruption` must outlive it.
+    Deadline InterruptedBy(const Interruption *interruption) const {
+        Deadline interrupted = *this;
+        interrupted.interruption_ = interruption;
+        return interrupted;
+    }
+    // The same one, if `when` is not earlier.
+    Deadline OrAt(Clock::time_point when) const {
+        Deadline earlier = *this;
+        earlier.when_ = std::min(when_, when);
+        return earlier;
+    }
 
-    // For poll() and its kind: what is left, rounded up so that a wait never ends early; 0 when
-    // passed.
+    Clock::time_point when() const { return when_; }
+    bool passed() const { return cause() != InterruptCause::kNone || Clock::now() >= when_; }
+    InterruptCause cause() const {
+        return interruption_ == nullptr ? InterruptCause::kNone : interruption_->cause();
+    }
+
+    // What is left, rounded up so that a wait never ends early; 0 when passed.
     int RemainingMs() const {
+        if (cause() != InterruptCause::kNone) return 0;
         const auto now = Clock::now();
         if (when_ <= now) return 0;
         const auto left = when_ - now;
@@ -33,14 +54,40 @@ public:
             std::chrono::duration_cast<std::chrono::milliseconds>(left + kAlmostOneMs).count();
         return static_cast<int>(std::min<int64_t>(ms, static_cast<int64_t>(kLongestMs)));
     }
+    // For poll() and its kind, in a loop that ends when `passed`: how long to wait before the next
+    // look. 0 when passed.
+    int NextLookMs() const {
+        const int left = RemainingMs();
+        return interruption_ == nullptr ? left : std::min(left, kLookAgainMs);
+    }
+    // The same for a condition.
+    Clock::time_point NextLook() const {
+        if (interruption_ == nullptr) return when_;
+        return std::min(when_, Clock::now() + std::chrono::milliseconds(kLookAgainMs));
+    }
 
 private:
     explicit Deadline(Clock::time_point when) : when_(when) {}
 
     static constexpr uint64_t kLongestMs = 0x7FFFFFFF;
     static constexpr std::chrono::nanoseconds kAlmostOneMs{999999};
+    // A wait that can be interrupted ends at most so long after the interruption.
+    static constexpr int kLookAgainMs = 50;
 
     Clock::time_point when_;
+    const Interruption *interruption_ = nullptr;
 };
+
+// Waits until `condition()`, which is asked with the lock held. False: the deadline has passed. Not
+// analysed: which mutex the condition requires is known to the caller only.
+template <typename Condition>
+bool WaitUntil(std::condition_variable &changed, std::unique_lock<std::mutex> &lock,
+               const Deadline &deadline, const Condition &condition) LLDD_NOT_ANALYSED {
+    while (!condition()) {
+        if (deadline.passed()) return false;
+        changed.wait_until(lock, deadline.NextLook());
+    }
+    return true;
+}
 
 }  // namespace lldd

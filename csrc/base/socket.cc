@@ -144,7 +144,7 @@ void SetNoDelay(int fd) {
 Status WaitFor(int fd, short events, const Deadline &deadline) {
     for (;;) {
         pollfd waited{fd, events, 0};
-        const int count = poll(&waited, 1, deadline.RemainingMs());
+        const int count = poll(&waited, 1, deadline.NextLookMs());
         if (count > 0) return Status::Ok();
         if (count == 0 && deadline.passed()) return Failure(LLDD_TIMEOUT, "not done in time");
         if (count < 0 && errno != EINTR)

@@ -32,12 +32,12 @@ public:
         CallGate *const gate_;
     };
 
-    // Waits until every call has left. True for the one call that closed it.
-    bool Close() {
-        const bool first = (state_.fetch_or(kClosed) & kClosed) == 0;
+    // From now on no call gets in. True for the one call that closed it.
+    bool Close() { return (state_.fetch_or(kClosed) & kClosed) == 0; }
+    // Of a closed one: waits until every call has left.
+    void WaitUntilEmpty() {
         UniqueLock lock(mutex_);
         emptied_.wait(lock.native(), [this] { return state_.load() == kClosed; });
-        return first;
     }
 
 private:
@@ -79,9 +79,8 @@ public:
     // False if the cache is still in use at the deadline.
     bool WaitUntilUnused(int64_t id, const Deadline &deadline) {
         UniqueLock lock(mutex_);
-        return ended_.wait_until(lock.native(), deadline.when(), [&]() LLDD_REQUIRES(mutex_) {
-            return CountLocked(id) == nullptr;
-        });
+        return WaitUntil(ended_, lock.native(), deadline,
+                         [&]() LLDD_REQUIRES(mutex_) { return CountLocked(id) == nullptr; });
     }
 
 private:

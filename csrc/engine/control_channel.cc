@@ -95,8 +95,8 @@ public:
     uint32_t id() const { return id_; }
     Status Wait(const Deadline &deadline) {
         UniqueLock lock(channel_->mutex_);
-        channel_->answered_.wait_until(
-            lock.native(), deadline.when(),
+        WaitUntil(
+            channel_->answered_, lock.native(), deadline,
             [&]() LLDD_REQUIRES(channel_->mutex_) { return waiting_.done || channel_->closed_; });
         if (waiting_.done) return Status::Ok();
         if (channel_->closed_) return Failure(LLDD_FAILED, "%s", kConnectionClosed);
@@ -246,6 +246,11 @@ void ControlChannel::CloseAfterFlush() {
 void ControlChannel::Break() {
     MutexLock lock(mutex_);
     if (!closed_) shutdown(socket_.get(), SHUT_RDWR);
+}
+
+void ControlChannel::WakeCalls() {
+    MutexLock lock(mutex_);
+    answered_.notify_all();
 }
 
 bool ControlChannel::Close() {

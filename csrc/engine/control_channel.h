@@ -70,6 +70,8 @@ public:
     // Any thread; never blocks.
     void Answer(uint16_t kind, uint32_t request_id, std::string_view body);
 
+    // All waiting calls look at their deadlines. Any thread; never blocks.
+    void WakeCalls();
     // Closes as soon as everything queued has left. On the I/O thread.
     void CloseAfterFlush();
     // Ends the connection for both ends, whose I/O threads see it closed. Any thread; never blocks.

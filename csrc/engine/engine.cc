@@ -138,6 +138,7 @@ void Engine::StartLinks(const lldd_config &config) {
     link_options.mode = mode_;
     link_options.link_style = link_style_;
     if (config.auth_token != nullptr) link_options.secret = config.auth_token;
+    link_options.closing = &closing_;
     directory_ = std::make_unique<LinkDirectory>(cluster_id_, link_options.one_way());
     acceptor_ = std::make_unique<LinkAcceptor>(loop_.get(), device_.get(), directory_.get(),
                                                owner_.get(), &notices_, link_options);
@@ -167,6 +168,13 @@ Status Engine::OpenPool(const char *name, Placement placement, uint64_t size, ui
 void Engine::Close() {
     MutexLock one_at_a_time(close_mutex_);
     if (!gate_.Close()) return;
+    // Calls that wait or move bytes need not be waited for until their deadlines.
+    closing_.Raise(InterruptCause::kFinalize);
+    if (directory_ != nullptr) {
+        for (const auto &link : directory_->Everything())
+            link->Interrupt(InterruptCause::kFinalize);
+    }
+    gate_.WaitUntilEmpty();
     if (groups_ != nullptr) groups_->Close();
     if (initiator_ != nullptr) {
         acceptor_->Close();

@@ -38,7 +38,8 @@ public:
     CallGate &gate() { return gate_; }
     // This process is a child of the one that opened the engine: nothing in it may be touched.
     bool in_forked_child() const { return fork_guard_.in_child(); }
-    // Waits for running calls, then takes everything down. A second call waits for the first.
+    // Interrupts running transfers, waits for running calls, then takes everything down. A second
+    // call waits for the first.
     void Close();
 
     void Describe(lldd_engine_info *info);
@@ -65,6 +66,8 @@ public:
     LinkInitiator &initiator() { return *initiator_; }
     Transfers &transfers() { return *transfers_; }
     LocalCopies &copies() { return *copies_; }
+    // Of a call that waits for peers: it ends when the engine is closed.
+    Deadline CallDeadline(uint64_t ms) const { return Deadline::InMs(ms).InterruptedBy(&closing_); }
 
 private:
     // A pool and what it was made with.
@@ -102,6 +105,7 @@ private:
 
     ForkGuard fork_guard_;
     CallGate gate_;
+    Interruption closing_;
     Mutex close_mutex_;
     Notices notices_;
     mutable Mutex listener_mutex_;

@@ -18,13 +18,17 @@ constexpr size_t kMaxEarlyMessages = 1024;
 }  // namespace
 
 Link::Turn::~Turn() {
-    link_->turn_mutex_.Unlock();
+    if (link_ == nullptr) return;
+    link_->turn_.Leave();
     link_->RunPendingShutdown();
     if (link_->peer_gone()) link_->ForgetPeer();
 }
 
-Link::Link(EventLoop *loop, Identity identity, Fd control)
-    : loop_(loop), identity_(std::move(identity)), channel_(loop, std::move(control)) {
+Link::Link(EventLoop *loop, Identity identity, Fd control, const Interruption *closing)
+    : loop_(loop),
+      identity_(std::move(identity)),
+      channel_(loop, std::move(control)),
+      interruption_(closing) {
     SetPeer(identity_.peer_cluster_id);
 }
 
@@ -121,10 +125,20 @@ void Link::PeerGone() {
 // A thread that has the turn comes here after giving it back.
 void Link::ForgetPeer() {
     // A link that is being made is still used by the thread that makes it, and goes as a whole.
-    if (!requests_allowed() || !turn_mutex_.TryLock()) return;
-    const MutexLock turn(turn_mutex_, std::adopt_lock);
+    if (!requests_allowed()) return;
+    if (!turn_.TryEnter()) return;
     table_.reset();
     if (Connection *const connected = connection()) connected->ForgetPeer();
+    turn_.Leave();
+    RunPendingShutdown();
+}
+
+void Link::Interrupt(InterruptCause cause) {
+    interruption_.Raise(cause);
+    turn_.WakeAll();
+    channel_.WakeCalls();
+    MutexLock lock(stream_mutex_);
+    stream_delivered_.notify_all();
 }
 
 Status Link::Shutdown(const Deadline &deadline) {
@@ -136,7 +150,6 @@ Status Link::Shutdown(const Deadline &deadline) {
 }
 
 void Link::ShutdownWhenIdle(std::function<void()> then) {
-    LLDD_ON_IO_THREAD(*loop_);
     {
         MutexLock lock(stream_mutex_);
         after_shutdown_ = std::move(then);
@@ -147,16 +160,23 @@ void Link::ShutdownWhenIdle(std::function<void()> then) {
 
 void Link::RunPendingShutdown() {
     // The thread that has the turn comes here after giving it back.
-    if (!shutdown_wanted_.load() || !turn_mutex_.TryLock()) return;
-    {
-        const MutexLock turn(turn_mutex_, std::adopt_lock);
-        if (!shutdown_wanted_.exchange(false)) return;
-        const Status status = Shutdown(Deadline::Passed());
-        if (!status.ok()) {
-            LLDD_LOG(LLDD_LOG_WARNING, "link to %s dropped: %s", peer_name_.c_str(),
-                     status.text().c_str());
-        }
+    while (shutdown_wanted_.load() && turn_.TryEnter()) {
+        const bool wanted = shutdown_wanted_.exchange(false);
+        if (wanted) ShutdownInTurn();
+        turn_.Leave();
+        if (wanted) TellShutdown();
     }
+}
+
+void Link::ShutdownInTurn() {
+    const Status status = Shutdown(Deadline::Passed());
+    if (!status.ok()) {
+        LLDD_LOG(LLDD_LOG_WARNING, "link to %s dropped: %s", peer_name_.c_str(),
+                 status.text().c_str());
+    }
+}
+
+void Link::TellShutdown() {
     std::function<void()> then;
     {
         MutexLock lock(stream_mutex_);
@@ -190,9 +210,8 @@ Status Link::OpenStream(const Deadline &deadline, Fd *stream) {
     }
     lock.Lock();
     if (status.ok()) {
-        stream_delivered_.wait_until(
-            lock.native(), deadline.when(),
-            [&]() LLDD_REQUIRES(stream_mutex_) { return delivered_stream_ || peer_gone(); });
+        WaitUntil(stream_delivered_, lock.native(), deadline,
+                  [&]() LLDD_REQUIRES(stream_mutex_) { return delivered_stream_ || peer_gone(); });
         if (!delivered_stream_) {
             status = peer_gone() ? Failure(LLDD_TIMEOUT, "%s", kConnectionClosed)
                                  : Failure(LLDD_TIMEOUT, "the peer opened no data stream in time");

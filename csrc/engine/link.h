@@ -22,6 +22,7 @@
 #include "base/status.h"
 #include "engine/control_channel.h"
 #include "engine/peer_table.h"
+#include "engine/turn_lock.h"
 #include "runtime/runtime.h"
 
 namespace lldd {
@@ -42,22 +43,24 @@ public:
         uint64_t comm_id = 0;        // and its id on this end
     };
 
-    // Holds the link for one transfer or for its end; others wait.
+    // Holds the link for one transfer or for its end; others wait, each until its own deadline. For
+    // clang the thread has the turn while it lives: whoever makes it looks whether it was given.
     class LLDD_SCOPED_CAPABILITY Turn {
     public:
-        explicit Turn(const std::shared_ptr<Link> &link) LLDD_ACQUIRE(link->turn_mutex_)
-            : link_(link) {
-            link_->turn_mutex_.Lock();
-        }
+        Turn(const std::shared_ptr<Link> &link, const Deadline &deadline) LLDD_ACQUIRE(link->turn_)
+            : link_(link->turn_.Enter(deadline) ? link : nullptr) {}
         ~Turn() LLDD_RELEASE();
         Turn(const Turn &) = delete;
         Turn &operator=(const Turn &) = delete;
+        // False: another thread has the link at the deadline.
+        explicit operator bool() const { return link_ != nullptr; }
 
     private:
         const std::shared_ptr<Link> link_;
     };
 
-    Link(EventLoop *loop, Identity identity, Fd control);
+    // `closing` is raised when the engine is closed, and outlives the link; null: it is not.
+    Link(EventLoop *loop, Identity identity, Fd control, const Interruption *closing = nullptr);
     ~Link() override;
 
     const Identity &identity() const { return identity_; }
@@ -84,24 +87,28 @@ public:
     // ---- For the thread that has the turn.
 
     // What a Turn gives, for the attributes of functions that need it.
-    const Mutex &turn() const LLDD_RETURN_CAPABILITY(turn_mutex_) { return turn_mutex_; }
+    const TurnLock &turn() const LLDD_RETURN_CAPABILITY(turn_) { return turn_; }
     // Names the next request of this end for which the owner keeps something.
-    uint64_t NextPin() LLDD_REQUIRES(turn_mutex_) { return ++last_pin_; }
+    uint64_t NextPin() LLDD_REQUIRES(turn_) { return ++last_pin_; }
 
     // LLDD_NOT_YET_LINK if the link was taken down while its turn was waited for, LLDD_TIMEOUT if
     // the peer is gone.
-    Status CheckUsable() const LLDD_REQUIRES(turn_mutex_);
+    Status CheckUsable() const LLDD_REQUIRES(turn_);
     // The peer's caches as they were at the first transfer over this link, which says whether their
     // dimensions are kept.
     Status Table(const Deadline &deadline, bool with_dims, const PeerTable **table, bool *was_read)
-        LLDD_REQUIRES(turn_mutex_);
+        LLDD_REQUIRES(turn_);
 
     // What the client has not been warned of yet, of these two caches. True once for each.
     enum class Warning { kTypes, kDims, kRepeatedBlocks };
-    bool FirstWarning(Warning warning, int64_t own_cache, int64_t peer_cache)
-        LLDD_REQUIRES(turn_mutex_);
+    bool FirstWarning(Warning warning, int64_t own_cache, int64_t peer_cache) LLDD_REQUIRES(turn_);
 
     // ---- Ending it.
+
+    // Ends transfers of this end that run or wait for their turn. Any thread; does not wait for
+    // them.
+    void Interrupt(InterruptCause cause);
+    const Interruption &interruption() const { return interruption_; }
 
     // The connection broke or was closed by the peer. The link stays, its transfers fail.
     void PeerGone();
@@ -113,7 +120,7 @@ public:
     std::atomic<bool> unlink_under_way{false};
 
     // Takes everything down, after MarkUnlinked; not on the I/O thread if the deadline is not over.
-    Status Shutdown(const Deadline &deadline) LLDD_REQUIRES(turn_mutex_);
+    Status Shutdown(const Deadline &deadline) LLDD_REQUIRES(turn_);
     // The same from the I/O thread, which cannot wait for a running transfer: the thread that has
     // the turn does it when it gives the turn back. `then` runs on the I/O thread when it is done.
     void ShutdownWhenIdle(std::function<void()> then);
@@ -149,9 +156,11 @@ private:
 
     void FinishDial() LLDD_REQUIRES(*loop_);
     void StopDial() LLDD_REQUIRES(*loop_);
-    void RunPendingShutdown() LLDD_EXCLUDES(turn_mutex_);
+    void RunPendingShutdown() LLDD_EXCLUDES(turn_);
+    void ShutdownInTurn() LLDD_REQUIRES(turn_);
+    void TellShutdown();
     // The peer is gone: what is known of its caches and its memory is given back.
-    void ForgetPeer() LLDD_EXCLUDES(turn_mutex_);
+    void ForgetPeer() LLDD_EXCLUDES(turn_);
 
     EventLoop *const loop_;
     Identity identity_;
@@ -161,11 +170,12 @@ private:
     std::atomic<Connection *> connection_{nullptr};
     std::atomic<bool> requests_allowed_{false};
 
-    Mutex turn_mutex_;
-    std::optional<PeerTable> table_ LLDD_GUARDED_BY(turn_mutex_);
-    uint64_t last_pin_ LLDD_GUARDED_BY(turn_mutex_) = 0;
-    bool shut_down_ LLDD_GUARDED_BY(turn_mutex_) = false;
-    std::set<std::tuple<Warning, int64_t, int64_t>> warned_ LLDD_GUARDED_BY(turn_mutex_);
+    Interruption interruption_;
+    TurnLock turn_;
+    std::optional<PeerTable> table_ LLDD_GUARDED_BY(turn_);
+    uint64_t last_pin_ LLDD_GUARDED_BY(turn_) = 0;
+    bool shut_down_ LLDD_GUARDED_BY(turn_) = false;
+    std::set<std::tuple<Warning, int64_t, int64_t>> warned_ LLDD_GUARDED_BY(turn_);
     std::atomic<bool> peer_gone_{false};
     std::atomic<bool> unlinked_{false};
     std::atomic<bool> shutdown_wanted_{false};

@@ -123,7 +123,7 @@ void LinkAcceptor::BeginHandshake(Fd socket, const wire::Hello &hello) {
     identity.initiator_greeting = hello.nonce;
     identity.acceptor_greeting = own.nonce;
     identity.peer_features = hello.features;
-    const auto link = std::make_shared<Link>(loop_, identity, std::move(socket));
+    const auto link = std::make_shared<Link>(loop_, identity, std::move(socket), options_.closing);
     Pending pending;
     pending.timer =
         loop_->PostAt(Deadline::InMs(kHandshakeMs), [this, weak = std::weak_ptr<Link>(link)] {

@@ -132,10 +132,7 @@ Status LinkInitiator::LinkMutually(const ClusterSpec &spec, const LinkPtr &link,
         return Failure(LLDD_ALREADY_LINK, "%s is linked already; unlink first",
                        old->peer_name().c_str());
     }
-    if (old != nullptr) {
-        const Link::Turn turn(old);
-        LLDD_RETURN_IF_ERROR(TakeDown(old, deadline));
-    }
+    if (old != nullptr) LLDD_RETURN_IF_ERROR(End(old, deadline));
     Status status = Shake(link, !named, deadline);
     if (status.ok()) return status;
     status = Undo(link, deadline, std::move(status));
@@ -181,8 +178,7 @@ Status LinkInitiator::Dial(const SocketAddress &address, const Deadline &deadlin
 }
 
 Status LinkInitiator::Undo(const LinkPtr &link, const Deadline &deadline, Status status) {
-    const Link::Turn turn(link);
-    const Status down = TakeDown(link, deadline);
+    const Status down = End(link, deadline);
     if (!down.ok()) LLDD_LOG(LLDD_LOG_WARNING, "half a link taken down: %s", down.text().c_str());
     return std::move(status).WithPrefix("link to " + link->peer_name() + ": ");
 }
@@ -209,8 +205,7 @@ Status LinkInitiator::LinkForGroup(const SocketAddress &address, uint64_t peer,
 
 Status LinkInitiator::EndGroupLink(const std::shared_ptr<Link> &link, const Deadline &deadline) {
     LLDD_OFF_IO_THREAD(*loop_);
-    const Link::Turn turn(link);
-    return TakeDown(link, deadline);
+    return End(link, deadline);
 }
 
 // ---- handshake ----
@@ -291,7 +286,8 @@ Status LinkInitiator::Request(const LinkPtr &link, bool replace, const Deadline 
 // Stored before the peer is told, which may use the link as soon as it knows. Other threads of this
 // end wait for their turn until the peer has confirmed: it takes nothing else before.
 Status LinkInitiator::Confirm(const LinkPtr &link, const Deadline &deadline) {
-    const Link::Turn turn(link);
+    const Link::Turn turn(link, deadline);
+    if (!turn) return Failure(LLDD_TIMEOUT, "the link is in use already");
     if (!directory_->Store(link))
         return Failure(LLDD_ALREADY_LINK, "another link to this peer was made meanwhile");
     link->AllowRequests();
@@ -333,17 +329,18 @@ ClusterResult LinkInitiator::UnlinkOne(const ClusterSpec &spec, const Deadline &
     if (link == nullptr) return result;
     result.cluster_id = link->peer();
 
-    const Link::Turn turn(link);
-    if (link->unlinked()) return result;
-    if (!local_only) {
-        const Status told = UnlinkBoth(link, deadline);
-        if (!told.ok()) {
-            result.status = Status(
-                told.code(), "unlink from " + link->peer_name() + ": " + told.text(), told.raw());
-            return result;
-        }
+    if (force) {
+        link->Interrupt(InterruptCause::kUnlink);
+        result.status = End(link, deadline);
+        return result;
     }
-    result.status = TakeDown(link, deadline);
+    const Link::Turn turn(link, deadline);
+    if (link->unlinked()) return result;
+    Status status = turn ? Status::Ok() : Failure(LLDD_TIMEOUT, "transfers have the link");
+    if (status.ok() && !local_only) status = UnlinkBoth(link, deadline);
+    result.status = status.ok()
+                        ? TakeDown(link, deadline)
+                        : std::move(status).WithPrefix("unlink from " + link->peer_name() + ": ");
     return result;
 }
 
@@ -359,6 +356,17 @@ Status LinkInitiator::UnlinkBoth(const LinkPtr &link, const Deadline &deadline) 
     return Failure(LLDD_UNLINK_FAILED, "%s", status.text().c_str());
 }
 
+Status LinkInitiator::End(const LinkPtr &link, const Deadline &deadline) {
+    const Link::Turn turn(link, deadline);
+    if (turn) return TakeDown(link, deadline);
+    directory_->Remove(link);
+    loop_->RunAndWait([&] { owner_->OnLinkDown(*link); });
+    link->ShutdownWhenIdle([link] { link->channel().Close(); });
+    return Failure(LLDD_TIMEOUT,
+                   "unlink from %s: a transfer of this process still runs; the link ends with it",
+                   link->peer_name().c_str());
+}
+
 Status LinkInitiator::TakeDown(const LinkPtr &link, const Deadline &deadline) {
     directory_->Remove(link);
     Status status = link->Shutdown(deadline);
@@ -371,8 +379,7 @@ Status LinkInitiator::TakeDown(const LinkPtr &link, const Deadline &deadline) {
 void LinkInitiator::EndAll(const Deadline &deadline) {
     LLDD_OFF_IO_THREAD(*loop_);
     for (const LinkPtr &link : directory_->Everything()) {
-        const Link::Turn turn(link);
-        const Status status = TakeDown(link, deadline);
+        const Status status = End(link, deadline);
         if (!status.ok()) {
             LLDD_LOG(LLDD_LOG_WARNING, "link to %s closed: %s", link->peer_name().c_str(),
                      status.text().c_str());

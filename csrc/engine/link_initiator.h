@@ -94,6 +94,9 @@ private:
     Status Undo(const LinkPtr &link, const Deadline &deadline, Status status);
     ClusterResult UnlinkOne(const ClusterSpec &spec, const Deadline &deadline, bool force);
     Status UnlinkBoth(const LinkPtr &link, const Deadline &deadline) LLDD_REQUIRES(link->turn());
+    // Takes the link down. If a transfer of this end has the turn until the deadline, the link ends
+    // with that transfer, and the answer is LLDD_TIMEOUT; nobody can use it any more.
+    Status End(const LinkPtr &link, const Deadline &deadline);
     Status TakeDown(const LinkPtr &link, const Deadline &deadline) LLDD_REQUIRES(link->turn());
 
     EventLoop *const loop_;

@@ -17,6 +17,8 @@ struct LinkOptions {
     uint32_t mode = 0;        // LLDD_MODE_*
     uint32_t link_style = 0;  // LLDD_LINK_STYLE_*
     std::string secret;       // that peers must also know; "": none
+    // Raised when the engine is closed; outlives every link. Null: it is not.
+    const Interruption *closing = nullptr;
 
     bool one_way() const { return link_style == LLDD_LINK_STYLE_ONE_WAY; }
     // A new greeting, with a nonce of its own.

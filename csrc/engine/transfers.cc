@@ -51,6 +51,26 @@ lldd_transfer_args OneLayerOf(const lldd_push_args &args) {
     return one;
 }
 
+// What a transfer that was interrupted answers, wherever it was by then.
+Status Interrupted(InterruptCause cause) {
+    return Failure(LLDD_TIMEOUT, "interrupted by %s",
+                   cause == InterruptCause::kUnlink ? "unlink" : "finalize");
+}
+
+// Runs body(until) with the turn of the link, for which other transfers of it are waited for. The
+// deadline is that of the whole call; `until` is the same one, which ends with the link.
+template <typename Body>
+Status InTurn(const std::shared_ptr<Link> &link, const Deadline &deadline, const Body &body) {
+    const Deadline until = deadline.InterruptedBy(&link->interruption());
+    const Link::Turn turn(link, until);
+    if (until.cause() != InterruptCause::kNone) return Interrupted(until.cause());
+    if (!turn) return Failure(LLDD_TIMEOUT, "not done in time: other transfers have the link");
+    Status status = body(until);
+    if (status.code() != LLDD_TIMEOUT || until.cause() == InterruptCause::kNone) return status;
+    // The text says what a push has left behind.
+    return std::move(status).WithPrefix(Interrupted(until.cause()).text() + ": ");
+}
+
 }  // namespace
 
 Status Transfers::Count(Status status) {
@@ -87,6 +107,7 @@ Status Transfers::ReadTable(Link *link, const Deadline &deadline, const PeerTabl
 Status Transfers::Pull(const lldd_pull_args &args, const lldd_cache_key &key,
                        TransferScratch *scratch) {
     return Count([&]() -> Status {
+        const Deadline deadline = Deadline::InMs(options_.sync_timeout_ms);
         LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(args.tensors_per_layer));
         if (key.cluster_id == options_.cluster_id) {
             return Failure(LLDD_PARAM_INVALID,
@@ -100,17 +121,19 @@ Status Transfers::Pull(const lldd_pull_args &args, const lldd_cache_key &key,
         LLDD_RETURN_IF_ERROR(CheckPull(request, &scratch->pairs));
         std::shared_ptr<Link> link;
         LLDD_RETURN_IF_ERROR(FindLink(key.cluster_id, &link));
-        const Link::Turn turn(link);
-        Status status = PullInTurn({key, request, *local}, link.get(), scratch);
+        Status status = InTurn(link, deadline, [&](const Deadline &until) {
+            link->turn().AssertHeld();
+            return PullInTurn({key, request, *local}, link.get(), until, scratch);
+        });
         if (status.ok()) return status;
         return std::move(status).WithPrefix("pull of " + KeyText(key) + " from " +
                                             link->peer_name() + ": ");
     }());
 }
 
-Status Transfers::PullInTurn(const PullCall &call, Link *link, TransferScratch *scratch) {
+Status Transfers::PullInTurn(const PullCall &call, Link *link, const Deadline &deadline,
+                             TransferScratch *scratch) {
     LLDD_RETURN_IF_ERROR(link->CheckUsable());
-    const Deadline deadline = Deadline::InMs(options_.sync_timeout_ms);
     LLDD_RETURN_IF_ERROR(CheckRequestSize(call, scratch->pairs));
     LLDD_RETURN_IF_ERROR(options_.mode == LLDD_MODE_ONE_SIDED
                              ? PullOneSided(call, link, deadline, scratch)
@@ -317,12 +340,14 @@ Status Transfers::TransferLayer(const lldd_transfer_args &args, const lldd_cache
 }
 
 Status Transfers::PushLayer(PushSource *source, const lldd_cache_key &key) {
-    MutexLock one_at_a_time(push_mutex_);
+    const Deadline deadline = Deadline::InMs(options_.sync_timeout_ms);
     std::shared_ptr<Link> link;
     LLDD_RETURN_IF_ERROR(FindLink(key.cluster_id, &link));
-    const Link::Turn turn(link);
     uint64_t bytes = 0;
-    Status status = PushLayerInTurn(source, key, link.get(), &bytes);
+    Status status = InTurn(link, deadline, [&](const Deadline &until) {
+        link->turn().AssertHeld();
+        return PushLayerInTurn(source, key, link.get(), until, &bytes);
+    });
     if (!status.ok()) {
         return std::move(status).WithPrefix(
             Format("push of layer %u to %s of %s: ", source->request.args.src_layer,
@@ -340,9 +365,8 @@ void Transfers::CountPush(Link *link, uint64_t bytes) {
 }
 
 Status Transfers::PushLayerInTurn(PushSource *source, const lldd_cache_key &key, Link *link,
-                                  uint64_t *bytes) {
+                                  const Deadline &deadline, uint64_t *bytes) {
     LLDD_RETURN_IF_ERROR(link->CheckUsable());
-    const Deadline deadline = Deadline::InMs(options_.sync_timeout_ms);
     LLDD_RETURN_IF_ERROR(
         CheckAccessible("this engine", source->cache->id, source->cache->remote_accessible));
     const PeerTable *table = nullptr;
@@ -371,12 +395,14 @@ Status Transfers::PushLayerInTurn(PushSource *source, const lldd_cache_key &key,
 // Request mode names the destination by raw addresses; the peer says how far each of them reaches.
 Status Transfers::SendToAddresses(PushSource *source) {
     const lldd_transfer_args &args = source->request.args;
-    MutexLock one_at_a_time(push_mutex_);
+    const Deadline deadline = Deadline::InMs(options_.sync_timeout_ms);
     std::shared_ptr<Link> link;
     LLDD_RETURN_IF_ERROR(FindLink(args.dst_cluster_id, &link));
-    const Link::Turn turn(link);
     uint64_t bytes = 0;
-    Status status = SendToAddressesInTurn(source, link.get(), &bytes);
+    Status status = InTurn(link, deadline, [&](const Deadline &until) {
+        link->turn().AssertHeld();
+        return SendToAddressesInTurn(source, link.get(), until, &bytes);
+    });
     if (!status.ok()) {
         return std::move(status).WithPrefix(
             Format("transfer of layer %u to %s: ", args.src_layer, link->peer_name().c_str()));
@@ -385,10 +411,10 @@ Status Transfers::SendToAddresses(PushSource *source) {
     return status;
 }
 
-Status Transfers::SendToAddressesInTurn(PushSource *source, Link *link, uint64_t *bytes) {
+Status Transfers::SendToAddressesInTurn(PushSource *source, Link *link, const Deadline &deadline,
+                                        uint64_t *bytes) {
     const lldd_transfer_args &args = source->request.args;
     LLDD_RETURN_IF_ERROR(link->CheckUsable());
-    const Deadline deadline = Deadline::InMs(options_.sync_timeout_ms);
     LLDD_RETURN_IF_ERROR(CheckPush(source->request, source->pairs));
     wire::Locate locate;
     locate.addrs.assign(args.dst_addrs, args.dst_addrs + args.num_dst_addrs);

@@ -82,8 +82,8 @@ private:
         const Cache &local;
     };
 
-    Status PullInTurn(const PullCall &call, Link *link, TransferScratch *scratch)
-        LLDD_REQUIRES(link->turn());
+    Status PullInTurn(const PullCall &call, Link *link, const Deadline &deadline,
+                      TransferScratch *scratch) LLDD_REQUIRES(link->turn());
     // These two leave the runs that they moved in `scratch`.
     Status PullOneSided(const PullCall &call, Link *link, const Deadline &deadline,
                         TransferScratch *scratch) LLDD_REQUIRES(link->turn());
@@ -95,11 +95,11 @@ private:
     void LookAtPull(const PullCall &call, const PeerCache &remote, Link *link,
                     TransferScratch *scratch) const LLDD_REQUIRES(link->turn());
     Status SendToAddresses(PushSource *source);
-    Status SendToAddressesInTurn(PushSource *source, Link *link, uint64_t *bytes)
-        LLDD_REQUIRES(link->turn());
+    Status SendToAddressesInTurn(PushSource *source, Link *link, const Deadline &deadline,
+                                 uint64_t *bytes) LLDD_REQUIRES(link->turn());
     Status PushLayer(PushSource *source, const lldd_cache_key &key);
     Status PushLayerInTurn(PushSource *source, const lldd_cache_key &key, Link *link,
-                           uint64_t *bytes) LLDD_REQUIRES(link->turn());
+                           const Deadline &deadline, uint64_t *bytes) LLDD_REQUIRES(link->turn());
     Status ReadTable(Link *link, const Deadline &deadline, const PeerTable **table)
         LLDD_REQUIRES(link->turn());
     void CountPush(Link *link, uint64_t bytes);
@@ -110,8 +110,6 @@ private:
     const LinkDirectory *const links_;
     const Mismatches mismatches_;
     const Options options_;
-    // All pushes and layer transfers of an engine run one at a time.
-    Mutex push_mutex_;
     Counters counters_;
 };
 

@@ -41,9 +41,9 @@
  *                the cache is unregistered. Arrays are borrowed for the call and each element is read exactly once.
  *                Returned `const char *` belong to the library; see each function for how long they live.
  *   Threads      Every function may be called from any thread at any time. Transfers over one link queue; transfers
- *                over different links run in parallel; pushes and layer transfers of one engine run one at a time.
- *   Blocking     Calls block the calling thread, at the longest for the deadline named, which starts when the call has
- *                the link for itself. No function calls back into the client.
+ *                over different links run in parallel.
+ *   Blocking     Calls block the calling thread, at the longest for the deadline named, which starts with the call:
+ *                waiting for other transfers of the link counts. No function calls back into the client.
  *   After close  lldd_engine_close() makes every later call on the handle answer LLDD_ENGINE_FINALIZED, before it looks at
  *                any other argument; closing again succeeds. Only lldd_engine_free() ends the handle.
  *   Fork         A child process must not use the engines of its parent: each call answers LLDD_FAILED. It may open
@@ -523,8 +523,9 @@ lldd_status lldd_log_set(uint32_t level, int32_t fd);
  * LLDD_FAILED: cannot bind or listen. LLDD_OUT_OF_MEMORY: the device pool cannot be allocated (host pool: LLDD_FAILED). */
 lldd_status lldd_engine_open(const lldd_config *config, lldd_engine **engine);
 
-/* Closes an engine: no new call gets in, running calls are waited for, then links go (without telling the peers, which see
- * the connection close), caches, pools, listener and threads. A second close succeeds at once. */
+/* Closes an engine: no new call gets in, running transfers are interrupted (LLDD_TIMEOUT), running calls are waited for,
+ * then links go (without telling the peers, who see the connection close), caches, pools, listener and threads. A second
+ * close succeeds at once. */
 lldd_status lldd_engine_close(lldd_engine *engine);
 
 /* Ends the handle; closes the engine first if need be. No call may be running or follow. Null is allowed. */

@@ -19,6 +19,8 @@ KEY = BlocksCacheKey(OWNER, 0)
 # Large enough that a pull is under way at almost any time while it is repeated.
 LARGE = Geometry(num_tensors=2, num_blocks=64, block_bytes=128 << 10)
 LONG_MS = 20000
+# How late a deadline may be on a loaded machine.
+MARGIN_S = 1.5
 
 
 @pytest.mark.rule("C7.6-2", "C7.6-6", "C7.6-7", "C10-42")
@@ -202,19 +204,22 @@ def test_a_stopped_peers_memory_is_read_without_it(stage: Stage, path: Path) -> 
     check(pair.source, moved(pair.source.filled(), pair.target.filled(), [9], [2]))
 
 
-@pytest.mark.rule("C6.1-32", "C7.8-4")
+@pytest.mark.rule("C6.1-32", "C7.8-4", "C10-82")
 @pytest.mark.parametrize("operation", ["pull", "push"])
-def test_the_deadline_starts_when_the_link_is_free(stage: Stage, operation: str) -> None:
-    # Eight calls over one stopped link queue; each has the whole deadline once it is its turn.
-    pair = stage.pair(helped_path(), sync_timeout_ms=200)
+def test_waiting_for_other_transfers_of_the_link_counts(stage: Stage, operation: str) -> None:
+    # Sixteen calls over one stopped link queue; none waits longer than if it were alone.
+    pair = stage.pair(helped_path(), sync_timeout_ms=1000)
     pair.puller.pull("kv", KEY, [0], [0])
     pair.owner.stop()
-    calls = [pair.puller.start_call(seconds_of, operation, "kv", KEY, [0], [0]) for _ in range(8)]
-    times = sorted(call.result()[0] for call in calls)
+    calls = [pair.puller.start_call(seconds_of, operation, "kv", KEY, [0], [0]) for _ in range(16)]
+    times = []
+    for call in calls:
+        taken, error = call.result()
+        check_refusal(error, S.LLM_TIMEOUT, OWNER)
+        times.append(taken)
     pair.owner.go_on()
-    for position, taken in enumerate(times, 1):
-        assert taken >= 0.2 * position * 0.9
-    assert times[-1] < 8 * 0.2 + 3
+    assert min(times) > 0.9
+    assert max(times) < 1 + MARGIN_S
 
 
 @pytest.mark.rule("C7.6-4")

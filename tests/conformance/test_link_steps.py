@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from llm_datadist import (
@@ -16,11 +14,9 @@ from llm_datadist import (
 )
 from llm_datadist.introspection import LinkState
 from llm_datadist.testing import check, eventually, moved
-from llm_datadist.testing.actor import ClusterAddress
-from tests.conformance.refusals import GONE, check_refusal, refused
+from tests.conformance.refusals import GONE, check_refusal
 from tests.conformance.stage import OWNER, PULLER, SMALL, Stage, linked
 from tests.conformance.together import NearStage
-from tests.conformance.work import seconds_of
 
 S = LLMStatusCode
 KEY = BlocksCacheKey(OWNER, 0)
@@ -120,36 +116,3 @@ def test_c7_2_7_both_ends_unlink_and_again(together: NearStage) -> None:
         assert puller.unlink(owner, force=force) == S.LLM_SUCCESS
         assert owner.unlink(puller, force=force) == S.LLM_SUCCESS
     assert owner.call("links") == puller.call("links") == []
-
-
-def pull_and_tell(actor, label: str) -> str:
-    _, error = seconds_of(actor, "pull", "kv", KEY, [0], [0])
-    actor.announce(label)
-    return error.status_code.name
-
-
-def seconds_to_unlink(actor, cluster: ClusterAddress) -> float:
-    start = time.monotonic()
-    answer = actor.unlink([cluster], force=True)
-    assert answer.status == S.LLM_SUCCESS
-    return time.monotonic() - start
-
-
-@pytest.mark.rule("C7.2-8", "C7.8-4")
-def test_c7_2_8_unlink_waits_for_the_running_transfer(stage: Stage) -> None:
-    owner = stage.engine(OWNER, environment=TCP)
-    puller = stage.engine(PULLER, listen=None, environment=TCP, sync_timeout_ms=600)
-    owner.register("kv", SMALL, 1, 0)
-    puller.register("kv", SMALL, 2)
-    linked(puller, owner)
-    puller.pull("kv", KEY, [0], [0])
-    owner.stop()
-    calls = [puller.start_call(pull_and_tell, "pulled") for _ in range(2)]
-    # When the first one has ended, the second has just got its turn, for 600 ms.
-    puller.wait_for("pulled")
-    taken = puller.call(seconds_to_unlink, owner.cluster())
-    assert taken > 0.3
-    assert {call.result() for call in calls} == {"LLM_TIMEOUT"}
-    with refused(S.LLM_NOT_YET_LINK):
-        puller.pull("kv", KEY, [0], [0])
-    owner.go_on()

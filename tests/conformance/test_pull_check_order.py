@@ -8,7 +8,6 @@ rung and those of all later rungs, and must raise the one of its own rung.
 
 from __future__ import annotations
 
-import time
 from typing import Any, Callable, Union
 
 import numpy as np
@@ -20,14 +19,13 @@ from llm_datadist import (
     CacheKey,
     CacheKeyByIdAndIndex,
     LLMDataDistWarning,
-    LLMException,
     LLMStatusCode,
     Placement,
     RegisterMemStatus,
     status,
 )
 from llm_datadist.introspection import MemoryKind
-from llm_datadist.testing import Geometry, PeerCall, eventually
+from llm_datadist.testing import eventually
 from tests.conformance.engines import (
     OWNER,
     PULLER,
@@ -39,7 +37,6 @@ from tests.conformance.engines import (
     by_request,
 )
 from tests.conformance.refusals import check_refusal, refused, refused_by_engine
-from tests.conformance.stage import Stage, linked
 
 S = LLMStatusCode
 PI, NOT_EXIST, NOT_LINKED = S.LLM_PARAM_INVALID, S.LLM_KV_CACHE_NOT_EXIST, S.LLM_NOT_YET_LINK
@@ -312,47 +309,6 @@ def test_c5_2_9_links_come_before_what_is_at_the_peer(engines: Engines, mode: bo
         puller.manager.pull_blocks(BlocksCacheKey(98, 99), target.cache, [0], [0])
     with refused_by_engine("pull_blocks", PI, "dst_blocks"):
         puller.manager.pull_blocks(blocks_of(99), target.cache, [0], [16])
-
-
-@pytest.mark.rule("C5.2-10")
-@pytest.mark.parametrize("one_sided", [False, True], ids=["request mode", "one-sided"])
-def test_c5_2_10_pulls_and_unlinks_of_one_link_take_turns(stage: Stage, one_sided: bool) -> None:
-    owner = stage.engine(OWNER, device_pool=1 << 20, one_sided=one_sided)
-    puller = stage.engine(PULLER, listen=None, one_sided=one_sided, sync_timeout_ms=600)
-    owner.allocate("kv", Geometry(), 1, 0)
-    puller.register("kv", Geometry(), 2)
-    linked(puller, owner)
-    owner.stop()
-    try:
-        pulls = [puller.start_call(timed_pull, name) for name in ("one", "other")]
-        puller.wait_for("one")
-        puller.wait_for("other")
-        # Each has a deadline of its own, which starts with its turn.
-        earlier, later = eventually(lambda: in_order(pulls), "one pull is over", 10)
-        # The later one has the link now; the unlink, which does not ask the peer, waits for it.
-        start, unlinking = time.monotonic(), puller.start_call("unlink", [owner.cluster()], 1, True)
-        assert unlinking.result().status == S.LLM_SUCCESS
-        waited = time.monotonic() - start
-        assert earlier.result() == later.result() == S.LLM_TIMEOUT
-        assert 0.3 < waited < 5, "the unlink came before the pull that had the link"
-    finally:
-        owner.go_on()
-    assert puller.call(timed_pull, "third") == NOT_LINKED
-
-
-def in_order(pulls: list[PeerCall]) -> list[PeerCall]:
-    """The one that is over and the one that is not; nothing while neither is."""
-    over = [pull for pull in pulls if pull.done()]
-    return [*over, *(pull for pull in pulls if pull not in over)] if over else []
-
-
-def timed_pull(actor: Any, label: str) -> LLMStatusCode:
-    actor.announce(label)
-    try:
-        actor.pull("kv", BlocksCacheKey(OWNER), [0], [0])
-    except LLMException as error:
-        return error.status_code
-    return S.LLM_SUCCESS
 
 
 @pytest.mark.rule("C5.2-14", "C5.2-10")

@@ -195,6 +195,9 @@ def test_finalize_races_with_sixteen_threads(
             ends.add("not initialized")
         elif name == "push" and not one_sided:
             ends = {"LLM_PARAM_INVALID"}  # at its first call
+        elif status == "LLM_TIMEOUT":
+            assert "interrupted by finalize" in text
+            continue
         assert status in ends, (name, status, text)
     # The peers are as they were, and the same object may begin again.
     assert [link.peer_cluster_id for link in pair.owner.call("links")] == [PULLER]

@@ -1,0 +1,36 @@
+// Ends calls before their deadlines: their link is taken down, or their engine is closed.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace lldd {
+
+enum class InterruptCause : uint32_t { kNone, kUnlink, kFinalize };
+
+// What one or more calls look at while they wait or move bytes. Thread-safe.
+class Interruption {
+public:
+    // Whatever interrupts `wider` interrupts this one. It must outlive it; null: there is none.
+    explicit Interruption(const Interruption *wider = nullptr) : wider_(wider) {}
+    Interruption(const Interruption &) = delete;
+    Interruption &operator=(const Interruption &) = delete;
+
+    // The first cause stays.
+    void Raise(InterruptCause cause) {
+        InterruptCause none = InterruptCause::kNone;
+        cause_.compare_exchange_strong(none, cause);
+    }
+    InterruptCause cause() const {
+        const InterruptCause own = cause_.load(std::memory_order_acquire);
+        return own != InterruptCause::kNone || wider_ == nullptr ? own : wider_->cause();
+    }
+
+private:
+    const Interruption *const wider_;
+    std::atomic<InterruptCause> cause_{InterruptCause::kNone};
+};
+
+}  // namespace lldd
