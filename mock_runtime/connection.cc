@@ -118,6 +118,8 @@ Status MockConnection::DialChannel(const Deadline &deadline) {
 
 Status MockConnection::Confirm() {
     LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kConfirm, &fault_link_));
+    // Whoever comes over the channel from now on comes too late: transfers use what was taken.
+    device_->channel->Forget(nonce_);
     peer_.DecidePaths();
     return Status::Ok();
 }
@@ -176,8 +178,10 @@ Status MockConnection::MakePlan(const Run *runs, size_t count, TransferPlan *pla
             return Explain({MoveFailure::kUnknown, 0, rest.remote}, peer_.Name());
         }
         *taken = region->Within(rest.remote, rest.length);
-        if (!region->transport) return peer_.Unreachable(*region, rest.remote);
-        switch (*region->transport) {
+        const std::optional<Transport> transport =
+            peer_.TransportOf(*region, rest.remote, *taken);
+        if (!transport) return peer_.Unreachable(*region, rest.remote);
+        switch (*transport) {
             case Transport::kMapped:
                 (known_.Contains(rest.local, *taken) ? plan->direct : plan->checked)
                     .Add(rest.local, region->mapped_at + (rest.remote - region->addr), *taken);
