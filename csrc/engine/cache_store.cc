@@ -2,7 +2,6 @@
 #include "engine/cache_store.h"
 
 #include <algorithm>
-#include <cinttypes>
 #include <set>
 #include <utility>
 
@@ -18,17 +17,15 @@ Status CacheStore::ReadKeys(const Cache &cache, const lldd_cache_key *keys, uint
                             std::vector<Wanted> *wanted) {
     const bool blocks = cache.shape.blocks;
     if (blocks && num_keys > 1) {
-        return Failure(LLDD_PARAM_INVALID, "%" PRIu64 " keys for a blocks cache, allowed is one",
-                       num_keys);
+        return Failure(LLDD_PARAM_INVALID, "%llu keys for a blocks cache, allowed is one",
+                       Printable(num_keys));
     }
     const uint32_t kind = blocks ? LLDD_KEY_BLOCKS : LLDD_KEY_REQUEST;
     wanted->reserve(num_keys);
     for (uint64_t i = 0; i < num_keys; ++i) {
         if (keys[i].kind != kind) {
-            return Failure(LLDD_PARAM_INVALID,
-                           "the kind of keys[%" PRIu64 "] is %" PRIu32
-                           ", a %s cache takes %" PRIu32,
-                           i, keys[i].kind, blocks ? "blocks" : "contiguous", kind);
+            return Failure(LLDD_PARAM_INVALID, "the kind of keys[%llu] is %u, a %s cache takes %u",
+                           Printable(i), keys[i].kind, blocks ? "blocks" : "contiguous", kind);
         }
         wanted->push_back({CacheName::Of(keys[i]), i});
     }
@@ -39,8 +36,8 @@ Status CacheStore::AddAllocated(const CacheRef &cache, const lldd_cache_key *key
                                 uint64_t num_keys, std::vector<std::string> *notices) {
     const bool blocks = cache->shape.blocks;
     if (!blocks && num_keys > cache->shape.count) {
-        return Failure(LLDD_PARAM_INVALID, "%" PRIu64 " keys for %" PRIu64 " batch entries",
-                       num_keys, cache->shape.count);
+        return Failure(LLDD_PARAM_INVALID, "%llu keys for %llu batch entries", Printable(num_keys),
+                       Printable(cache->shape.count));
     }
     std::vector<Wanted> wanted;
     LLDD_RETURN_IF_ERROR(ReadKeys(*cache, keys, num_keys, &wanted));
@@ -54,24 +51,25 @@ Status CacheStore::AddAllocated(const CacheRef &cache, const lldd_cache_key *key
         if (bound != names_.end()) {
             if (placeholder) {
                 return Failure(LLDD_PARAM_INVALID,
-                               "keys[%" PRIu64 "] is a placeholder with model_id %" PRIu64
-                               ", under which the blocks cache %" PRId64 " is bound",
-                               want.batch_index, want.name.model_id, bound->second.cache_id);
+                               "keys[%llu] is a placeholder with model_id %llu, under which the "
+                               "blocks cache %lld is bound",
+                               Printable(want.batch_index), Printable(want.name.model_id),
+                               Printable(bound->second.cache_id));
             }
-            return Failure(LLDD_PARAM_INVALID,
-                           "keys[%" PRIu64 "] (%s) is bound to cache %" PRId64 " already",
-                           want.batch_index, want.name.ToString().c_str(), bound->second.cache_id);
+            return Failure(LLDD_PARAM_INVALID, "keys[%llu] (%s) is bound to cache %lld already",
+                           Printable(want.batch_index), want.name.ToString().c_str(),
+                           Printable(bound->second.cache_id));
         }
         if (seen.insert(want.name).second) continue;
         if (!placeholder) {
-            return Failure(LLDD_PARAM_INVALID,
-                           "keys[%" PRIu64 "] (%s) repeats an earlier key of the call",
-                           want.batch_index, want.name.ToString().c_str());
+            return Failure(LLDD_PARAM_INVALID, "keys[%llu] (%s) repeats an earlier key of the call",
+                           Printable(want.batch_index), want.name.ToString().c_str());
         }
         if (told.insert(want.name.model_id).second) {
-            notices->push_back(Format("several placeholder keys with model_id %" PRIu64
-                                      " in one call: the device's own engine accepts one",
-                                      want.name.model_id));
+            notices->push_back(
+                Format("several placeholder keys with model_id %llu in one call: the device's own "
+                       "engine accepts one",
+                       Printable(want.name.model_id)));
         }
     }
     PublishLocked(cache, wanted);
@@ -91,14 +89,14 @@ Status CacheStore::AddRegistered(const CacheRef &cache, const lldd_cache_key *ke
         if (!blocks && want.name.names_blocks()) continue;
         const auto bound = names_.find(want.name);
         if (bound != names_.end() && blocks) {
-            notices->push_back(
-                Format("%s now names cache %" PRId64 "; it was bound to cache %" PRId64,
-                       want.name.ToString().c_str(), cache->id, bound->second.cache_id));
+            notices->push_back(Format("%s now names cache %lld; it was bound to cache %lld",
+                                      want.name.ToString().c_str(), Printable(cache->id),
+                                      Printable(bound->second.cache_id)));
         } else if (bound != names_.end() || !seen.insert(want.name).second) {
-            notices->push_back(Format("keys[%" PRIu64 "] (%s) of cache %" PRId64
-                                      " was not bound: it names cache %" PRId64 " already",
-                                      want.batch_index, want.name.ToString().c_str(), cache->id,
-                                      bound != names_.end() ? bound->second.cache_id : cache->id));
+            notices->push_back(Format(
+                "keys[%llu] (%s) of cache %lld was not bound: it names cache %lld already",
+                Printable(want.batch_index), want.name.ToString().c_str(), Printable(cache->id),
+                Printable(bound != names_.end() ? bound->second.cache_id : cache->id)));
             continue;
         }
         free.push_back(want);
@@ -145,7 +143,7 @@ CacheRef CacheStore::Find(int64_t id) const {
 Status CacheStore::FindOwn(int64_t id, CacheRef *cache) const {
     *cache = Find(id);
     if (*cache != nullptr) return Status::Ok();
-    return Failure(LLDD_KV_CACHE_NOT_EXIST, "this engine has no cache with id %" PRId64, id);
+    return Failure(LLDD_KV_CACHE_NOT_EXIST, "this engine has no cache with id %lld", Printable(id));
 }
 
 std::optional<NamedEntry> CacheStore::Find(const CacheName &name) const {
@@ -331,8 +329,9 @@ std::string DescribeBlocks(const std::vector<uint64_t> &model_ids, uint64_t coun
     if (count == 0) return "no blocks caches with a key";
     std::string text = "blocks caches for model_id ";
     for (size_t i = 0; i < model_ids.size(); ++i)
-        text += Format("%s%" PRIu64, i == 0 ? "" : ", ", model_ids[i]);
-    if (count > model_ids.size()) text += Format(" and %" PRIu64 " more", count - model_ids.size());
+        text += Format("%s%llu", i == 0 ? "" : ", ", Printable(model_ids[i]));
+    if (count > model_ids.size())
+        text += Format(" and %llu more", Printable(count - model_ids.size()));
     return text;
 }
 

@@ -399,7 +399,7 @@ void Engine::WarnOfBatchDim(const Cache &cache, uint32_t batch_dim_index) {
     notices_.Add(
         Format("cache %lld has batch_dim_index %u, but a transfer takes shape[0], %llu, for "
                "the batch",
-               static_cast<long long>(cache.id), batch_dim_index, Printable(cache.shape.count)));
+               Printable(cache.id), batch_dim_index, Printable(cache.shape.count)));
 }
 
 // How the device lays the table of one-sided mode out.
@@ -428,7 +428,7 @@ Status Engine::Unregister(int64_t cache_id) {
         status = Failure(
             LLDD_TIMEOUT,
             "cache %lld is unregistered, but a transfer of this engine still uses its memory",
-            static_cast<long long>(cache_id));
+            Printable(cache_id));
     }
     if (!cache->remote_accessible && mode_ != LLDD_MODE_REQUEST) return status;
     for (const uint64_t addr : cache->addrs) {
@@ -436,8 +436,8 @@ Status Engine::Unregister(int64_t cache_id) {
         const Status withdrawn = device_->Unregister(addr, cache->shape.tensor_bytes, deadline);
         if (!withdrawn.ok() && status.ok()) {
             status = Status(withdrawn.code(),
-                            Format("cache %lld is unregistered, but: %s",
-                                   static_cast<long long>(cache_id), withdrawn.text().c_str()),
+                            Format("cache %lld is unregistered, but: %s", Printable(cache_id),
+                                   withdrawn.text().c_str()),
                             withdrawn.raw());
         }
     }

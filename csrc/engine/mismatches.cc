@@ -36,7 +36,7 @@ bool Mismatches::WarnOfTypes(Link *link, const Cache &own, const PeerCache &peer
     notices_->Add(
         Format("cache %lld here has data_type %u, cache %lld of %s has %u: their bytes "
                "are moved as they are",
-               static_cast<long long>(own.id), own.shape.data_type, static_cast<long long>(peer.id),
+               Printable(own.id), own.shape.data_type, static_cast<long long>(peer.id),
                link->peer_name().c_str(), peer.shape.data_type));
     return true;
 }
@@ -73,7 +73,7 @@ bool Mismatches::WarnOfRepeats(Link *link, int64_t own_id, int64_t peer_id, cons
     notices_->Add(
         Format("dst_blocks names block %llu more than once, in a transfer of cache %lld "
                "with %s: which bytes it has afterwards is not said",
-               Printable(block), static_cast<long long>(own_id), link->peer_name().c_str()));
+               Printable(block), Printable(own_id), link->peer_name().c_str()));
     return true;
 }
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/page_pool.h"
 
-#include <cinttypes>
 #include <iterator>
 #include <limits>
 #include <utility>
@@ -17,23 +16,20 @@ constexpr uint64_t kPageLimit = 0xFFFFFFFF;
 
 Status CheckPoolConfig(const char *name, uint64_t size, uint32_t page_shift) {
     if (page_shift < kMinPageShift || page_shift > kMaxPageShift) {
-        return Failure(LLDD_PARAM_INVALID,
-                       "page_shift of the %s pool is %" PRIu32 ", allowed are %" PRIu32
-                       " to %" PRIu32,
+        return Failure(LLDD_PARAM_INVALID, "page_shift of the %s pool is %u, allowed are %u to %u",
                        name, page_shift, kMinPageShift, kMaxPageShift);
     }
     const uint64_t pages = size >> page_shift;
     if (pages == 0) {
         return Failure(LLDD_PARAM_INVALID,
-                       "the %s pool has %" PRIu64 " bytes, less than one page of %" PRIu64
-                       " (page_shift %" PRIu32 ")",
-                       name, size, uint64_t{1} << page_shift, page_shift);
+                       "the %s pool has %llu bytes, less than one page of %llu (page_shift %u)",
+                       name, Printable(size), Printable(uint64_t{1} << page_shift), page_shift);
     }
     if (pages >= kPageLimit) {
-        return Failure(LLDD_PARAM_INVALID,
-                       "the %s pool of %" PRIu64 " bytes has %" PRIu64 " pages (page_shift %" PRIu32
-                       "), allowed are less than %" PRIu64,
-                       name, size, pages, page_shift, kPageLimit);
+        return Failure(
+            LLDD_PARAM_INVALID,
+            "the %s pool of %llu bytes has %llu pages (page_shift %u), allowed are less than %llu",
+            name, Printable(size), Printable(pages), page_shift, Printable(kPageLimit));
     }
     return Status::Ok();
 }

@@ -25,7 +25,7 @@ Status NotThere(const PeerTable &table, const lldd_cache_key &key) {
 Status CheckAccessible(const char *whose, int64_t cache_id, bool accessible) {
     if (accessible) return Status::Ok();
     return Failure(LLDD_PARAM_INVALID, "cache %lld of %s is not remote accessible",
-                   static_cast<long long>(cache_id), whose);
+                   Printable(cache_id), whose);
 }
 
 // A request to the owner of a cache; it counts as part of the transfer.
