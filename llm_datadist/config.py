@@ -161,7 +161,8 @@ class LLMConfig(WarnsOfUnknownMembers):
     def generate_options(self) -> dict[str, str]:
         """Fill and return the options dict, the same object every time.
 
-        Raises IndexError when device_id is an empty list.
+        Raises:
+            IndexError: device_id is an empty list.
         """
         self._options.update(self._generated())
         return self._options

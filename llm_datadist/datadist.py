@@ -244,8 +244,9 @@ class LLMDataDist:
 
         Returns and raises as link_clusters. Without force, LLM_UNLINK_FAILED or LLM_TIMEOUT: the
         peer is gone or silent, or transfers have the link, and this end stays. With force,
-        LLM_TIMEOUT: a transfer did not end in time; the link is gone for later ones. Source: 7.2,
-        decisions 34, 35, 82 and 83.
+        LLM_TIMEOUT: a transfer did not end in time; the link is gone for later ones.
+
+        Source: 7.2, decisions 34, 35, 82 and 83.
         """
         engine = self._open_engine()
         check_optional("force", force, bool)

@@ -52,9 +52,11 @@ class EngineOptions:
 def read_options(cluster_id: int, role: LLMRole, client_options: dict[str, str]) -> EngineOptions:
     """Check an options dict and make an engine's configuration of it; the dict is not changed.
 
-    Raises TypeError for a key or value that is no str, ValueError for a listen port that is no int,
-    LLMException with LLM_FEATURE_NOT_ENABLED outside CacheManager mode (decision 2) and with
-    LLM_PARAM_INVALID for everything else.
+    Raises:
+        TypeError: a key or value is not a str.
+        ValueError: the listen port is not an int.
+        LLMException: LLM_FEATURE_NOT_ENABLED outside CacheManager mode (decision 2),
+            LLM_PARAM_INVALID for everything else.
     """
     check_type("options", client_options, dict)
     _check_flow_graph_size(client_options)

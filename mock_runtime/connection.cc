@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/io_thread.h"
 #include "base/log.h"
 #include "mock_runtime/path_cma.h"
 #include "mock_runtime/path_mapped.h"
@@ -79,6 +80,7 @@ Status MockConnection::TakeChannel(ChannelGift gift, pid_t pid, ChannelGift *own
     LLDD_RETURN_IF_ERROR(LinkPage::Map(std::move(gift.link_page), &page));
     LLDD_RETURN_IF_ERROR(peer_.MapTable(std::move(gift.region_table)));
     passage_->Open(std::move(page));
+    passage_->SetProcess(PeerProcess(pid));
     device_->passages.Add(passage_);
     peer_.IsOnThisHost(pid, &gift.pools);
     *own = OwnGift();
@@ -105,6 +107,7 @@ Status MockConnection::DialChannel(const Deadline &deadline) {
     if (exchanged.code() == LLDD_TIMEOUT || exchanged.code() == LLDD_LINK_FAILED) return exchanged;
     passage_->page().CloseDescriptor();
     if (exchanged.ok()) {
+        passage_->SetProcess(PeerProcess(pid));
         peer_.IsOnThisHost(pid, &gift.pools);
     } else {
         peer_.IsElsewhere(exchanged.text());
@@ -115,6 +118,8 @@ Status MockConnection::DialChannel(const Deadline &deadline) {
 
 Status MockConnection::Confirm() {
     LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kConfirm, &fault_link_));
+    // Whoever comes over the channel from now on comes too late: transfers use what was taken.
+    device_->channel->Forget(nonce_);
     peer_.DecidePaths();
     return Status::Ok();
 }
@@ -173,8 +178,10 @@ Status MockConnection::MakePlan(const Run *runs, size_t count, TransferPlan *pla
             return Explain({MoveFailure::kUnknown, 0, rest.remote}, peer_.Name());
         }
         *taken = region->Within(rest.remote, rest.length);
-        if (!region->transport) return peer_.Unreachable(*region, rest.remote);
-        switch (*region->transport) {
+        const std::optional<Transport> transport =
+            peer_.TransportOf(*region, rest.remote, *taken);
+        if (!transport) return peer_.Unreachable(*region, rest.remote);
+        switch (*transport) {
             case Transport::kMapped:
                 (known_.Contains(rest.local, *taken) ? plan->direct : plan->checked)
                     .Add(rest.local, region->mapped_at + (rest.remote - region->addr), *taken);
@@ -225,6 +232,7 @@ MoveFailure MockConnection::MoveSameHost(const TransferPlan &plan, Direction dir
 // ---------------------------------------------------------------------------- the peer's access
 
 void MockConnection::ServeStream(Fd stream) {
+    LLDD_ON_IO_THREAD(*device_->loop);
     server_.reset();  // the peer has given up an earlier stream: nothing late may come out of it
     if (closed_.load() || !device_->settings.allows(Transport::kTcp)) return;
     const TcpServer::Owner owner{device_->memory.get(),  &device_->serve_lock, passage_->mark(),
@@ -234,6 +242,7 @@ void MockConnection::ServeStream(Fd stream) {
 
 // A push of the peer has failed.
 void MockConnection::OnMessage(std::string_view message, std::function<void()> answer) {
+    LLDD_ON_IO_THREAD(*device_->loop);
     TcpFence fence;
     if (message.size() != sizeof fence) return fault_link_.streams->Break();
     std::memcpy(&fence, message.data(), sizeof fence);
@@ -262,6 +271,7 @@ Status MockConnection::EndAccess(const Deadline &deadline) {
     // On the I/O thread no step of the stream is under way, and the exchange over the channel can
     // no longer be completed.
     device_->loop->RunAndWait([this] {
+        LLDD_ON_IO_THREAD(*device_->loop);
         server_.reset();
         if (end_ == LinkEnd::kAcceptor) device_->channel->Forget(nonce_);
     });

@@ -11,6 +11,7 @@
 
 #include "base/address.h"
 #include "base/fork.h"
+#include "base/mutex.h"
 #include "mock_runtime/connection.h"
 #include "mock_runtime/faults.h"
 #include "mock_runtime/path_mapped.h"
@@ -33,8 +34,8 @@ private:
 
 // Devices that are open in this process; the parent's are not a child's.
 struct OpenDevices {
-    std::mutex mutex;
-    std::vector<const MockDevice *> devices;
+    Mutex mutex;
+    std::vector<const MockDevice *> devices LLDD_GUARDED_BY(mutex);
 };
 
 // Whether all of it is mapped. The kernel looks at ranges; no page is touched, and none is written
@@ -89,7 +90,7 @@ Status MockDevice::Open(const Settings &settings, int32_t device_id,
     LLDD_RETURN_IF_ERROR(ChannelListener::Create(parts.loop, &parts.channel));
     OpenDevices &open = OfThisProcess<OpenDevices>();
     {
-        std::lock_guard<std::mutex> lock(open.mutex);
+        MutexLock lock(open.mutex);
         open.devices.push_back(made.get());
     }
     *device = std::move(made);
@@ -99,7 +100,7 @@ Status MockDevice::Open(const Settings &settings, int32_t device_id,
 MockDevice::~MockDevice() {
     OpenDevices &open = OfThisProcess<OpenDevices>();
     {
-        std::lock_guard<std::mutex> lock(open.mutex);
+        MutexLock lock(open.mutex);
         open.devices.erase(std::remove(open.devices.begin(), open.devices.end(), this),
                            open.devices.end());
     }
@@ -136,12 +137,14 @@ Status MockDevice::Withdraw(uint64_t addr, uint64_t size, const Deadline &deadli
     if (!withdrawn) return Status::Ok();
     // The I/O thread is outside the memory, and from now on finds it withdrawn.
     {
-        const std::lock_guard<std::mutex> serving(parts_.serve_lock);
+        const MutexLock serving(parts_.serve_lock);
     }
-    if (parts_.passages.WaitUntilLeft(order, deadline)) return Status::Ok();
+    const std::shared_ptr<PeerPassage> inside = parts_.passages.WaitUntilLeft(order, deadline);
+    if (inside == nullptr) return Status::Ok();
     return Failure(LLDD_TIMEOUT,
-                   "a peer is still in the memory at %#llx (%llu bytes); it must not be used yet",
-                   Printable(addr), Printable(size));
+                   "a peer (pid %d) is still in the memory at %#llx (%llu bytes); it must not be "
+                   "used yet",
+                   static_cast<int>(inside->process().pid()), Printable(addr), Printable(size));
 }
 
 Status MockDevice::Copy(const Run *runs, size_t count, Placement, Placement,
@@ -222,7 +225,7 @@ Status MockDevice::Connect(const ConnectionSetup &setup, const Deadline &deadlin
 
 std::string MockDevice::DescribeAll() {
     OpenDevices &open = OfThisProcess<OpenDevices>();
-    std::lock_guard<std::mutex> lock(open.mutex);
+    MutexLock lock(open.mutex);
     std::string text;
     for (const MockDevice *device : open.devices) text += device->Describe();
     return text;
@@ -232,9 +235,10 @@ std::string MockDevice::Describe() const {
     const OwnMemory::Census census = parts_.memory->Count();
     return Format(
         "device %d: pools %zu (%llu bytes), registrations %zu (%zu known to be mapped), "
-        "same-host links %zu, kernel %s, threads %u\n",
+        "same-host links %zu (%zu inside), kernel %s, threads %u\n",
         device_id_, census.pools, Printable(census.pool_bytes), census.registrations,
-        census.known_mapped, parts_.passages.size(), parts_.kernel->name, parts_.settings.threads);
+        census.known_mapped, parts_.passages.size(), parts_.passages.CountInside(),
+        parts_.kernel->name, parts_.settings.threads);
 }
 
 }  // namespace lldd::mock

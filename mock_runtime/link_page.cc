@@ -5,6 +5,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <climits>
 
 #include "mock_runtime/host_memory.h"
@@ -17,6 +19,8 @@ static_assert(2 * sizeof(LinkSide) <= 4096, "both sides fit into the smallest pa
 
 // Changes the word when the peer is gone, so that a wait that is just beginning does not sleep.
 constexpr uint32_t kStopWaiting = 0x80000000;
+// Nobody wakes a thread when another process ends: it looks this often.
+constexpr std::chrono::milliseconds kProcessEnds{5};
 
 void Wake(std::atomic<uint32_t> &word) {
     syscall(SYS_futex, &word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
@@ -26,6 +30,10 @@ void SleepWhile(std::atomic<uint32_t> &word, uint32_t value, const Deadline &dea
     const int ms = deadline.NextLookMs();
     const timespec time{ms / 1000, static_cast<long>(ms % 1000) * 1000000};
     syscall(SYS_futex, &word, FUTEX_WAIT, value, &time, nullptr, 0);
+}
+
+Deadline SoonerOf(const Deadline &deadline, std::chrono::milliseconds time) {
+    return Deadline::At(std::min(deadline.when(), Deadline::Clock::now() + time));
 }
 
 }  // namespace
@@ -49,15 +57,18 @@ bool IsInside(const LinkSide &side) {
     return (side.passage.load(std::memory_order_seq_cst) & 1) != 0;
 }
 
-bool WaitForPassage(LinkSide &side, const std::atomic<bool> &peer_gone, const Deadline &deadline) {
+bool WaitForPassage(LinkSide &side, const std::atomic<bool> &peer_gone, const PeerProcess &process,
+                    const Deadline &deadline) {
     const uint32_t seen = side.passage.load(std::memory_order_seq_cst);
     if ((seen & 1) == 0) return true;
     side.waiters.fetch_add(1, std::memory_order_seq_cst);
     bool over = false;
     for (;;) {
-        over = side.passage.load(std::memory_order_seq_cst) != seen || peer_gone.load();
+        const uint32_t now = side.passage.load(std::memory_order_seq_cst);
+        const bool gone = peer_gone.load();
+        over = ((now ^ seen) & ~kStopWaiting) != 0 || (gone && process.HasEnded());
         if (over || deadline.passed()) break;
-        SleepWhile(side.passage, seen, deadline);
+        SleepWhile(side.passage, now, gone ? SoonerOf(deadline, kProcessEnds) : deadline);
     }
     side.waiters.fetch_sub(1, std::memory_order_seq_cst);
     return over;

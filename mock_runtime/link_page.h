@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "base/deadline.h"
+#include "mock_runtime/peer_process.h"
 #include "mock_runtime/shared_memory.h"
 #include "runtime/runtime.h"
 
@@ -50,8 +51,10 @@ void Leave(LinkSide &side);
 // The owner: whether the peer is inside. One that enters after what the owner changed sees that.
 bool IsInside(const LinkSide &side);
 // The owner: waits until an access that was under way when it was called is over. False: it is not
-// over at the deadline. `peer_gone` also ends the wait; the thread that sets it calls StopWaiting.
-bool WaitForPassage(LinkSide &side, const std::atomic<bool> &peer_gone, const Deadline &deadline);
+// over at the deadline. The end of the peer's process also ends the wait; it is looked for once
+// `peer_gone` is set, and the thread that sets it calls StopWaiting.
+bool WaitForPassage(LinkSide &side, const std::atomic<bool> &peer_gone, const PeerProcess &process,
+                    const Deadline &deadline);
 void StopWaiting(LinkSide &side);
 
 }  // namespace lldd::mock

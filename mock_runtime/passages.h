@@ -8,10 +8,11 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 
 #include "base/deadline.h"
+#include "base/mutex.h"
 #include "mock_runtime/link_page.h"
+#include "mock_runtime/peer_process.h"
 #include "runtime/runtime.h"
 
 namespace lldd::mock {
@@ -27,6 +28,9 @@ public:
     // From now on the peer may enter. Once.
     void Open(LinkPage page);
     bool is_open() const;
+    // Whose threads they are that enter. Before the first one does.
+    void SetProcess(const PeerProcess &process);
+    PeerProcess process() const;
     // Once it is open: the page, and what concerns the memory of either end.
     LinkPage &page() { return page_; }
     LinkSide &own_side() const { return page_.OfMemoryOf(own_end_); }
@@ -38,7 +42,8 @@ public:
     uint64_t mark() const { return mark_; }
     const std::atomic<bool> &peer_gone() const { return peer_gone_; }
 
-    // Ends all waits. Any thread, any time.
+    // The connection is closed: waits go on only while the peer's process, if it can be seen, is still
+    // inside. Any thread, any time.
     void PeerGone();
 
     // Once it is open: waits until an access of the peer that was under way when it was called is
@@ -49,8 +54,9 @@ private:
     const LinkEnd own_end_;
     const uint64_t mark_;
     std::atomic<bool> peer_gone_{false};
-    mutable std::mutex mutex_;  // between Open and PeerGone
+    mutable Mutex mutex_;  // between Open, SetProcess and PeerGone
     LinkPage page_;
+    PeerProcess process_;
 };
 
 // The passages of a device. Thread-safe.
@@ -61,12 +67,15 @@ public:
     size_t size() const;
 
     // Waits for every peer that is inside and may know of a region: one whose mark is above
-    // `order`. False: one is still inside at the deadline.
-    bool WaitUntilLeft(uint64_t order, const Deadline &deadline);
+    // `order`. What is not null is one that is still inside at the deadline.
+    std::shared_ptr<PeerPassage> WaitUntilLeft(uint64_t order, const Deadline &deadline);
+    // How many peers are inside right now.
+    size_t CountInside() const;
 
 private:
-    mutable std::mutex mutex_;
-    std::multimap<uint64_t, std::shared_ptr<PeerPassage>> passages_;  // by their marks
+    mutable Mutex mutex_;
+    // By their marks.
+    std::multimap<uint64_t, std::shared_ptr<PeerPassage>> passages_ LLDD_GUARDED_BY(mutex_);
 };
 
 }  // namespace lldd::mock

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "mock_runtime/host_memory.h"
 #include "mock_runtime/process_vm.h"
 
 namespace lldd::mock {
@@ -35,26 +36,50 @@ void PeerMemory::IsOnThisHost(pid_t pid, std::vector<PoolOffer> *pools) {
     same_host_ = true;
     pid_ = pid;
     for (PoolOffer &offer : *pools) {
-        SharedMemory memory;
-        const Status mapped = SharedMemory::Map(std::move(offer.fd), offer.size, true, &memory);
-        if (mapped.ok()) {
-            mapped_pools_.push_back({offer.number, std::move(memory)});
-        } else {
-            why_not_mapped_ = mapped.text();
+        const Status mapped = MapPool(std::move(offer));
+        if (!mapped.ok()) why_not_mapped_ = mapped.text();
+    }
+}
+
+// A pool of the peer's endpoint, once: neither its number nor its size alone says which one it is.
+Status PeerMemory::MapPool(PoolOffer offer) {
+    for (const auto &other : mapped_pools_) {
+        if (other->number == offer.number) {
+            return Failure(LLDD_FAILED, "the peer handed over two pools with number %u",
+                           offer.number);
         }
     }
+    bool announced = false;
+    regions_.ForEach([&](const PeerRegion &region) {
+        announced |= region.pool == offer.number && region.size == offer.size;
+    });
+    if (!announced) {
+        return Failure(LLDD_FAILED, "the peer handed over pool %u, of which it had not told",
+                       offer.number);
+    }
+    SharedMemory memory;
+    LLDD_RETURN_IF_ERROR(SharedMemory::Map(std::move(offer.fd), offer.size, true, &memory));
+    mapped_pools_.push_back(std::make_unique<MappedPool>(offer.number, std::move(memory)));
+    return Status::Ok();
+}
+
+PeerMemory::MappedPool *PeerMemory::FindMapped(const Region &region) const {
+    for (const auto &pool : mapped_pools_) {
+        if (pool->number == region.pool && pool->memory.size() == region.size) return pool.get();
+    }
+    return nullptr;
 }
 
 void PeerMemory::DecidePaths() {
     if (same_host_ && settings_.allows(Transport::kCma)) {
         why_not_cma_ = WhyProcessVmCannot(settings_, pid_, peer_.process);
     }
-    std::lock_guard<std::mutex> lock(paths_mutex_);
+    MutexLock lock(paths_mutex_);
     DecidePathsLocked();
 }
 
 void PeerMemory::CmaIsRefused() {
-    std::lock_guard<std::mutex> lock(paths_mutex_);
+    MutexLock lock(paths_mutex_);
     why_not_cma_ = "the kernel refuses process_vm calls to the peer since the link was made";
     DecidePathsLocked();
 }
@@ -76,9 +101,8 @@ void PeerMemory::DecidePathsLocked() {
         }
         std::string reason;
         peer.transport = Choose(true, &peer, &reason);
-        for (const MappedPool &pool : mapped_pools_) {
-            if (pool.number == peer.pool) peer.mapped_at = pool.memory.address();
-        }
+        const MappedPool *const mapped = FindMapped(peer);
+        peer.mapped_at = mapped == nullptr ? 0 : mapped->memory.address();
     });
 }
 
@@ -93,9 +117,7 @@ std::string PeerMemory::WhyNot(Transport transport, bool pool, const Region *reg
     if (!same_host_) return why_not_same_host_;
     if (transport == Transport::kCma) return why_not_cma_;
     if (region == nullptr) return why_not_mapped_;
-    for (const MappedPool &mapped : mapped_pools_) {
-        if (mapped.number == region->pool && mapped.memory.size() == region->size) return "";
-    }
+    if (FindMapped(*region) != nullptr) return "";
     return why_not_mapped_.empty() ? "the peer did not hand over this pool" : why_not_mapped_;
 }
 
@@ -118,7 +140,7 @@ std::optional<Transport> PeerMemory::Choose(bool pool, const Region *region,
 }
 
 std::vector<PathDescription> PeerMemory::Paths() const {
-    std::lock_guard<std::mutex> lock(paths_mutex_);
+    MutexLock lock(paths_mutex_);
     return {path_to_pools_, path_to_registered_};
 }
 
@@ -156,9 +178,41 @@ MoveFailure PeerMemory::FirstWithdrawn() const {
     return {};
 }
 
+std::optional<Transport> PeerMemory::TransportOf(const PeerRegion &region, uint64_t addr,
+                                                 uint64_t length) const {
+    if (region.transport != Transport::kMapped || IsPresent(region, addr - region.addr, length))
+        return region.transport;
+    for (const Transport other : settings_.transports) {
+        if (other != Transport::kMapped && WhyNot(other, true, &region).empty()) return other;
+    }
+    return std::nullopt;
+}
+
+// What was present once is not asked for again: the owner never takes pages out of a pool. A peer
+// that does makes this process pay for what its client transfers, and for no more.
+bool PeerMemory::IsPresent(const PeerRegion &region, uint64_t offset, uint64_t length) const {
+    MappedPool *const pool = FindMapped(region);
+    if (pool == nullptr) return false;
+    if (pool->view.Contains(region.mapped_at + offset, length)) return true;
+    // In windows, which a pool in use fills, so that a transfer of many blocks asks few times.
+    constexpr uint64_t kWindow = 16U << 20;
+    const uint64_t first = offset / kWindow * kWindow;
+    const uint64_t end = (offset + length - 1) / kWindow * kWindow + kWindow;
+    const PageRange window{region.mapped_at + first, std::min(end, region.size) - first};
+    const PageRange exact = RoundOutward(region.mapped_at + offset, length);
+    for (const PageRange &pages : {window, exact}) {
+        uint64_t absent = 0;
+        if (!CountAbsent(pages, 0, &absent) || absent != 0) continue;
+        pool->present.Add(pages.addr, pages.size);
+        return true;
+    }
+    return false;
+}
+
 Status PeerMemory::Unreachable(const PeerRegion &region, uint64_t addr) const {
     std::string reason;
     Choose(region.is_pool(), &region, &reason);
+    if (region.transport == Transport::kMapped) reason = "its pages are not in memory";
     return Failure(LLDD_FEATURE_NOT_ENABLED,
                    "no transport that may be used reaches %s memory of %s at %#llx: %s",
                    region.is_pool() ? "pool" : "registered", Name().c_str(), Printable(addr),

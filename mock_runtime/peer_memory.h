@@ -7,14 +7,17 @@
 #include <sys/types.h>
 
 #include <cstdint>
-#include <mutex>
+#include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "base/mutex.h"
 #include "mock_runtime/channel.h"
 #include "mock_runtime/endpoint.h"
 #include "mock_runtime/environment.h"
+#include "mock_runtime/known_memory.h"
 #include "mock_runtime/move.h"
 #include "mock_runtime/peer_regions.h"
 #include "mock_runtime/region_table.h"
@@ -58,6 +61,10 @@ public:
     void BeginTransfer();
     // The region that the address is in; null: none. It belongs to the transfer from now on.
     PeerRegion *Use(uint64_t addr);
+    // How a piece of it is reached: not by a mapping whose pages are not in memory, which touching
+    // would take from this process. None: not at all.
+    std::optional<Transport> TransportOf(const PeerRegion &region, uint64_t addr,
+                                         uint64_t length) const;
     // kWithdrawn if a region of the transfer has been withdrawn. The helper threads also ask.
     MoveFailure FirstWithdrawn() const;
     // Why the region has no transport.
@@ -71,12 +78,21 @@ public:
 
 private:
     struct MappedPool {
-        uint32_t number;
-        SharedMemory memory;
+        MappedPool(uint32_t pool_number, SharedMemory mapped)
+            : number(pool_number), memory(std::move(mapped)), view(present) {}
+        const uint32_t number;
+        const SharedMemory memory;
+        KnownMemory present;  // pages of the mapping that were seen in memory
+        KnownMemory::View view;
     };
 
+    Status MapPool(PoolOffer offer);
+    // The mapping of a pool's region; null: it is not mapped.
+    MappedPool *FindMapped(const Region &region) const;
+    bool IsPresent(const PeerRegion &region, uint64_t offset, uint64_t length) const;
+
     bool IsLive(const PeerRegion &region) const { return !table_ || table_.IsLive(region.name); }
-    void DecidePathsLocked();
+    void DecidePathsLocked() LLDD_REQUIRES(paths_mutex_);
     std::string WhyNot(Transport transport, bool pool, const Region *region) const;
     std::optional<Transport> Choose(bool pool, const Region *region, std::string *reason) const;
 
@@ -86,14 +102,14 @@ private:
     bool same_host_ = false;
     pid_t pid_ = 0;
     PeerRegionTable table_;
-    std::vector<MappedPool> mapped_pools_;
+    std::vector<std::unique_ptr<MappedPool>> mapped_pools_;
     std::string why_not_same_host_ = "the link is not complete";
     std::string why_not_mapped_;  // of the last pool that could not be mapped
     std::string why_not_cma_;
 
-    mutable std::mutex paths_mutex_;
-    PathDescription path_to_pools_;
-    PathDescription path_to_registered_;
+    mutable Mutex paths_mutex_;
+    PathDescription path_to_pools_ LLDD_GUARDED_BY(paths_mutex_);
+    PathDescription path_to_registered_ LLDD_GUARDED_BY(paths_mutex_);
 
     PeerRegions regions_;
     // Used by the transfer that is under way.

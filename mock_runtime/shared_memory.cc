@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 
 #include <cerrno>
 #include <limits>
@@ -25,6 +26,9 @@ SharedMemory &SharedMemory::operator=(SharedMemory &&other) noexcept {
 }
 
 namespace {
+
+// What fstatfs tells of a memfd of ordinary pages: TMPFS_MAGIC of <linux/magic.h>.
+constexpr uint64_t kTmpfs = 0x01021994;
 
 // Where the kernel has huge pages for shared memory on request (shmem_enabled is "advise"), a copy
 // of a pool needs fewer walks of page tables. Elsewhere this changes nothing.
@@ -83,9 +87,15 @@ Status SharedMemory::Map(Fd fd, uint64_t size, bool writable, SharedMemory *memo
     if (!fd || fstat(fd.get(), &info) != 0) {
         return ErrnoFailure(LLDD_FAILED, errno, "the peer sent no usable descriptor");
     }
+    // Where no huge page is free, touching memory of huge pages is a SIGBUS.
+    struct statfs system{};
+    if (fstatfs(fd.get(), &system) != 0 || static_cast<uint64_t>(system.f_type) != kTmpfs) {
+        return Failure(LLDD_FAILED, "the peer's shared memory is not of tmpfs");
+    }
     const int seals = fcntl(fd.get(), F_GET_SEALS);
-    if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
-        return Failure(LLDD_FAILED, "the peer's shared memory is not sealed against shrinking");
+    constexpr int kFixedSize = F_SEAL_SHRINK | F_SEAL_GROW;
+    if (seals < 0 || (seals & kFixedSize) != kFixedSize) {
+        return Failure(LLDD_FAILED, "the size of the peer's shared memory is not sealed");
     }
     if (size == 0 || info.st_size < 0 || static_cast<uint64_t>(info.st_size) != size) {
         return Failure(LLDD_FAILED, "the peer's shared memory has %lld bytes instead of %llu",

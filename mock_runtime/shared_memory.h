@@ -32,8 +32,8 @@ public:
     // LLDD_FAILED: no descriptor is left.
     static Status Create(const char *name, uint64_t size, Writers writers, SharedMemory *memory);
 
-    // Maps what a peer sent. Refuses what could shrink under the mapping (touching it would kill
-    // this process) and what has not exactly that size. The descriptor is closed. LLDD_FAILED.
+    // Maps what a peer sent. Refuses what could kill this process when it is touched (a size that
+    // is not sealed, huge pages) and what has not exactly that size. The descriptor is closed. LLDD_FAILED.
     static Status Map(Fd fd, uint64_t size, bool writable, SharedMemory *memory);
 
     char *data() const { return static_cast<char *>(addr_); }

@@ -11,6 +11,7 @@
 
 #include "base/interpreter.h"
 #include "base/interruption.h"
+#include "base/mutex.h"
 
 namespace lldd {
 
@@ -84,10 +85,11 @@ private:
     Interruption *interruption_ = nullptr;
 };
 
-// Waits until `condition()`, which is asked with the lock held. False: the deadline has passed.
+// Waits until `condition()`, which is asked with the lock held. False: the deadline has passed. Not
+// analysed: which mutex the condition requires is known to the caller only.
 template <typename Condition>
 bool WaitUntil(std::condition_variable &changed, std::unique_lock<std::mutex> &lock,
-               const Deadline &deadline, const Condition &condition) {
+               const Deadline &deadline, const Condition &condition) LLDD_NOT_ANALYSED {
     while (!condition()) {
         if (deadline.passed()) return false;
         if (changed.wait_until(lock, deadline.NextLook()) == std::cv_status::no_timeout) continue;

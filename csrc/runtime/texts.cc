@@ -9,7 +9,7 @@ const char kEndConfirmed[] = "; the peer has confirmed that none of its bytes la
 const char kEndNotConfirmed[] =
     "; the peer has not confirmed the end: bytes may still land there until it unlinks this "
     "cluster "
-    "with force=True, unregisters the memory or deallocates it";
+    "with force=True, or unregisters the memory";
 
 Status PeerIsGone() { return Failure(LLDD_TIMEOUT, "%s", kConnectionClosed); }
 

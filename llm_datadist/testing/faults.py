@@ -96,7 +96,8 @@ class FaultControl:
     def inject(self, script: str) -> Iterator[Injection]:
         """Add the rules of a script, and take them away at the end.
 
-        Raises LLMParamInvalidError that names the rule and the word it is about.
+        Raises:
+            LLMParamInvalidError: the script is wrong; names the rule and the word it is about.
         """
         ids = [int(word) for word in self._control("faults.add", script).split()]
         injection = Injection(self, ids)

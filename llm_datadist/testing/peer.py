@@ -73,8 +73,10 @@ class PeerCall:
     def result(self, seconds: float = PATIENCE) -> Any:
         """Wait for the answer and return the value, or raise the exception that the command raised.
 
-        Raises DeadlineError, after the peer has written the stacks of its threads to stderr, and
-        PeerGoneError.
+        Raises:
+            DeadlineError: no answer in time; the peer has written the stacks of its threads to
+                stderr by then.
+            PeerGoneError: the process ended first.
         """
         if not wait([self.response], seconds).done:
             self._peer.dump_stacks()

@@ -19,7 +19,8 @@ def eventually(condition: Callable[[], T], what: str, seconds: float = 10.0) -> 
         what: is expected, for the error.
         seconds: after which it is an error.
 
-    Raises AssertionError with the last answer.
+    Raises:
+        AssertionError: the answer was not true in time; with the last one.
     """
     end = time.monotonic() + seconds
     pause = 0.0005

@@ -51,7 +51,10 @@ def check_isinstance(
             any.
         allow_none: whether None passes.
 
-    Raises TypeError. Source: 1.2.
+    Raises:
+        TypeError: the argument has another type.
+
+    Source: 1.2.
     """
     if value is None and allow_none:
         return
@@ -78,7 +81,10 @@ def check_dict(
         value_types: the same.
         allow_none: whether None passes.
 
-    Raises TypeError. Source: 1.2.
+    Raises:
+        TypeError: the argument has another type.
+
+    Source: 1.2.
     """
     if value is None and allow_none:
         return

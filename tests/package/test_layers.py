@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.package.tree import ROOT, name_of, native_sources
+
 # From the ground up: what a folder may include of the others.
 LAYERS = {
     "csrc/include": set(),
@@ -26,19 +27,6 @@ SEARCHED = (ROOT / "csrc", ROOT / "csrc" / "include", ROOT)
 NOT_OURS = re.compile(r"(acl|hixl|external|ge)/|lldd_layout\.inc")
 
 
-def _sources() -> list[Path]:
-    return sorted(
-        path
-        for folder in ("csrc", "mock_runtime")
-        for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".h", ".cc")
-    )
-
-
-def _name(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
-
-
 def _layer(name: str) -> str:
     return name.rpartition("/")[0]
 
@@ -49,11 +37,11 @@ def _included(source: Path) -> set[str]:
     for name in INCLUDE.findall(source.read_text()):
         places = [folder / name for folder in SEARCHED if (folder / name).is_file()]
         assert len(places) == 1 or NOT_OURS.match(name), f"{source}: {name} is {places}"
-        found.update(_name(place) for place in places)
+        found.update(name_of(place) for place in places)
     return found
 
 
-INCLUDES = {_name(source): _included(source) for source in _sources()}
+INCLUDES = {name_of(source): _included(source) for source in native_sources()}
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -6,11 +6,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.package.tree import ROOT, name_of
+
 LINES_OF_A_FILE = 500
 LINES_OF_A_TEST_FILE = 700
 LINES_OF_A_FUNCTION = 60
@@ -42,10 +42,6 @@ ACCESS = re.compile(r"\s*(?:public|protected|private)\s*:")
 Function = tuple[str, int]
 
 
-def _name(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
-
-
 def _sources() -> dict[str, str]:
     folders = [
         path
@@ -57,9 +53,9 @@ def _sources() -> dict[str, str]:
     ]
     paths = [*ROOT.glob("*.py"), *(path for folder in folders for path in folder.rglob("*"))]
     return {
-        _name(path): path.read_text()
+        name_of(path): path.read_text()
         for path in sorted(paths)
-        if path.suffix in PYTHON + CPP and _name(path) not in EXEMPT
+        if path.suffix in PYTHON + CPP and name_of(path) not in EXEMPT
     }
 
 

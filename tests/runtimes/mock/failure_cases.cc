@@ -586,11 +586,14 @@ void ShrinkablePool() {
                 SharedMemory::Map(Fd(dup(loose.get())), 4096, true, &mapped));
     CHECK_FAILS(LLDD_FAILED, "not sealed", LinkPage::Map(Fd(dup(loose.get())), &page));
     CHECK(fcntl(loose.get(), F_ADD_SEALS, F_SEAL_SHRINK) == 0);
+    CHECK_FAILS(LLDD_FAILED, "not sealed",
+                SharedMemory::Map(Fd(dup(loose.get())), 4096, true, &mapped));
+    CHECK(fcntl(loose.get(), F_ADD_SEALS, F_SEAL_GROW) == 0);
     CHECK_FAILS(LLDD_FAILED, "4096 bytes instead of 8192",
                 SharedMemory::Map(Fd(dup(loose.get())), 8192, true, &mapped));
     CHECK_OK(SharedMemory::Map(Fd(dup(loose.get())), 4096, true, &mapped));
     const Fd file(open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
-    CHECK_FAILS(LLDD_FAILED, "not sealed",
+    CHECK_FAILS(LLDD_FAILED, "not of tmpfs",
                 SharedMemory::Map(Fd(dup(file.get())), 4096, false, &mapped));
 }
 
