@@ -44,11 +44,10 @@ bool Mismatches::WarnOfTypes(Link *link, const Cache &own, const PeerCache &peer
 bool Mismatches::WarnOfTypeThere(Link *link, const Cache &own, uint32_t data_type) const {
     // No cache has an id below 1: such a place is told apart by its type.
     if (!link->FirstWarning(Link::Warning::kTypes, own.id, -int64_t{data_type})) return false;
-    notices_->Add(
-        Format("cache %lld here has data_type %u, the cache at the destination addresses of %s "
-               "has %u: their bytes are moved as they are",
-               static_cast<long long>(own.id), own.shape.data_type, link->peer_name().c_str(),
-               data_type));
+    notices_->Add(Format(
+        "cache %lld here has data_type %u, the cache at the destination addresses of %s "
+        "has %u: their bytes are moved as they are",
+        static_cast<long long>(own.id), own.shape.data_type, link->peer_name().c_str(), data_type));
     return true;
 }
 
@@ -57,12 +56,11 @@ bool Mismatches::WarnOfDims(Link *link, const Cache &own, const PeerCache &peer)
         std::equal(own.dims.begin() + 1, own.dims.end(), peer.dims.begin() + 1, peer.dims.end()) ||
         !link->FirstWarning(Link::Warning::kDims, own.id, peer.id))
         return false;
-    notices_->Add(
-        Format("cache %lld here has the shape %s, cache %lld of %s has %s: their bytes are moved as "
-               "they are",
-               static_cast<long long>(own.id), TextOf(own.dims).c_str(),
-               static_cast<long long>(peer.id), link->peer_name().c_str(),
-               TextOf(peer.dims).c_str()));
+    notices_->Add(Format(
+        "cache %lld here has the shape %s, cache %lld of %s has %s: their bytes are moved as "
+        "they are",
+        static_cast<long long>(own.id), TextOf(own.dims).c_str(), static_cast<long long>(peer.id),
+        link->peer_name().c_str(), TextOf(peer.dims).c_str()));
     return true;
 }
 
