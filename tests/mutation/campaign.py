@@ -111,6 +111,7 @@ class Campaign:
         }
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
         command += ["-m", self.folder.selects, *tests]
+        command += [f"--deselect={test}" for test in self.folder.without]
         with self.log.open("w+") as log:
             process = subprocess.Popen(
                 command, cwd=TREE, env=environment, stdout=log, stderr=log, start_new_session=True
