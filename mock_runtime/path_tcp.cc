@@ -38,11 +38,11 @@ MoveFailure StreamFailure(int error, uint64_t local) {
 class TcpPath::Moving {
 public:
     explicit Moving(TcpPath *path) : path_(path) {
-        std::lock_guard<std::mutex> lock(path_->stream_mutex_);
+        MutexLock lock(path_->stream_mutex_);
         path_->moving_ = true;
     }
     ~Moving() {
-        std::lock_guard<std::mutex> lock(path_->stream_mutex_);
+        MutexLock lock(path_->stream_mutex_);
         path_->moving_ = false;
         if (path_->peer_gone_.load()) path_->stream_.Close();
     }
@@ -105,18 +105,18 @@ MoveFailure TcpPath::OpenStream(const Deadline &deadline) {
             return {MoveFailure::kSystem, static_cast<int>(opened.raw()), 0};
         return {deadline.passed() ? MoveFailure::kTimeout : MoveFailure::kPeerGone, 0, 0};
     }
-    std::lock_guard<std::mutex> lock(stream_mutex_);
+    MutexLock lock(stream_mutex_);
     stream_ = std::move(stream);
     return {};
 }
 
 void TcpPath::DropStream() {
-    std::lock_guard<std::mutex> lock(stream_mutex_);
+    MutexLock lock(stream_mutex_);
     stream_.Close();
 }
 
 void TcpPath::Interrupt() {
-    std::lock_guard<std::mutex> lock(stream_mutex_);
+    MutexLock lock(stream_mutex_);
     if (!moving_) {
         stream_.Close();
     } else if (stream_) {

@@ -10,6 +10,7 @@
 #include <mutex>
 
 #include "base/interruption.h"
+#include "base/mutex.h"
 
 namespace lldd {
 
@@ -77,10 +78,11 @@ private:
     const Interruption *interruption_ = nullptr;
 };
 
-// Waits until `condition()`, which is asked with the lock held. False: the deadline has passed.
+// Waits until `condition()`, which is asked with the lock held. False: the deadline has passed. Not
+// analysed: which mutex the condition requires is known to the caller only.
 template <typename Condition>
 bool WaitUntil(std::condition_variable &changed, std::unique_lock<std::mutex> &lock,
-               const Deadline &deadline, const Condition &condition) {
+               const Deadline &deadline, const Condition &condition) LLDD_NOT_ANALYSED {
     while (!condition()) {
         if (deadline.passed()) return false;
         changed.wait_until(lock, deadline.NextLook());

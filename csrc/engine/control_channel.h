@@ -10,7 +10,6 @@
 #include <deque>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -18,6 +17,7 @@
 #include "base/deadline.h"
 #include "base/event_loop.h"
 #include "base/fd.h"
+#include "base/mutex.h"
 #include "base/status.h"
 #include "engine/wire.h"
 #include "runtime/texts.h"
@@ -70,8 +70,8 @@ public:
     // Begins to listen. The owner of this channel is kept alive while a handler runs; a handler
     // does not run without it.
     void Start(std::weak_ptr<void> owner, RequestHandler on_request, ClosedHandler on_closed);
-    // How large a frame the peer may send. On the I/O thread, or before Start.
-    void SetMaxBody(uint32_t max_body) { parser_.set_max_body(max_body); }
+    // How large a frame the peer may send. On the I/O thread.
+    void SetMaxBody(uint32_t max_body);
 
     // Sends a request and waits for its answer. LLDD_TIMEOUT; LLDD_FAILED with kConnectionClosed.
     // Not on the I/O thread.
@@ -100,32 +100,32 @@ public:
 private:
     struct Waiting {
         std::string *answer;
-        bool done = false;
+        bool done = false;  // guarded by the channel's mutex_
     };
 
     class PendingCall;
 
-    void OnEvents(uint32_t events);
+    void OnEvents(uint32_t events) LLDD_REQUIRES(*loop_);
     void Send(uint16_t kind, uint32_t request_id, std::string_view body);
-    bool FlushLocked();  // false: the connection is broken
-    void Dispatch();
+    bool FlushLocked() LLDD_REQUIRES(mutex_);  // false: the connection is broken
+    void Dispatch() LLDD_REQUIRES(*loop_);
     // A request: served at once, or when its turn comes. False: too many wait.
-    bool Take(const wire::FrameHeader &header, std::string_view body);
+    bool Take(const wire::FrameHeader &header, std::string_view body) LLDD_REQUIRES(*loop_);
     // Serves requests that wait, as many as one turn may.
-    void ServeWaiting();
-    bool MayServe();
-    bool Served();
-    void PostTurn();
-    void Guarded(const std::function<void()> &body);
-    void Lost();
-    uint32_t NextIdLocked();
+    void ServeWaiting() LLDD_REQUIRES(*loop_);
+    bool MayServe() LLDD_REQUIRES(*loop_);
+    bool Served() LLDD_REQUIRES(*loop_);
+    void PostTurn() LLDD_REQUIRES(*loop_);
+    void Guarded(const std::function<void()> &body) LLDD_REQUIRES(*loop_);
+    void Lost() LLDD_REQUIRES(*loop_);
+    uint32_t NextIdLocked() LLDD_REQUIRES(mutex_);
 
     EventLoop *const loop_;
     Fd socket_;
     EventLoop::Token token_ = 0;
     RequestHandler on_request_;
     ClosedHandler on_closed_;
-    FrameParser parser_;  // I/O thread only
+    FrameParser parser_ LLDD_GUARDED_BY(*loop_);
     std::weak_ptr<void> owner_;
 
     // A request that waits because this connection had its turn, or because the peer does not read
@@ -135,21 +135,22 @@ private:
         uint32_t id;
         std::string body;
     };
-    std::deque<Request> requests_;           // I/O thread only
-    size_t request_bytes_ = 0;               // of the bodies in requests_
-    size_t served_ = 0;                      // in this turn; I/O thread only
-    bool turn_posted_ = false;               // I/O thread only
+    std::deque<Request> requests_ LLDD_GUARDED_BY(*loop_);
+    size_t request_bytes_ LLDD_GUARDED_BY(*loop_) = 0;  // of the bodies in requests_
+    size_t served_ LLDD_GUARDED_BY(*loop_) = 0;         // in this turn
+    bool turn_posted_ LLDD_GUARDED_BY(*loop_) = false;
     std::atomic<bool> requests_wait_{false};  // requests_ is not empty
 
-    mutable std::mutex mutex_;
+    mutable Mutex mutex_;
     std::condition_variable answered_;
-    std::unordered_map<uint32_t, Waiting *> waiting_;
-    std::string outgoing_;
-    size_t sent_ = 0;  // of outgoing_
-    uint32_t next_request_id_ = 0;
-    bool closed_ = false;
-    bool close_after_flush_ = false;
-    bool broken_ = false;  // shut down: nothing that comes over it is served
+    std::unordered_map<uint32_t, Waiting *> waiting_ LLDD_GUARDED_BY(mutex_);
+    std::string outgoing_ LLDD_GUARDED_BY(mutex_);
+    size_t sent_ LLDD_GUARDED_BY(mutex_) = 0;  // of outgoing_
+    uint32_t next_request_id_ LLDD_GUARDED_BY(mutex_) = 0;
+    bool closed_ LLDD_GUARDED_BY(mutex_) = false;
+    bool close_after_flush_ LLDD_GUARDED_BY(mutex_) = false;
+    bool broken_ LLDD_GUARDED_BY(mutex_) =
+        false;  // shut down: nothing that comes over it is served
 };
 
 }  // namespace lldd

@@ -25,7 +25,7 @@ Status NotThere(const PeerTable &table, const lldd_cache_key &key) {
 Status CheckAccessible(const char *whose, int64_t cache_id, bool accessible) {
     if (accessible) return Status::Ok();
     return Failure(LLDD_PARAM_INVALID, "cache %lld of %s is not remote accessible",
-                   static_cast<long long>(cache_id), whose);
+                   Printable(cache_id), whose);
 }
 
 // A request to the owner of a cache; it counts as part of the transfer.
@@ -122,6 +122,7 @@ Status Transfers::Pull(const lldd_pull_args &args, const lldd_cache_key &key,
         std::shared_ptr<Link> link;
         LLDD_RETURN_IF_ERROR(FindLink(key.cluster_id, &link));
         Status status = InTurn(link, deadline, [&](const Deadline &until) {
+            link->turn().AssertHeld();
             return PullInTurn({key, request, *local}, link.get(), until, scratch);
         });
         if (status.ok()) return status;
@@ -344,6 +345,7 @@ Status Transfers::PushLayer(PushSource *source, const lldd_cache_key &key) {
     LLDD_RETURN_IF_ERROR(FindLink(key.cluster_id, &link));
     uint64_t bytes = 0;
     Status status = InTurn(link, deadline, [&](const Deadline &until) {
+        link->turn().AssertHeld();
         return PushLayerInTurn(source, key, link.get(), until, &bytes);
     });
     if (!status.ok()) {
@@ -398,6 +400,7 @@ Status Transfers::SendToAddresses(PushSource *source) {
     LLDD_RETURN_IF_ERROR(FindLink(args.dst_cluster_id, &link));
     uint64_t bytes = 0;
     Status status = InTurn(link, deadline, [&](const Deadline &until) {
+        link->turn().AssertHeld();
         return SendToAddressesInTurn(source, link.get(), until, &bytes);
     });
     if (!status.ok()) {

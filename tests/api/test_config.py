@@ -172,6 +172,8 @@ def test_setters_raise_builtins(member, value, error):
         ("link_retry_count", 0),
         ("link_retry_count", 101),
         ("mem_utilization", 1.5),
+        ("mem_utilization", 1.001),
+        ("mem_utilization", -0.001),
         ("mem_utilization", float("nan")),
     ],
 )
@@ -180,6 +182,27 @@ def test_setters_raise_param_invalid(member, value):
         setattr(LLMConfig(), member, value)
     assert caught.value.status_code is PARAM_INVALID
     assert type(caught.value) is LLMConfigValueError
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "option", "text"),
+    [
+        ("device_id", 0, "ge.exec.deviceId", "0"),
+        ("sync_kv_timeout", 1, "llm.SyncKvCacheWaitTime", "1"),
+        ("link_total_time", 0, "llm.LinkTotalTime", "0"),
+        ("link_total_time", 2**32 - 1, "llm.LinkTotalTime", "4294967295"),
+        ("link_retry_count", 1, "llm.LinkRetryCount", "1"),
+        ("link_retry_count", 100, "llm.LinkRetryCount", "100"),
+        ("mem_utilization", 0.0, "llm.MemoryUtilization", "0.0"),
+        ("mem_utilization", 0.5, "llm.MemoryUtilization", "0.5"),
+        ("mem_utilization", 1.0, "llm.MemoryUtilization", "1.0"),
+    ],
+)
+def test_the_limits_themselves_are_taken(member, value, option, text):
+    config = LLMConfig()
+    setattr(config, member, value)
+    assert getattr(config, member) == value
+    assert config.generate_options()[option] == text
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,11 @@ class TestPullBlocks:
         for arguments, text in (
             ((KEY, CONTIGUOUS, [1], [1]), "no blocks"),
             ((KEY, BLOCKS, [1], []), "dst_blocks is empty"),
+            ((KEY, BLOCKS, [], []), "dst_blocks is empty"),
+            (
+                (KEY, BLOCKS, np.empty(0, np.uint64), np.empty(0, np.uint64)),
+                "dst_blocks is empty",
+            ),
             ((KEY, BLOCKS, [1]), "dst_blocks is empty"),
             ((KEY, BLOCKS, [1], None), "dst_blocks is empty"),
             ((KEY, BLOCKS, [], [1]), "src_blocks is empty"),

@@ -38,13 +38,20 @@ WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werr
 
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Shim:
-    """Build the shim; LLDD_TEST_CXXFLAGS adds flags, such as those of a sanitizer."""
+    """Build the shim; LLDD_TEST_CXXFLAGS adds flags, such as those of a sanitizer.
+
+    With LLDD_TEST_BUILT, a folder, it is built there, once (tests/mutation).
+    """
+    kept = os.environ.get("LLDD_TEST_BUILT")
+    folder = Path(kept) if kept else tmp_path_factory.mktemp("engine_shim")
+    library = folder / "libengine_shim.so"
+    if library.exists():
+        return Shim(library)
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
     assert compiler, "no C++ compiler found"
     added = shlex.split(os.environ.get("LLDD_TEST_CXXFLAGS", ""))
     # A sanitizer that watches Python (tests/sanitizers) shall not watch the compiler.
     environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
-    folder = tmp_path_factory.mktemp("engine_shim")
     objects = []
     jobs = []
     for source in SOURCES:
@@ -54,7 +61,6 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Shim:
         command += ["-c", str(source), "-o", str(objects[-1])]
         jobs.append(subprocess.Popen(command, env=environment))
     assert [job.wait() for job in jobs] == [0] * len(jobs)
-    library = folder / "libengine_shim.so"
     link = [compiler, "-shared", "-pthread", *added, *map(str, objects), "-o", str(library)]
     subprocess.run(link, env=environment, check=True)
     return Shim(library)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,13 +14,25 @@ import pytest
 from tests.runtimes.ascend.ascend_peers import Faults, Peers
 from tests.support.fake_cann import toolkit
 
+# A folder with a library that was built elsewhere (tests/mutation).
+KEPT = os.environ.get("LLDD_TEST_BUILT")
+
 
 @pytest.fixture(scope="session")
 def on_fake() -> dict[str, str]:
     """The environment of a process that uses the Ascend library on the fake CANN."""
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         pytest.skip("capability fake CANN: there is no C++ compiler to build it")
-    return toolkit.environment()
+    environment = (
+        toolkit.environment()
+        if KEPT is None
+        else {
+            "LLM_DATADIST_BACKEND": str(Path(KEPT) / "libllm_datadist_ascend.so"),
+            "LLM_DATADIST_TEST_FAKE_CANN": "1",
+            "ASCEND_HOME_PATH": str(toolkit.toolkit()),
+        }
+    )
+    return environment
 
 
 @pytest.fixture(scope="session")

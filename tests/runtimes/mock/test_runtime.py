@@ -51,8 +51,15 @@ def _names() -> list[str]:
 
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the driver; LLDD_TEST_CXXFLAGS adds flags, such as those of a sanitizer."""
-    folder = tmp_path_factory.mktemp("runtime")
+    """Build the driver; LLDD_TEST_CXXFLAGS adds flags, such as those of a sanitizer.
+
+    With LLDD_TEST_BUILT, a folder, it is built there, once (tests/mutation).
+    """
+    kept = os.environ.get("LLDD_TEST_BUILT")
+    folder = Path(kept) if kept else tmp_path_factory.mktemp("runtime")
+    program = folder / "driver"
+    if program.exists():
+        return program
     compiler = shlex.split(os.environ.get("CXX", "g++"))
     flags = [*FLAGS, *shlex.split(os.environ.get("LLDD_TEST_CXXFLAGS", ""))]
     # A sanitizer that watches Python (tests/sanitizers) shall not watch the compiler.
@@ -66,7 +73,6 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         objects = [str(made) for made in pool.map(compile_one, SOURCES)]
-    program = folder / "driver"
     link = [*compiler, *flags, *objects, "-o", str(program)]
     subprocess.run(link, env=environment, check=True)
     return program
