@@ -186,7 +186,9 @@ MoveFailure TcpPath::Exchange(const Deadline &deadline) {
         if (ms == 0) return {MoveFailure::kTimeout, 0, 0};
         if (can_receive || (can_send && WantsToSend())) continue;
         pollfd stream{stream_.get(), static_cast<short>(POLLIN | (WantsToSend() ? POLLOUT : 0)), 0};
-        if (poll(&stream, 1, ms) < 0 && errno != EINTR) return {MoveFailure::kSystem, errno, 0};
+        const int ready = poll(&stream, 1, ms);
+        if (ready < 0 && errno != EINTR) return {MoveFailure::kSystem, errno, 0};
+        if (ready == 0) deadline.LookAtCaller();
         // An error or the end of the stream is what the next call says.
         can_receive = (stream.revents & ~POLLOUT) != 0;
         can_send = can_send || (stream.revents & POLLOUT) != 0;

@@ -66,8 +66,8 @@ public:
     LinkInitiator &initiator() { return *initiator_; }
     Transfers &transfers() { return *transfers_; }
     LocalCopies &copies() { return *copies_; }
-    // Of a call that waits for peers: it ends when the engine is closed.
-    Deadline CallDeadline(uint64_t ms) const { return Deadline::InMs(ms).InterruptedBy(&closing_); }
+    // Raised when the engine is closed.
+    const Interruption &closing() const { return closing_; }
 
 private:
     // A pool and what it was made with.

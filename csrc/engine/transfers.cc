@@ -53,15 +53,18 @@ lldd_transfer_args OneLayerOf(const lldd_push_args &args) {
 
 // What a transfer that was interrupted answers, wherever it was by then.
 Status Interrupted(InterruptCause cause) {
-    return Failure(LLDD_TIMEOUT, "interrupted by %s",
-                   cause == InterruptCause::kUnlink ? "unlink" : "finalize");
+    const char *by = cause == InterruptCause::kUnlink     ? "unlink"
+                     : cause == InterruptCause::kFinalize ? "finalize"
+                                                          : "the caller";
+    return Failure(LLDD_TIMEOUT, "interrupted by %s", by);
 }
 
 // Runs body(until) with the turn of the link, for which other transfers of it are waited for. The
 // deadline is that of the whole call; `until` is the same one, which ends with the link.
 template <typename Body>
 Status InTurn(const std::shared_ptr<Link> &link, const Deadline &deadline, const Body &body) {
-    const Deadline until = deadline.InterruptedBy(&link->interruption());
+    Interruption call(&link->interruption());
+    const Deadline until = deadline.InterruptedBy(&call);
     const Link::Turn turn(link, until);
     if (until.cause() != InterruptCause::kNone) return Interrupted(until.cause());
     if (!turn) return Failure(LLDD_TIMEOUT, "not done in time: other transfers have the link");
