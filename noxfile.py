@@ -4,6 +4,7 @@
     nox                    lint, types and docs: what .ci/run begins with
     nox -s tests           the test suite; arguments after -- go to pytest
     nox -s tidy            clang-tidy, on what build/compile_commands.json lists
+    nox -s threads         clang's check of which lock guards what, in all C++ sources
     nox -s format          rewrite what ruff and clang-format would write otherwise
 
 With --no-venv the tools on PATH are taken, which ``pip install -e '.[test,dev]'`` installs.
@@ -89,3 +90,10 @@ def tidy(session: nox.Session) -> None:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(check, sources))
+
+
+@nox.session
+def threads(session: nox.Session) -> None:
+    """Have clang check which lock guards what, in the sources of both libraries."""
+    _install(session, "-e", ".[test]")
+    session.run("python", "-m", "tests.support.thread_safety")

@@ -24,14 +24,17 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from setuptools import Command, Distribution, setup
+from setuptools import Command, Distribution, __version__, setup
+
+if int(__version__.partition(".")[0]) < 77:
+    # An older one would complain of pyproject.toml, in words that do not say what to do.
+    raise SystemExit(
+        f"setup.py needs setuptools 77 or later, not {__version__}: pip install 'setuptools>=77'"
+    )
+
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 from setuptools.errors import PlatformError
-
-try:
-    from setuptools.command.bdist_wheel import bdist_wheel
-except ImportError:  # before setuptools 70.1 the command came with the package wheel
-    from wheel.bdist_wheel import bdist_wheel
 
 ROOT = Path(__file__).resolve().parent
 

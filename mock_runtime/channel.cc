@@ -12,6 +12,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "base/io_thread.h"
 #include "base/log.h"
 #include "base/socket.h"
 
@@ -189,8 +190,10 @@ Status ChannelListener::Create(std::shared_ptr<EventLoop> loop,
         listen(listening.get(), SOMAXCONN) != 0) {
         return ErrnoFailure(LLDD_FAILED, errno, "cannot listen on the channel");
     }
-    made->listener_.Start(std::move(listening),
-                          [self = made.get()](Fd visitor) { self->Welcome(std::move(visitor)); });
+    made->listener_.Start(std::move(listening), [self = made.get()](Fd visitor) {
+        LLDD_ON_IO_THREAD(*self->loop_);
+        self->Welcome(std::move(visitor));
+    });
     *listener = std::move(made);
     return Status::Ok();
 }
@@ -198,26 +201,39 @@ Status ChannelListener::Create(std::shared_ptr<EventLoop> loop,
 ChannelListener::~ChannelListener() {
     listener_.Stop();
     loop_->RunAndWait([this] {
+        LLDD_ON_IO_THREAD(*loop_);
         while (!visitors_.empty()) Dismiss(visitors_.begin()->first);
     });
 }
 
 void ChannelListener::Expect(const LinkNonce &nonce, Taker taker) {
-    loop_->RunAndWait([&] { takers_[nonce] = std::move(taker); });
+    loop_->RunAndWait([&] {
+        LLDD_ON_IO_THREAD(*loop_);
+        takers_[nonce] = std::move(taker);
+    });
 }
 
 void ChannelListener::Forget(const LinkNonce &nonce) {
-    loop_->RunAndWait([&] { takers_.erase(nonce); });
+    loop_->RunAndWait([&] {
+        LLDD_ON_IO_THREAD(*loop_);
+        takers_.erase(nonce);
+    });
 }
 
 void ChannelListener::Welcome(Fd socket) {
     if (visitors_.size() >= kMostVisitors) return;
     // The token is known only after the call; the handler runs later, on this very thread.
     auto token = std::make_shared<EventLoop::Token>(0);
-    *token = loop_->Watch(socket.get(), EPOLLIN, [this, token](uint32_t) { Hear(*token); });
+    *token = loop_->Watch(socket.get(), EPOLLIN, [this, token](uint32_t) {
+        LLDD_ON_IO_THREAD(*loop_);
+        Hear(*token);
+    });
     Visitor &visitor = visitors_[*token];
     visitor.socket = std::move(socket);
-    visitor.timer = loop_->PostAt(Deadline::InMs(kPatienceMs), [this, token] { Dismiss(*token); });
+    visitor.timer = loop_->PostAt(Deadline::InMs(kPatienceMs), [this, token] {
+        LLDD_ON_IO_THREAD(*loop_);
+        Dismiss(*token);
+    });
 }
 
 void ChannelListener::Hear(EventLoop::Token visitor) {

@@ -72,17 +72,16 @@ private:
 
     explicit ChannelListener(std::shared_ptr<EventLoop> loop)
         : loop_(std::move(loop)), listener_(loop_.get()) {}
-    void Welcome(Fd socket);
-    void Hear(EventLoop::Token visitor);
-    Status Answer(int socket);
-    void Dismiss(EventLoop::Token visitor);
+    void Welcome(Fd socket) LLDD_REQUIRES(*loop_);
+    void Hear(EventLoop::Token visitor) LLDD_REQUIRES(*loop_);
+    Status Answer(int socket) LLDD_REQUIRES(*loop_);
+    void Dismiss(EventLoop::Token visitor) LLDD_REQUIRES(*loop_);
 
     std::shared_ptr<EventLoop> loop_;
     ChannelName name_{};
     Listener listener_;
-    // Used on the I/O thread only.
-    std::map<EventLoop::Token, Visitor> visitors_;
-    std::map<LinkNonce, Taker> takers_;
+    std::map<EventLoop::Token, Visitor> visitors_ LLDD_GUARDED_BY(*loop_);
+    std::map<LinkNonce, Taker> takers_ LLDD_GUARDED_BY(*loop_);
 };
 
 // The initiator's part: dials, gives, and takes the answer. LLDD_FAILED: no process listens there

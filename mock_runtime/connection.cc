@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/io_thread.h"
 #include "base/log.h"
 #include "mock_runtime/path_cma.h"
 #include "mock_runtime/path_mapped.h"
@@ -231,6 +232,7 @@ MoveFailure MockConnection::MoveSameHost(const TransferPlan &plan, Direction dir
 // ---------------------------------------------------------------------------- the peer's access
 
 void MockConnection::ServeStream(Fd stream) {
+    LLDD_ON_IO_THREAD(*device_->loop);
     server_.reset();  // the peer has given up an earlier stream: nothing late may come out of it
     if (closed_.load() || !device_->settings.allows(Transport::kTcp)) return;
     const TcpServer::Owner owner{device_->memory.get(),  &device_->serve_lock, passage_->mark(),
@@ -240,6 +242,7 @@ void MockConnection::ServeStream(Fd stream) {
 
 // A push of the peer has failed.
 void MockConnection::OnMessage(std::string_view message, std::function<void()> answer) {
+    LLDD_ON_IO_THREAD(*device_->loop);
     TcpFence fence;
     if (message.size() != sizeof fence) return fault_link_.streams->Break();
     std::memcpy(&fence, message.data(), sizeof fence);
@@ -268,6 +271,7 @@ Status MockConnection::EndAccess(const Deadline &deadline) {
     // On the I/O thread no step of the stream is under way, and the exchange over the channel can
     // no longer be completed.
     device_->loop->RunAndWait([this] {
+        LLDD_ON_IO_THREAD(*device_->loop);
         server_.reset();
         if (end_ == LinkEnd::kAcceptor) device_->channel->Forget(nonce_);
     });

@@ -67,8 +67,8 @@ private:
     KnownMemory::View known_;
     TcpPath tcp_;
 
-    std::unique_ptr<TcpServer> server_;  // used on the I/O thread only
-    RequestOrder order_;                 // used on the I/O thread only
+    std::unique_ptr<TcpServer> server_ LLDD_GUARDED_BY(*device_->loop);
+    RequestOrder order_ LLDD_GUARDED_BY(*device_->loop);
     std::atomic<bool> closed_{false};
 };
 

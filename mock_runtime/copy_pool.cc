@@ -11,15 +11,15 @@ namespace lldd::mock {
 namespace {
 
 struct Instance {
-    std::mutex mutex;
-    std::weak_ptr<CopyPool> pool;
+    Mutex mutex;
+    std::weak_ptr<CopyPool> pool LLDD_GUARDED_BY(mutex);
 };
 
 }  // namespace
 
 std::shared_ptr<CopyPool> CopyPool::Acquire() {
     Instance &instance = OfThisProcess<Instance>();
-    std::lock_guard<std::mutex> lock(instance.mutex);
+    MutexLock lock(instance.mutex);
     std::shared_ptr<CopyPool> pool = instance.pool.lock();
     if (pool == nullptr) {
         pool.reset(new CopyPool);
@@ -30,7 +30,7 @@ std::shared_ptr<CopyPool> CopyPool::Acquire() {
 
 CopyPool::~CopyPool() {
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         stopping_ = true;
     }
     work_there_.notify_all();
@@ -38,12 +38,12 @@ CopyPool::~CopyPool() {
 }
 
 size_t CopyPool::helpers() const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     return threads_.size();
 }
 
 // Where no thread can be started, copies run on the threads that there are.
-void CopyPool::StartHelpers(uint32_t count) {
+void CopyPool::StartHelpersLocked(uint32_t count) {
     if (threads_.size() >= count) return;
     try {
         while (threads_.size() < count) {
@@ -55,17 +55,17 @@ void CopyPool::StartHelpers(uint32_t count) {
 }
 
 MoveFailure CopyPool::Run(ChunkedWork &work, size_t chunks, uint32_t threads) {
-    std::unique_lock<std::mutex> job(job_mutex_, std::defer_lock);
-    if (threads < 2 || chunks < 2 || !job.try_lock()) {
+    if (threads < 2 || chunks < 2 || !job_mutex_.TryLock()) {
         MoveFailure failure;
         for (size_t chunk = 0; chunk < chunks && !failure.failed(); ++chunk) {
             failure = work.MoveChunk(chunk);
         }
         return failure;
     }
+    const MutexLock job(job_mutex_, std::adopt_lock);
     {
-        std::lock_guard<std::mutex> lock(mutex_);
-        StartHelpers(threads - 1);
+        MutexLock lock(mutex_);
+        StartHelpersLocked(threads - 1);
         work_ = &work;
         chunks_ = chunks;
         wanted_ = threads - 1;
@@ -75,9 +75,9 @@ MoveFailure CopyPool::Run(ChunkedWork &work, size_t chunks, uint32_t threads) {
     }
     work_there_.notify_all();
     MoveClaimed(work, chunks);
-    std::unique_lock<std::mutex> lock(mutex_);
+    UniqueLock lock(mutex_);
     wanted_ = 0;  // a helper that wakes up only now is too late
-    all_left_.wait(lock, [this] { return inside_ == 0; });
+    all_left_.wait(lock.native(), [this]() LLDD_REQUIRES(mutex_) { return inside_ == 0; });
     work_ = nullptr;
     return failure_;
 }
@@ -88,24 +88,25 @@ void CopyPool::MoveClaimed(ChunkedWork &work, size_t chunks) {
         if (chunk >= chunks) return;
         const MoveFailure failure = work.MoveChunk(chunk);
         if (!failure.failed()) continue;
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         if (!failure_.failed()) failure_ = failure;
         failed_.store(true, std::memory_order_relaxed);
     }
 }
 
 void CopyPool::Help() {
-    std::unique_lock<std::mutex> lock(mutex_);
+    UniqueLock lock(mutex_);
     for (;;) {
-        work_there_.wait(lock, [this] { return stopping_ || wanted_ > 0; });
+        work_there_.wait(lock.native(),
+                         [this]() LLDD_REQUIRES(mutex_) { return stopping_ || wanted_ > 0; });
         if (stopping_) return;
         --wanted_;
         ++inside_;
         ChunkedWork &work = *work_;
         const size_t chunks = chunks_;
-        lock.unlock();
+        lock.Unlock();
         MoveClaimed(work, chunks);
-        lock.lock();
+        lock.Lock();
         if (--inside_ == 0) all_left_.notify_one();
     }
 }

@@ -11,10 +11,10 @@
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <thread>
 #include <vector>
 
+#include "base/mutex.h"
 #include "mock_runtime/move.h"
 
 namespace lldd::mock {
@@ -41,22 +41,22 @@ public:
 
 private:
     CopyPool() = default;
-    void StartHelpers(uint32_t count);
+    void StartHelpersLocked(uint32_t count) LLDD_REQUIRES(mutex_);
     void Help();
     void MoveClaimed(ChunkedWork &work, size_t chunks);
 
-    std::mutex job_mutex_;  // held for as long as a transfer has the helpers
+    Mutex job_mutex_;  // held for as long as a transfer has the helpers
 
-    mutable std::mutex mutex_;
+    mutable Mutex mutex_;
     std::condition_variable work_there_;
     std::condition_variable all_left_;
-    ChunkedWork *work_ = nullptr;
-    size_t chunks_ = 0;
-    uint32_t wanted_ = 0;  // helpers that may still join
-    uint32_t inside_ = 0;
-    bool stopping_ = false;
-    MoveFailure failure_;
-    std::vector<std::thread> threads_;
+    ChunkedWork *work_ LLDD_GUARDED_BY(mutex_) = nullptr;
+    size_t chunks_ LLDD_GUARDED_BY(mutex_) = 0;
+    uint32_t wanted_ LLDD_GUARDED_BY(mutex_) = 0;  // helpers that may still join
+    uint32_t inside_ LLDD_GUARDED_BY(mutex_) = 0;
+    bool stopping_ LLDD_GUARDED_BY(mutex_) = false;
+    MoveFailure failure_ LLDD_GUARDED_BY(mutex_);
+    std::vector<std::thread> threads_ LLDD_GUARDED_BY(mutex_);
 
     std::atomic<size_t> next_chunk_{0};
     std::atomic<bool> failed_{false};

@@ -11,6 +11,7 @@
 
 #include "base/address.h"
 #include "base/fork.h"
+#include "base/mutex.h"
 #include "mock_runtime/connection.h"
 #include "mock_runtime/faults.h"
 #include "mock_runtime/path_mapped.h"
@@ -33,8 +34,8 @@ private:
 
 // Devices that are open in this process; the parent's are not a child's.
 struct OpenDevices {
-    std::mutex mutex;
-    std::vector<const MockDevice *> devices;
+    Mutex mutex;
+    std::vector<const MockDevice *> devices LLDD_GUARDED_BY(mutex);
 };
 
 // Whether all of it is mapped. The kernel looks at ranges; no page is touched, and none is written
@@ -89,7 +90,7 @@ Status MockDevice::Open(const Settings &settings, int32_t device_id,
     LLDD_RETURN_IF_ERROR(ChannelListener::Create(parts.loop, &parts.channel));
     OpenDevices &open = OfThisProcess<OpenDevices>();
     {
-        std::lock_guard<std::mutex> lock(open.mutex);
+        MutexLock lock(open.mutex);
         open.devices.push_back(made.get());
     }
     *device = std::move(made);
@@ -99,7 +100,7 @@ Status MockDevice::Open(const Settings &settings, int32_t device_id,
 MockDevice::~MockDevice() {
     OpenDevices &open = OfThisProcess<OpenDevices>();
     {
-        std::lock_guard<std::mutex> lock(open.mutex);
+        MutexLock lock(open.mutex);
         open.devices.erase(std::remove(open.devices.begin(), open.devices.end(), this),
                            open.devices.end());
     }
@@ -136,7 +137,7 @@ Status MockDevice::Withdraw(uint64_t addr, uint64_t size, const Deadline &deadli
     if (!withdrawn) return Status::Ok();
     // The I/O thread is outside the memory, and from now on finds it withdrawn.
     {
-        const std::lock_guard<std::mutex> serving(parts_.serve_lock);
+        const MutexLock serving(parts_.serve_lock);
     }
     const std::shared_ptr<PeerPassage> inside = parts_.passages.WaitUntilLeft(order, deadline);
     if (inside == nullptr) return Status::Ok();
@@ -224,7 +225,7 @@ Status MockDevice::Connect(const ConnectionSetup &setup, const Deadline &deadlin
 
 std::string MockDevice::DescribeAll() {
     OpenDevices &open = OfThisProcess<OpenDevices>();
-    std::lock_guard<std::mutex> lock(open.mutex);
+    MutexLock lock(open.mutex);
     std::string text;
     for (const MockDevice *device : open.devices) text += device->Describe();
     return text;

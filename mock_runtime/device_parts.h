@@ -6,9 +6,9 @@
 #include <sys/types.h>
 
 #include <memory>
-#include <mutex>
 
 #include "base/event_loop.h"
+#include "base/mutex.h"
 #include "mock_runtime/batch.h"
 #include "mock_runtime/channel.h"
 #include "mock_runtime/copy_kernels.h"
@@ -35,8 +35,8 @@ struct DeviceParts {
     std::shared_ptr<CopyPool> helpers;
     std::unique_ptr<OwnMemory> memory;
     std::unique_ptr<ChannelListener> channel;
-    std::mutex serve_lock;  // held by the I/O thread while it touches registered memory
-    Passages passages;      // over which peers may be inside the memory
+    Mutex serve_lock;   // held by the I/O thread while it touches registered memory
+    Passages passages;  // over which peers may be inside the memory
     // Kept per device, not per connection: there may be hundreds of connections, and each may once
     // have moved a lot.
     Spares<TransferPlan> plans;

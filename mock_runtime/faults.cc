@@ -9,11 +9,11 @@
 #include <cerrno>
 #include <condition_variable>
 #include <memory>
-#include <mutex>
 #include <random>
 
 #include "base/fd.h"
 #include "base/fork.h"
+#include "base/mutex.h"
 
 namespace lldd::mock {
 
@@ -75,16 +75,15 @@ struct ActiveRule {
 using RulePtr = std::shared_ptr<ActiveRule>;
 
 struct Faults {
-    std::mutex mutex;
+    Mutex mutex;
     std::condition_variable changed;  // a rule was taken away, or a peer has gone
-    std::vector<RulePtr> rules;
-    std::array<Counts, kFaultPoints> points;
-    uint64_t last_id = 0;
-    std::string environment;
+    std::vector<RulePtr> rules LLDD_GUARDED_BY(mutex);
+    std::array<Counts, kFaultPoints> points LLDD_GUARDED_BY(mutex);
+    uint64_t last_id LLDD_GUARDED_BY(mutex) = 0;
+    std::string environment LLDD_GUARDED_BY(mutex);
 
-    // The functions below are called with the lock held.
-
-    std::vector<uint64_t> Add(std::vector<FaultRule> added, bool of_environment) {
+    std::vector<uint64_t> AddLocked(std::vector<FaultRule> added, bool of_environment)
+        LLDD_REQUIRES(mutex) {
         std::vector<uint64_t> ids;
         for (FaultRule &rule : added) {
             rules.push_back(std::make_shared<ActiveRule>(std::move(rule), ++last_id));
@@ -96,7 +95,7 @@ struct Faults {
     }
 
     template <typename Which>
-    void Remove(const Which &which) {
+    void RemoveLocked(const Which &which) LLDD_REQUIRES(mutex) {
         const auto kept = std::stable_partition(rules.begin(), rules.end(), [&](const RulePtr &r) {
             r->removed = which(*r);
             return !r->removed;
@@ -107,7 +106,8 @@ struct Faults {
     }
 
     // The rules that fire for a call, up to the first that ends it.
-    std::vector<RulePtr> Firing(FaultPoint point, const FaultLink *link) {
+    std::vector<RulePtr> FiringLocked(FaultPoint point, const FaultLink *link)
+        LLDD_REQUIRES(mutex) {
         std::vector<RulePtr> firing;
         Counts &counts = points[static_cast<size_t>(point)];
         ++counts.calls;
@@ -157,8 +157,8 @@ Status MeetFaults(FaultPoint point, const Deadline &deadline, const FaultLink *l
                   uint64_t bytes) {
     Faults &faults = Current();
     const FaultPointInfo &info = InfoOf(point);
-    std::unique_lock<std::mutex> lock(faults.mutex);
-    const std::vector<RulePtr> firing = faults.Firing(point, link);
+    UniqueLock lock(faults.mutex);
+    const std::vector<RulePtr> firing = faults.FiringLocked(point, link);
     if (firing.empty()) return Status::Ok();
     nanoseconds time{0};
     for (const RulePtr &each : firing) time += each->HoldUpFor(info, bytes);
@@ -166,7 +166,7 @@ Status MeetFaults(FaultPoint point, const Deadline &deadline, const FaultLink *l
     if (time.count() > 0) {
         const auto end = Deadline::Clock::now() + time;
         const bool in_time = end <= deadline.when();
-        const bool released = WaitUntil(faults.changed, lock, deadline.OrAt(end), [&] {
+        const bool released = WaitUntil(faults.changed, lock.native(), deadline.OrAt(end), [&] {
             return IsGone(link) || std::all_of(firing.begin(), firing.end(),
                                                [](const RulePtr &r) { return r->removed; });
         });
@@ -182,12 +182,12 @@ Status MeetFaults(FaultPoint point, const Deadline &deadline, const FaultLink *l
                       StatusName(status) == nullptr ? int64_t{status} : 0);
     }
     if (last.rule.drop && info.can_drop) {
-        lock.unlock();
+        lock.Unlock();
         link->streams->Break();
         // A call that moves bytes first waits until this end has learnt that the link is broken.
-        lock.lock();
+        lock.Lock();
         if (info.moves_bytes) {
-            WaitUntil(faults.changed, lock, deadline, [&] { return IsGone(link); });
+            WaitUntil(faults.changed, lock.native(), deadline, [&] { return IsGone(link); });
         }
     }
     return Status::Ok();
@@ -195,7 +195,7 @@ Status MeetFaults(FaultPoint point, const Deadline &deadline, const FaultLink *l
 
 void WakeHeldUpCalls() {
     Faults &faults = Current();
-    std::lock_guard<std::mutex> lock(faults.mutex);
+    MutexLock lock(faults.mutex);
     faults.changed.notify_all();
 }
 
@@ -203,8 +203,8 @@ Status AddFaults(const std::string &script, std::vector<uint64_t> *ids) {
     std::vector<FaultRule> added;
     LLDD_RETURN_IF_ERROR(ParseFaultScript(script, &added));
     Faults &faults = Current();
-    std::lock_guard<std::mutex> lock(faults.mutex);
-    *ids = faults.Add(std::move(added), false);
+    MutexLock lock(faults.mutex);
+    *ids = faults.AddLocked(std::move(added), false);
     return Status::Ok();
 }
 
@@ -212,47 +212,47 @@ Status SetFaults(const std::string &script) {
     std::vector<FaultRule> instead;
     LLDD_RETURN_IF_ERROR(ParseFaultScript(script, &instead));
     Faults &faults = Current();
-    std::lock_guard<std::mutex> lock(faults.mutex);
-    faults.Remove([](const ActiveRule &) { return true; });
-    faults.Add(std::move(instead), false);
+    MutexLock lock(faults.mutex);
+    faults.RemoveLocked([](const ActiveRule &) { return true; });
+    faults.AddLocked(std::move(instead), false);
     return Status::Ok();
 }
 
 void RemoveFaults(const std::vector<uint64_t> &ids) {
     Faults &faults = Current();
-    std::lock_guard<std::mutex> lock(faults.mutex);
-    faults.Remove([&](const ActiveRule &rule) {
+    MutexLock lock(faults.mutex);
+    faults.RemoveLocked([&](const ActiveRule &rule) {
         return std::find(ids.begin(), ids.end(), rule.id) != ids.end();
     });
 }
 
 void ClearFaults() {
     Faults &faults = Current();
-    std::lock_guard<std::mutex> lock(faults.mutex);
-    faults.Remove([](const ActiveRule &) { return true; });
+    MutexLock lock(faults.mutex);
+    faults.RemoveLocked([](const ActiveRule &) { return true; });
 }
 
 Status UseFaultsOfEnvironment(const std::string &value) {
     Faults &faults = Current();
     {
-        std::lock_guard<std::mutex> lock(faults.mutex);
+        MutexLock lock(faults.mutex);
         if (faults.environment == value) return Status::Ok();
     }
     std::string script;
     std::vector<FaultRule> instead;
     LLDD_RETURN_IF_ERROR(ReadScript(value, &script));
     LLDD_RETURN_IF_ERROR(ParseFaultScript(script, &instead));
-    std::lock_guard<std::mutex> lock(faults.mutex);
+    MutexLock lock(faults.mutex);
     if (faults.environment == value) return Status::Ok();
     faults.environment = value;
-    faults.Remove([](const ActiveRule &rule) { return rule.of_environment; });
-    faults.Add(std::move(instead), true);
+    faults.RemoveLocked([](const ActiveRule &rule) { return rule.of_environment; });
+    faults.AddLocked(std::move(instead), true);
     return Status::Ok();
 }
 
 std::string DescribeFaults() {
     Faults &faults = Current();
-    std::lock_guard<std::mutex> lock(faults.mutex);
+    MutexLock lock(faults.mutex);
     std::string text;
     for (size_t i = 0; i < kFaultPoints; ++i) {
         text += Format("point %s %llu %llu\n", InfoOf(static_cast<FaultPoint>(i)).name,

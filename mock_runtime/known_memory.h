@@ -6,7 +6,8 @@
 #include <atomic>
 #include <cstdint>
 #include <map>
-#include <mutex>
+
+#include "base/mutex.h"
 
 namespace lldd::mock {
 
@@ -44,11 +45,11 @@ private:
     using Boundaries = std::map<uint64_t, int64_t>;
 
     void Change(uint64_t addr, uint64_t size, int64_t by);
-    Boundaries::iterator BoundaryAt(uint64_t addr);
-    void DropIfLevel(Boundaries::iterator boundary);
+    Boundaries::iterator BoundaryAtLocked(uint64_t addr) LLDD_REQUIRES(mutex_);
+    void DropIfLevelLocked(Boundaries::iterator boundary) LLDD_REQUIRES(mutex_);
 
-    mutable std::mutex mutex_;
-    Boundaries cover_;
+    mutable Mutex mutex_;
+    Boundaries cover_ LLDD_GUARDED_BY(mutex_);
     std::atomic<uint64_t> version_{1};
 };
 

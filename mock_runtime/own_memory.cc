@@ -76,7 +76,7 @@ OwnMemory::~OwnMemory() {
     });
 }
 
-void OwnMemory::UseSlot(uint32_t slot, const Slot &use) {
+void OwnMemory::UseSlotLocked(uint32_t slot, const Slot &use) {
     if (slot >= slots_.size()) slots_.resize(size_t{slot} + 1);
     slots_[slot] = use;
 }
@@ -90,25 +90,25 @@ Status OwnMemory::AllocatePool(Placement placement, uint64_t size, uint64_t *add
     const char *name = placement == Placement::kDevice ? "lldd-device-pool" : "lldd-host-pool";
     LLDD_RETURN_IF_ERROR(SharedMemory::Create(name, RoundOutward(0, size).size,
                                               SharedMemory::Writers::kAll, &pool.memory));
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     LLDD_RETURN_IF_ERROR(table_.Add(&pool.name));
     pool.number = next_pool_++;
     *addr = pool.memory.address();
     // Pools are reachable whenever they were made, so they count as old as the device.
-    UseSlot(pool.name.slot, {pool.memory.address(), pool.memory.size(), 0});
+    UseSlotLocked(pool.name.slot, {pool.memory.address(), pool.memory.size(), 0});
     known_.Add(pool.memory.address(), pool.memory.size());
     pools_.push_back(std::move(pool));
     return Status::Ok();
 }
 
 void OwnMemory::FreePool(uint64_t addr) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     const auto pool = std::find_if(pools_.begin(), pools_.end(), [addr](const Pool &candidate) {
         return candidate.memory.address() == addr;
     });
     if (pool == pools_.end()) return;
     table_.Withdraw(pool->name);
-    UseSlot(pool->name.slot, {});
+    UseSlotLocked(pool->name.slot, {});
     known_.Remove(pool->memory.address(), pool->memory.size());
     pools_.erase(pool);
 }
@@ -119,7 +119,7 @@ Status OwnMemory::Commit(uint64_t addr, uint64_t size) {
     int fd = -1;
     uint64_t offset = 0;
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         for (const Pool &pool : pools_) {
             const AddressRange whole{pool.memory.address(), pool.memory.size()};
             if (!whole.Contains(addr, size)) continue;
@@ -160,7 +160,7 @@ Status OwnMemory::Register(uint64_t addr, uint64_t size, Placement) {
                        Printable(addr), Printable(size));
     }
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         Registration *const found = registrations_.Find(addr, size);
         if (found != nullptr) {
             ++found->count;
@@ -169,7 +169,7 @@ Status OwnMemory::Register(uint64_t addr, uint64_t size, Placement) {
     }
     // Outside the lock: it may populate gigabytes.
     const bool mapped = ProbeMapped(addr, size, host_root_);
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     Registration &registration = registrations_.Get(addr, size);
     if (registration.count == 0) {
         const Status added = table_.Add(&registration.name);
@@ -179,7 +179,7 @@ Status OwnMemory::Register(uint64_t addr, uint64_t size, Placement) {
         }
         registration.order = next_order_++;
         registration.mapped = mapped;
-        UseSlot(registration.name.slot, {addr, size, registration.order});
+        UseSlotLocked(registration.name.slot, {addr, size, registration.order});
         if (mapped) known_.Add(addr, size);
         if (exclude_from_fork_) Advise(addr, size, MADV_DONTFORK);
         ++num_registrations_;
@@ -190,7 +190,7 @@ Status OwnMemory::Register(uint64_t addr, uint64_t size, Placement) {
 
 Status OwnMemory::Unregister(uint64_t addr, uint64_t size, bool *withdrawn, uint64_t *order) {
     *withdrawn = false;
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     Registration *const found = size == 0 ? nullptr : registrations_.Find(addr, size);
     if (found == nullptr) {
         return Failure(LLDD_PARAM_INVALID, "%#llx with %llu bytes is not registered",
@@ -198,18 +198,18 @@ Status OwnMemory::Unregister(uint64_t addr, uint64_t size, bool *withdrawn, uint
     }
     if (--found->count > 0) return Status::Ok();
     table_.Withdraw(found->name);
-    UseSlot(found->name.slot, {});
+    UseSlotLocked(found->name.slot, {});
     if (found->mapped) known_.Remove(addr, size);
     *order = found->order;
     *withdrawn = true;
     registrations_.Erase(addr, size);
     --num_registrations_;
-    if (exclude_from_fork_) RestoreForkOf(addr, size);
+    if (exclude_from_fork_) RestoreForkLocked(addr, size);
     return Status::Ok();
 }
 
 // Children get the range again, but for what other registrations still keep from them.
-void OwnMemory::RestoreForkOf(uint64_t addr, uint64_t size) {
+void OwnMemory::RestoreForkLocked(uint64_t addr, uint64_t size) {
     Advise(addr, size, MADV_DOFORK);
     registrations_.ForEachOverlapping(
         addr, size, [](uint64_t other, uint64_t other_size, const Registration &) {
@@ -218,7 +218,7 @@ void OwnMemory::RestoreForkOf(uint64_t addr, uint64_t size) {
 }
 
 std::vector<Region> OwnMemory::Snapshot(const LinkNonce &nonce) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     marks_.emplace_back(nonce, next_order_);
     if (marks_.size() > kMostMarks) marks_.pop_front();
     std::vector<Region> regions;
@@ -233,7 +233,7 @@ std::vector<Region> OwnMemory::Snapshot(const LinkNonce &nonce) {
 }
 
 uint64_t OwnMemory::SnapshotMark(const LinkNonce &nonce) const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     const auto found = std::find_if(marks_.rbegin(), marks_.rend(),
                                     [&](const auto &mark) { return mark.first == nonce; });
     // Without a snapshot the peer has learnt of no region: it may reach pools, which are older.
@@ -242,7 +242,7 @@ uint64_t OwnMemory::SnapshotMark(const LinkNonce &nonce) const {
 
 OwnMemory::Claim OwnMemory::Check(uint64_t mark, uint64_t addr, uint64_t length,
                                   RegionName *name) const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     const auto covers = [&](uint64_t start, uint64_t size, uint64_t order) {
         return order < mark && AddressRange{start, size}.Contains(addr, length);
     };
@@ -262,7 +262,7 @@ OwnMemory::Claim OwnMemory::Check(uint64_t mark, uint64_t addr, uint64_t length,
 }
 
 std::vector<OwnMemory::PoolDescriptor> OwnMemory::PoolDescriptors() const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     std::vector<PoolDescriptor> descriptors;
     descriptors.reserve(pools_.size());
     for (const Pool &pool : pools_) {
@@ -272,7 +272,7 @@ std::vector<OwnMemory::PoolDescriptor> OwnMemory::PoolDescriptors() const {
 }
 
 OwnMemory::Census OwnMemory::Count() const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     Census census;
     census.pools = pools_.size();
     for (const Pool &pool : pools_) census.pool_bytes += pool.memory.size();

@@ -6,11 +6,11 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "base/mutex.h"
 #include "base/range_map.h"
 #include "mock_runtime/known_memory.h"
 #include "mock_runtime/region.h"
@@ -92,20 +92,20 @@ private:
 
     OwnMemory(bool exclude_from_fork, std::string host_root)
         : exclude_from_fork_(exclude_from_fork), host_root_(std::move(host_root)) {}
-    void UseSlot(uint32_t slot, const Slot &use);
-    void RestoreForkOf(uint64_t addr, uint64_t size);
+    void UseSlotLocked(uint32_t slot, const Slot &use) LLDD_REQUIRES(mutex_);
+    void RestoreForkLocked(uint64_t addr, uint64_t size) LLDD_REQUIRES(mutex_);
 
     const bool exclude_from_fork_;
     const std::string host_root_;
-    mutable std::mutex mutex_;
+    mutable Mutex mutex_;
     RegionTable table_;
-    std::vector<Pool> pools_;
-    RangeMap<Registration> registrations_;
-    size_t num_registrations_ = 0;
-    std::vector<Slot> slots_;  // of the region table
-    std::deque<std::pair<LinkNonce, uint64_t>> marks_;
-    uint64_t next_order_ = 1;
-    uint32_t next_pool_ = 0;
+    std::vector<Pool> pools_ LLDD_GUARDED_BY(mutex_);
+    RangeMap<Registration> registrations_ LLDD_GUARDED_BY(mutex_);
+    size_t num_registrations_ LLDD_GUARDED_BY(mutex_) = 0;
+    std::vector<Slot> slots_ LLDD_GUARDED_BY(mutex_);  // of the region table
+    std::deque<std::pair<LinkNonce, uint64_t>> marks_ LLDD_GUARDED_BY(mutex_);
+    uint64_t next_order_ LLDD_GUARDED_BY(mutex_) = 1;
+    uint32_t next_pool_ LLDD_GUARDED_BY(mutex_) = 0;
     KnownMemory known_;
 };
 

@@ -8,29 +8,29 @@
 namespace lldd::mock {
 
 void PeerPassage::Open(LinkPage page) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     page_ = std::move(page);
     own_side().alive.store(1, std::memory_order_seq_cst);
 }
 
 bool PeerPassage::is_open() const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     return static_cast<bool>(page_);
 }
 
 void PeerPassage::SetProcess(const PeerProcess &process) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     process_ = process;
 }
 
 PeerProcess PeerPassage::process() const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     return process_;
 }
 
 void PeerPassage::PeerGone() {
     peer_gone_.store(true);
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     if (page_) StopWaiting(own_side());
 }
 
@@ -39,13 +39,13 @@ bool PeerPassage::WaitUntilLeft(const Deadline &deadline) {
 }
 
 void Passages::Add(std::shared_ptr<PeerPassage> passage) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     const uint64_t mark = passage->mark();
     passages_.emplace(mark, std::move(passage));
 }
 
 void Passages::Remove(const std::shared_ptr<PeerPassage> &passage) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     const auto [first, last] = passages_.equal_range(passage->mark());
     const auto found =
         std::find_if(first, last, [&](const auto &entry) { return entry.second == passage; });
@@ -53,12 +53,12 @@ void Passages::Remove(const std::shared_ptr<PeerPassage> &passage) {
 }
 
 size_t Passages::size() const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     return passages_.size();
 }
 
 size_t Passages::CountInside() const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     return static_cast<size_t>(
         std::count_if(passages_.begin(), passages_.end(),
                       [](const auto &entry) { return IsInside(entry.second->own_side()); }));
@@ -67,7 +67,7 @@ size_t Passages::CountInside() const {
 std::shared_ptr<PeerPassage> Passages::WaitUntilLeft(uint64_t order, const Deadline &deadline) {
     std::vector<std::shared_ptr<PeerPassage>> inside;
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         // Peers that linked before the registration do not know the region.
         for (auto link = passages_.upper_bound(order); link != passages_.end(); ++link) {
             if (IsInside(link->second->own_side())) inside.push_back(link->second);

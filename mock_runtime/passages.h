@@ -8,9 +8,9 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 
 #include "base/deadline.h"
+#include "base/mutex.h"
 #include "mock_runtime/link_page.h"
 #include "mock_runtime/peer_process.h"
 #include "runtime/runtime.h"
@@ -54,7 +54,7 @@ private:
     const LinkEnd own_end_;
     const uint64_t mark_;
     std::atomic<bool> peer_gone_{false};
-    mutable std::mutex mutex_;  // between Open, SetProcess and PeerGone
+    mutable Mutex mutex_;  // between Open, SetProcess and PeerGone
     LinkPage page_;
     PeerProcess process_;
 };
@@ -73,8 +73,9 @@ public:
     size_t CountInside() const;
 
 private:
-    mutable std::mutex mutex_;
-    std::multimap<uint64_t, std::shared_ptr<PeerPassage>> passages_;  // by their marks
+    mutable Mutex mutex_;
+    // By their marks.
+    std::multimap<uint64_t, std::shared_ptr<PeerPassage>> passages_ LLDD_GUARDED_BY(mutex_);
 };
 
 }  // namespace lldd::mock

@@ -38,11 +38,11 @@ MoveFailure StreamFailure(int error, uint64_t local) {
 class TcpPath::Moving {
 public:
     explicit Moving(TcpPath *path) : path_(path) {
-        std::lock_guard<std::mutex> lock(path_->stream_mutex_);
+        MutexLock lock(path_->stream_mutex_);
         path_->moving_ = true;
     }
     ~Moving() {
-        std::lock_guard<std::mutex> lock(path_->stream_mutex_);
+        MutexLock lock(path_->stream_mutex_);
         path_->moving_ = false;
         if (path_->peer_gone_.load()) path_->stream_.Close();
     }
@@ -105,18 +105,18 @@ MoveFailure TcpPath::OpenStream(const Deadline &deadline) {
             return {MoveFailure::kSystem, static_cast<int>(opened.raw()), 0};
         return {deadline.passed() ? MoveFailure::kTimeout : MoveFailure::kPeerGone, 0, 0};
     }
-    std::lock_guard<std::mutex> lock(stream_mutex_);
+    MutexLock lock(stream_mutex_);
     stream_ = std::move(stream);
     return {};
 }
 
 void TcpPath::DropStream() {
-    std::lock_guard<std::mutex> lock(stream_mutex_);
+    MutexLock lock(stream_mutex_);
     stream_.Close();
 }
 
 void TcpPath::Interrupt() {
-    std::lock_guard<std::mutex> lock(stream_mutex_);
+    MutexLock lock(stream_mutex_);
     if (!moving_) {
         stream_.Close();
     } else if (stream_) {
@@ -186,7 +186,9 @@ MoveFailure TcpPath::Exchange(const Deadline &deadline) {
         if (ms == 0) return {MoveFailure::kTimeout, 0, 0};
         if (can_receive || (can_send && WantsToSend())) continue;
         pollfd stream{stream_.get(), static_cast<short>(POLLIN | (WantsToSend() ? POLLOUT : 0)), 0};
-        if (poll(&stream, 1, ms) < 0 && errno != EINTR) return {MoveFailure::kSystem, errno, 0};
+        const int ready = poll(&stream, 1, ms);
+        if (ready < 0 && errno != EINTR) return {MoveFailure::kSystem, errno, 0};
+        if (ready == 0) deadline.LookAtCaller();
         // An error or the end of the stream is what the next call says.
         can_receive = (stream.revents & ~POLLOUT) != 0;
         can_send = can_send || (stream.revents & POLLOUT) != 0;

@@ -4,9 +4,9 @@
 #pragma once
 
 #include <atomic>
-#include <mutex>
 #include <vector>
 
+#include "base/mutex.h"
 #include "mock_runtime/move.h"
 #include "mock_runtime/range_cursor.h"
 #include "mock_runtime/region_table.h"
@@ -81,9 +81,10 @@ private:
 
     StreamProvider *const streams_;
     const std::atomic<bool> &peer_gone_;
-    std::mutex stream_mutex_;  // for Interrupt, and for the transfer that opens or drops the stream
+    Mutex stream_mutex_;  // for Interrupt, and for the transfer that opens or drops the stream
     Fd stream_;
-    bool moving_ = false;  // so the stream is not Interrupt's to close
+    // While it is set, the stream is not Interrupt's to close.
+    bool moving_ LLDD_GUARDED_BY(stream_mutex_) = false;
 
     std::vector<HereRange> here_;
     std::vector<TcpRun> runs_;

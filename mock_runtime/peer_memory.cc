@@ -74,12 +74,12 @@ void PeerMemory::DecidePaths() {
     if (same_host_ && settings_.allows(Transport::kCma)) {
         why_not_cma_ = WhyProcessVmCannot(settings_, pid_, peer_.process);
     }
-    std::lock_guard<std::mutex> lock(paths_mutex_);
+    MutexLock lock(paths_mutex_);
     DecidePathsLocked();
 }
 
 void PeerMemory::CmaIsRefused() {
-    std::lock_guard<std::mutex> lock(paths_mutex_);
+    MutexLock lock(paths_mutex_);
     why_not_cma_ = "the kernel refuses process_vm calls to the peer since the link was made";
     DecidePathsLocked();
 }
@@ -140,7 +140,7 @@ std::optional<Transport> PeerMemory::Choose(bool pool, const Region *region,
 }
 
 std::vector<PathDescription> PeerMemory::Paths() const {
-    std::lock_guard<std::mutex> lock(paths_mutex_);
+    MutexLock lock(paths_mutex_);
     return {path_to_pools_, path_to_registered_};
 }
 

@@ -8,12 +8,12 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "base/mutex.h"
 #include "mock_runtime/channel.h"
 #include "mock_runtime/endpoint.h"
 #include "mock_runtime/environment.h"
@@ -92,7 +92,7 @@ private:
     bool IsPresent(const PeerRegion &region, uint64_t offset, uint64_t length) const;
 
     bool IsLive(const PeerRegion &region) const { return !table_ || table_.IsLive(region.name); }
-    void DecidePathsLocked();
+    void DecidePathsLocked() LLDD_REQUIRES(paths_mutex_);
     std::string WhyNot(Transport transport, bool pool, const Region *region) const;
     std::optional<Transport> Choose(bool pool, const Region *region, std::string *reason) const;
 
@@ -107,9 +107,9 @@ private:
     std::string why_not_mapped_;  // of the last pool that could not be mapped
     std::string why_not_cma_;
 
-    mutable std::mutex paths_mutex_;
-    PathDescription path_to_pools_;
-    PathDescription path_to_registered_;
+    mutable Mutex paths_mutex_;
+    PathDescription path_to_pools_ LLDD_GUARDED_BY(paths_mutex_);
+    PathDescription path_to_registered_ LLDD_GUARDED_BY(paths_mutex_);
 
     PeerRegions regions_;
     // Used by the transfer that is under way.

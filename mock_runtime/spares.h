@@ -5,9 +5,10 @@
 
 #include <cstddef>
 #include <memory>
-#include <mutex>
 #include <utility>
 #include <vector>
+
+#include "base/mutex.h"
 
 namespace lldd::mock {
 
@@ -32,7 +33,7 @@ public:
 
 private:
     std::unique_ptr<T> Take() {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         if (idle_.empty()) {
             // The room is made here, so that returning never needs memory.
             idle_.reserve(++made_);
@@ -44,13 +45,14 @@ private:
     }
 
     void Return(std::unique_ptr<T> object) {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         idle_.push_back(std::move(object));
     }
 
-    std::mutex mutex_;
-    std::vector<std::unique_ptr<T>> idle_;  // the one that was used last is taken first
-    size_t made_ = 0;
+    Mutex mutex_;
+    // The one that was used last is taken first.
+    std::vector<std::unique_ptr<T>> idle_ LLDD_GUARDED_BY(mutex_);
+    size_t made_ LLDD_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace lldd::mock

@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/io_thread.h"
+
 namespace lldd::mock {
 namespace {
 
@@ -49,6 +51,7 @@ void TcpServer::WatchFor(uint32_t events) {
 }
 
 void TcpServer::OnEvent() {
+    LLDD_ON_IO_THREAD(*loop_);
     turn_ = 0;
     Step step = Step::kGoOn;
     while (step == Step::kGoOn && turn_ < kTurnBytes) step = Advance();
@@ -184,7 +187,7 @@ TcpServer::Step TcpServer::ReceiveBytes() {
     bool direct = false;
     if (answer_.status == kTcpDone) {
         iovec vectors[kMostVectors];
-        std::lock_guard<std::mutex> serving(*owner_.serve_lock);
+        MutexLock serving(*owner_.serve_lock);
         const size_t count = cursor_.Fill(vectors, kMostVectors, kTurnBytes - turn_);
         direct = LiveUpTo(count);
         if (direct) {
@@ -222,7 +225,7 @@ TcpServer::Step TcpServer::SendBytes() {
     ssize_t size = 0;
     bool direct = false;
     if (answer_.status == kTcpDone) {
-        std::lock_guard<std::mutex> serving(*owner_.serve_lock);
+        MutexLock serving(*owner_.serve_lock);
         const size_t runs = cursor_.Fill(vectors + count, kMostVectors - 2, kTurnBytes - turn_);
         direct = LiveUpTo(runs);
         if (direct) {

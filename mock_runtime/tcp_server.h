@@ -10,10 +10,10 @@
 
 #include <atomic>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "base/event_loop.h"
+#include "base/mutex.h"
 #include "mock_runtime/own_memory.h"
 #include "mock_runtime/range_cursor.h"
 #include "mock_runtime/request_order.h"
@@ -27,7 +27,7 @@ public:
     // What the streams of a link have in common; all of it outlives them.
     struct Owner {
         OwnMemory *memory;
-        std::mutex *serve_lock;
+        Mutex *serve_lock;
         uint64_t mark;  // that of the snapshot which the peer received
         const std::atomic<bool> *peer_gone;
         StreamProvider *streams;

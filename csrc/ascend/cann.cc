@@ -4,6 +4,7 @@
 #include <map>
 
 #include "base/log.h"
+#include "base/mutex.h"
 
 namespace lldd::ascend {
 namespace {
@@ -74,9 +75,9 @@ bool ConnectionSurvives(hixl::Status status) {
 int32_t Milliseconds(const Deadline &deadline) { return deadline.RemainingMs(); }
 
 Status Context::Acquire(int32_t device_id, std::shared_ptr<Context> *context) {
-    static std::mutex mutex;
+    static Mutex mutex;
     static std::map<int32_t, std::weak_ptr<Context>> open;
-    std::lock_guard<std::mutex> lock(mutex);
+    MutexLock lock(mutex);
     *context = open[device_id].lock();
     if (*context != nullptr) return Status::Ok();
     std::shared_ptr<Context> made(new Context);

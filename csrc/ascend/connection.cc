@@ -108,7 +108,7 @@ Status AscendConnection::Transfer(hixl::TransferOp operation, const Run *runs, s
 Status AscendConnection::Plan(const Run *runs, size_t count) {
     const std::shared_ptr<const Regions> known = device_->memory->Known();
     num_pieces_ = 0;
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     LLDD_RETURN_IF_ERROR(CheckLinkLocked());
     return ForEachPiece(runs, count, [&](const Run &rest, uint64_t *taken) -> Status {
         const Region *own = Find(*known, rest.local);
@@ -116,6 +116,7 @@ Status AscendConnection::Plan(const Run *runs, size_t count) {
             return Failure(LLDD_FAILED, "the memory of this process at %#llx is not registered",
                            Printable(rest.local));
         }
+        mutex_.AssertHeld();
         const Region *peers = Find(reachable_, rest.remote);
         if (peers == nullptr) return UnreachableLocked(rest.remote);
         *taken = peers->Within(rest.remote, own->Within(rest.local, rest.length));
@@ -169,7 +170,7 @@ Status AscendConnection::UnreachableLocked(uint64_t remote) const {
 // Asked when nothing but HIXL's call is left to do. The peer waits for the connection to be
 // dropped, so whatever it has withdrawn or said by now holds.
 Status AscendConnection::MayMove(const Piece &piece) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     LLDD_RETURN_IF_ERROR(CheckLinkLocked());
     for (const Region &region : withdrawn_) {
         const auto &used = piece.regions;
@@ -199,14 +200,14 @@ void AscendConnection::OnMessage(std::string_view message, std::function<void()>
     const auto number = reader.Number<uint64_t>();
     switch (kind) {
         case Message::kForget: {
-            std::lock_guard<std::mutex> lock(mutex_);
+            MutexLock lock(mutex_);
             Region region;
             if (Remove(number, &reachable_, &region)) withdrawn_.push_back(region);
             remote_->AfterTransfer(std::move(answer));
             return;
         }
         case Message::kDisconnect: {
-            std::lock_guard<std::mutex> lock(mutex_);
+            MutexLock lock(mutex_);
             if (!left_remote_) {
                 ++holds_;
                 remote_->Hold();
@@ -215,7 +216,7 @@ void AscendConnection::OnMessage(std::string_view message, std::function<void()>
             return;
         }
         case Message::kLeave: {
-            std::lock_guard<std::mutex> lock(mutex_);
+            MutexLock lock(mutex_);
             left_by_peer_ = true;
             remote_->DropSoon(std::move(answer));
             return;
@@ -227,7 +228,7 @@ void AscendConnection::OnMessage(std::string_view message, std::function<void()>
 }
 
 void AscendConnection::GoOn() {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     if (holds_ == 0) return;
     --holds_;
     remote_->GoOn();
@@ -264,7 +265,7 @@ void AscendConnection::PeerGone() {
 // Does nothing when it is called again.
 void AscendConnection::LeaveRemote(const Deadline &deadline) {
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         if (std::exchange(left_remote_, true)) return;
         while (holds_ > 0) {
             --holds_;
@@ -277,7 +278,7 @@ void AscendConnection::LeaveRemote(const Deadline &deadline) {
 Status AscendConnection::Close(const Deadline &deadline) {
     bool ask = false;
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         if (std::exchange(closed_, true)) return Status::Ok();
         ask = !left_by_peer_;
     }

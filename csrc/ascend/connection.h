@@ -13,7 +13,6 @@
 #include <condition_variable>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -21,6 +20,7 @@
 #include "ascend/regions.h"
 #include "ascend/remote.h"
 #include "ascend/withdrawals.h"
+#include "base/mutex.h"
 #include "runtime/runtime.h"
 
 namespace lldd::ascend {
@@ -63,8 +63,8 @@ private:
     Status MayMove(const Piece &piece);
     void LeaveRemote(const Deadline &deadline);
     void GoOn();
-    Status CheckLinkLocked() const;
-    Status UnreachableLocked(uint64_t remote) const;
+    Status CheckLinkLocked() const LLDD_REQUIRES(mutex_);
+    Status UnreachableLocked(uint64_t remote) const LLDD_REQUIRES(mutex_);
     Status Explain(Status failed, const Deadline &deadline) const;
     Status AskPeer(const std::string &message, const Deadline &deadline) const;
 
@@ -75,13 +75,13 @@ private:
     std::shared_ptr<Remote> remote_;
     std::atomic<bool> peer_gone_{false};
 
-    std::mutex mutex_;
-    Regions reachable_;              // of the peer
-    std::vector<Region> withdrawn_;  // by the peer
-    bool left_by_peer_ = false;
-    bool closed_ = false;
-    bool left_remote_ = false;
-    uint64_t holds_ = 0;  // for the peer, which is withdrawing memory
+    Mutex mutex_;
+    Regions reachable_ LLDD_GUARDED_BY(mutex_);              // of the peer
+    std::vector<Region> withdrawn_ LLDD_GUARDED_BY(mutex_);  // by the peer
+    bool left_by_peer_ LLDD_GUARDED_BY(mutex_) = false;
+    bool closed_ LLDD_GUARDED_BY(mutex_) = false;
+    bool left_remote_ LLDD_GUARDED_BY(mutex_) = false;
+    uint64_t holds_ LLDD_GUARDED_BY(mutex_) = 0;  // for the peer, which is withdrawing memory
 
     // Used by the transfer that is under way; kept so that the next one uses its memory again.
     std::vector<Piece> pieces_;

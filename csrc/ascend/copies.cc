@@ -25,7 +25,7 @@ aclrtMemcpyKind KindOf(Placement to, Placement from) {
 class Copies::Stream {
 public:
     explicit Stream(Copies *copies) : copies_(copies) {
-        std::lock_guard<std::mutex> lock(copies_->mutex_);
+        MutexLock lock(copies_->mutex_);
         if (copies_->idle_.empty()) return;
         stream_ = copies_->idle_.back();
         copies_->idle_.pop_back();
@@ -33,7 +33,7 @@ public:
     ~Stream() {
         if (stream_ == nullptr) return;
         if (reusable_) {
-            std::lock_guard<std::mutex> lock(copies_->mutex_);
+            MutexLock lock(copies_->mutex_);
             copies_->idle_.push_back(stream_);
             return;
         }

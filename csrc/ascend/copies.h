@@ -4,10 +4,10 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "ascend/cann.h"
+#include "base/mutex.h"
 #include "runtime/runtime.h"
 
 namespace lldd::ascend {
@@ -27,8 +27,8 @@ private:
     class Stream;
 
     const std::shared_ptr<Context> context_;
-    std::mutex mutex_;
-    std::vector<aclrtStream> idle_;
+    Mutex mutex_;
+    std::vector<aclrtStream> idle_ LLDD_GUARDED_BY(mutex_);
 };
 
 }  // namespace lldd::ascend

@@ -58,9 +58,9 @@ HixlEngine::~HixlEngine() {
 
 Status HixlEngine::UseAddress(const std::string &ip, bool listens,
                               const std::function<Status()> &on_start) {
-    std::lock_guard<std::mutex> one_at_a_time(start_mutex_);
-    if (ready_) return CheckReachableFrom(ip);
-    if (!started()) LLDD_RETURN_IF_ERROR(StartAt(ip, listens));
+    MutexLock one_at_a_time(start_mutex_);
+    if (ready_) return CheckReachableLocked(ip);
+    if (!started()) LLDD_RETURN_IF_ERROR(StartLocked(ip, listens));
     if (!started()) return Status::Ok();
     LLDD_RETURN_IF_ERROR(on_start());
     ready_ = true;
@@ -68,7 +68,7 @@ Status HixlEngine::UseAddress(const std::string &ip, bool listens,
 }
 
 // HIXL stays where it began, which may be an address that only this host knows.
-Status HixlEngine::CheckReachableFrom(const std::string &ip) const {
+Status HixlEngine::CheckReachableLocked(const std::string &ip) const {
     if (!IsLoopback(ip_) || ip.empty() || IsWildcard(ip) || IsLoopback(ip)) return Status::Ok();
     return Failure(
         LLDD_PARAM_INVALID,
@@ -78,7 +78,7 @@ Status HixlEngine::CheckReachableFrom(const std::string &ip) const {
 }
 
 // Not yet, if no address is known.
-Status HixlEngine::StartAt(const std::string &ip, bool listens) {
+Status HixlEngine::StartLocked(const std::string &ip, bool listens) {
     const char *host = std::getenv(kHostIp);
     const bool has_host = host != nullptr && *host != '\0';
     // What the client chose to listen at goes first; the variable beats a mere route.
@@ -116,7 +116,7 @@ Status HixlEngine::InitializeAt(const std::string &ip, bool *taken) {
     hixl_ = std::move(hixl);
     connector_ = std::make_unique<Worker>(context_);
     worker_ = std::make_unique<Worker>(context_);
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     name_ = name;
     return Status::Ok();
 }
@@ -124,7 +124,7 @@ Status HixlEngine::InitializeAt(const std::string &ip, bool *taken) {
 bool HixlEngine::started() const { return !name().empty(); }
 
 std::string HixlEngine::name() const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     return name_;
 }
 
@@ -147,7 +147,7 @@ Status HixlEngine::Deregister(hixl::MemHandle handle) {
 }
 
 std::shared_ptr<Remote> HixlEngine::Use(const std::string &engine) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     std::shared_ptr<Remote> &remote = remotes_[engine];
     if (remote == nullptr) {
         remote = std::make_shared<Remote>(hixl_.get(), worker_.get(), &next_region_, engine);
@@ -168,14 +168,14 @@ void HixlEngine::Release(const std::shared_ptr<Remote> &remote, const Deadline &
 
 // A new link may use it by now.
 void HixlEngine::Forget(const std::shared_ptr<Remote> &remote) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     const auto found = remotes_.find(remote->engine());
     if (found != remotes_.end() && found->second == remote && !remote->in_use())
         remotes_.erase(found);
 }
 
 void HixlEngine::ConnectSoon(const std::shared_ptr<Remote> &remote) {
-    connector_->Post([this, remote] {
+    connector_->Post([remote] {
         const Status status = remote->Connect(Deadline::InMs(kBackgroundConnectMs));
         if (!status.ok() && remote->in_use())
             LLDD_LOG(LLDD_LOG_WARNING, "%s", status.text().c_str());
@@ -185,7 +185,7 @@ void HixlEngine::ConnectSoon(const std::shared_ptr<Remote> &remote) {
 // ---- no connection for a while ----
 
 HixlEngine::Standstill::Standstill(HixlEngine *engine) : engine_(engine) {
-    std::lock_guard<std::mutex> lock(engine_->mutex_);
+    MutexLock lock(engine_->mutex_);
     for (const auto &[name, remote] : engine_->remotes_) remotes_.push_back(remote);
     for (const auto &remote : remotes_) remote->Hold();
 }

@@ -9,13 +9,13 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "ascend/cann.h"
 #include "ascend/remote.h"
 #include "ascend/worker.h"
+#include "base/mutex.h"
 #include "hixl/hixl.h"
 #include "runtime/runtime.h"
 
@@ -68,23 +68,22 @@ public:
     };
 
 private:
-    Status StartAt(const std::string &ip, bool listens);
-    Status CheckReachableFrom(const std::string &ip) const;
+    Status StartLocked(const std::string &ip, bool listens) LLDD_REQUIRES(start_mutex_);
+    Status CheckReachableLocked(const std::string &ip) const LLDD_REQUIRES(start_mutex_);
     Status InitializeAt(const std::string &ip, bool *taken);
     void Forget(const std::shared_ptr<Remote> &remote);
 
     const std::shared_ptr<Context> context_;
     std::map<ge::AscendString, ge::AscendString> options_;
-    std::mutex start_mutex_;
-    // Guarded by start_mutex_.
-    bool ready_ = false;
-    std::string ip_;
+    Mutex start_mutex_;
+    bool ready_ LLDD_GUARDED_BY(start_mutex_) = false;
+    std::string ip_ LLDD_GUARDED_BY(start_mutex_);
 
     std::atomic<uint64_t> next_region_{1};
 
-    mutable std::mutex mutex_;  // taken before that of a Remote
-    std::string name_;
-    std::map<std::string, std::shared_ptr<Remote>> remotes_;
+    mutable Mutex mutex_;  // taken before that of a Remote
+    std::string name_ LLDD_GUARDED_BY(mutex_);
+    std::map<std::string, std::shared_ptr<Remote>> remotes_ LLDD_GUARDED_BY(mutex_);
 
     std::unique_ptr<hixl::Hixl> hixl_;
     // Connecting to a peer that is slow to answer must not hold up what others wait for.

@@ -28,7 +28,7 @@ OwnMemory::~OwnMemory() {
 }
 
 Status OwnMemory::RegisterAll() {
-    std::lock_guard<std::mutex> one_at_a_time(change_mutex_);
+    MutexLock one_at_a_time(change_mutex_);
     for (auto &[range, entry] : entries_) {
         if (entry.handle != nullptr) continue;
         LLDD_RETURN_IF_ERROR(
@@ -66,9 +66,9 @@ Status OwnMemory::Register(uint64_t addr, uint64_t size, Placement placement) {
 }
 
 Status OwnMemory::Add(uint64_t addr, uint64_t size, Placement placement, bool pool) {
-    std::lock_guard<std::mutex> one_at_a_time(change_mutex_);
+    MutexLock one_at_a_time(change_mutex_);
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         const auto found = entries_.find({addr, size});
         if (found != entries_.end()) {
             ++found->second.count;
@@ -80,17 +80,17 @@ Status OwnMemory::Add(uint64_t addr, uint64_t size, Placement placement, bool po
     entry.count = 1;
     if (engine_->started())
         LLDD_RETURN_IF_ERROR(RegisterAnew(addr, size, placement, &entry.handle));
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     entry.region = {{addr, size}, next_id_++, pool};
     entries_.emplace(Range(addr, size), entry);
     engine_->SetNextRegion(next_id_);
-    Publish();
+    PublishLocked();
     return Status::Ok();
 }
 
 Status OwnMemory::Unregister(uint64_t addr, uint64_t size, Withdrawn *withdrawn) {
-    std::lock_guard<std::mutex> one_at_a_time(change_mutex_);
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock one_at_a_time(change_mutex_);
+    MutexLock lock(mutex_);
     const auto found = entries_.find({addr, size});
     if (found == entries_.end()) {
         return Failure(LLDD_FAILED, "%llu bytes at %#llx are not registered", Printable(size),
@@ -99,18 +99,18 @@ Status OwnMemory::Unregister(uint64_t addr, uint64_t size, Withdrawn *withdrawn)
     if (--found->second.count > 0) return Status::Ok();
     *withdrawn = {found->second.region.id, found->second.handle};
     entries_.erase(found);
-    Publish();
+    PublishLocked();
     return Status::Ok();
 }
 
 Status OwnMemory::Deregister(const Withdrawn &withdrawn) {
-    std::lock_guard<std::mutex> one_at_a_time(change_mutex_);
+    MutexLock one_at_a_time(change_mutex_);
     DeregisterLeftOver();
     return IsInUse(withdrawn.handle) ? Status::Ok() : DeregisterInPatience(withdrawn.handle);
 }
 
 void OwnMemory::DeregisterLater(const Withdrawn &withdrawn) {
-    std::lock_guard<std::mutex> one_at_a_time(change_mutex_);
+    MutexLock one_at_a_time(change_mutex_);
     if (!IsInUse(withdrawn.handle)) left_over_.push_back(withdrawn.handle);
 }
 
@@ -145,12 +145,12 @@ void OwnMemory::DeregisterLeftOver() {
 
 // The same range may have been registered again meanwhile.
 bool OwnMemory::IsInUse(hixl::MemHandle handle) const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     return std::any_of(entries_.begin(), entries_.end(),
                        [handle](const auto &each) { return each.second.handle == handle; });
 }
 
-void OwnMemory::Publish() {
+void OwnMemory::PublishLocked() {
     std::vector<Region> regions;
     regions.reserve(entries_.size());
     for (const auto &[range, entry] : entries_) regions.push_back(entry.region);
@@ -160,7 +160,7 @@ void OwnMemory::Publish() {
 }
 
 std::shared_ptr<const Regions> OwnMemory::Known() const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     return known_;
 }
 

@@ -6,13 +6,13 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <utility>
 #include <vector>
 
 #include "ascend/cann.h"
 #include "ascend/hixl_engine.h"
 #include "ascend/regions.h"
+#include "base/mutex.h"
 #include "runtime/runtime.h"
 
 namespace lldd::ascend {
@@ -28,7 +28,9 @@ public:
     OwnMemory &operator=(const OwnMemory &) = delete;
 
     // Once the HIXL engine runs: registers what came before.
-    Status RegisterAll();
+    // Not analysed: entries come and go with both locks held, so either is enough to go through
+    // them, and handles are written with change_mutex_ held.
+    Status RegisterAll() LLDD_NOT_ANALYSED;
 
     Status AllocatePool(Placement placement, uint64_t size, uint64_t *addr);
     Status Register(uint64_t addr, uint64_t size, Placement placement);
@@ -59,23 +61,24 @@ private:
     using Range = std::pair<uint64_t, uint64_t>;  // address and size
 
     Status Add(uint64_t addr, uint64_t size, Placement placement, bool pool);
-    Status RegisterAnew(uint64_t addr, uint64_t size, Placement placement, hixl::MemHandle *handle);
+    Status RegisterAnew(uint64_t addr, uint64_t size, Placement placement, hixl::MemHandle *handle)
+        LLDD_REQUIRES(change_mutex_);
     Status DeregisterInPatience(hixl::MemHandle handle);
-    void DeregisterLeftOver();
-    bool IsInUse(hixl::MemHandle handle) const;
-    void Publish();
+    void DeregisterLeftOver() LLDD_REQUIRES(change_mutex_);
+    bool IsInUse(hixl::MemHandle handle) const LLDD_REQUIRES(change_mutex_);
+    void PublishLocked() LLDD_REQUIRES(mutex_);
 
     const std::shared_ptr<Context> context_;
     HixlEngine *const engine_;
 
     // Held for calls of HIXL, which may take long; mutex_ never is.
-    std::mutex change_mutex_;
-    std::vector<hixl::MemHandle> left_over_;
+    Mutex change_mutex_;
+    std::vector<hixl::MemHandle> left_over_ LLDD_GUARDED_BY(change_mutex_);
 
-    mutable std::mutex mutex_;
-    std::map<Range, Entry> entries_;
-    std::shared_ptr<const Regions> known_ = std::make_shared<Regions>();
-    uint64_t next_id_ = 1;
+    mutable Mutex mutex_;
+    std::map<Range, Entry> entries_ LLDD_GUARDED_BY(mutex_);
+    std::shared_ptr<const Regions> known_ LLDD_GUARDED_BY(mutex_) = std::make_shared<Regions>();
+    uint64_t next_id_ LLDD_GUARDED_BY(mutex_) = 1;
 };
 
 }  // namespace lldd::ascend

@@ -14,30 +14,33 @@ constexpr int kDropTries = 5;
 
 // The thread that has it may use the connection; others wait. A thread that ends the connection goes
 // before those that transfer, which may make one call after the other.
-class Remote::Turn {
+class LLDD_SCOPED_CAPABILITY Remote::Turn {
 public:
     // kPromisedEnd: an end that is counted among the waiting ones already.
     enum class For { kUse, kEnd, kPromisedEnd };
 
-    Turn(Remote *remote, const Deadline &deadline, For what) : remote_(remote) {
-        std::unique_lock<std::mutex> lock(remote_->mutex_);
+    // The turn is the thread's if Check says so.
+    Turn(Remote *remote, const Deadline &deadline, For what) LLDD_ACQUIRE(remote->turn_)
+        : remote_(remote) {
+        UniqueLock lock(remote_->mutex_);
         const bool ends = what != For::kUse;
         if (what == For::kEnd) ++remote_->ends_waiting_;
-        taken_ = WaitUntil(remote_->free_, lock, deadline, [&] {
-            if (remote_->busy_) return false;
-            return ends || (remote_->ends_waiting_ == 0 && remote_->holds_ == 0);
-        });
+        taken_ = WaitUntil(remote_->free_, lock.native(), deadline,
+                           [&]() LLDD_REQUIRES(remote_->mutex_) {
+                               if (remote_->busy_) return false;
+                               return ends || (remote_->ends_waiting_ == 0 && remote_->holds_ == 0);
+                           });
         held_ = remote_->holds_ != 0;
         if (ends) --remote_->ends_waiting_;
         if (taken_) remote_->busy_ = true;
         // Without it the others need not wait for the end any more.
         if (!taken_) remote_->free_.notify_all();
     }
-    ~Turn() {
+    ~Turn() LLDD_RELEASE() {
         if (!taken_) return;
         std::vector<std::function<void()>> due;
         {
-            std::lock_guard<std::mutex> lock(remote_->mutex_);
+            MutexLock lock(remote_->mutex_);
             remote_->busy_ = false;
             due.swap(remote_->after_turn_);
             remote_->free_.notify_all();
@@ -74,7 +77,7 @@ void Remote::WhenFree(std::function<void()> task) {
         if (!taken) self->WhenFree(task);
     };
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         ++ends_waiting_;
         if (busy_) {
             after_turn_.push_back(std::move(in_turn));
@@ -87,7 +90,7 @@ void Remote::WhenFree(std::function<void()> task) {
 void Remote::DropSoon(std::function<void()> dropped) { TryToDrop(std::move(dropped), kDropTries); }
 
 void Remote::TryToDrop(std::function<void()> dropped, int tries) {
-    WhenFree([this, dropped = std::move(dropped), tries] {
+    WhenFree([this, dropped = std::move(dropped), tries]() LLDD_REQUIRES(turn_) {
         if (DisconnectInTurn(Deadline::InMs(kDisconnectMs)).ok()) {
             dropped();
         } else if (tries > 1) {
@@ -97,29 +100,29 @@ void Remote::TryToDrop(std::function<void()> dropped, int tries) {
 }
 
 void Remote::Hold() {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     ++holds_;
 }
 
 void Remote::GoOn() {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     --holds_;
     free_.notify_all();
 }
 
 void Remote::AddUser() {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     ++users_;
     stale_ = true;
 }
 
 bool Remote::RemoveUser() {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     return --users_ != 0;
 }
 
 bool Remote::in_use() const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     return users_ != 0;
 }
 
@@ -131,7 +134,10 @@ Status Remote::End(const Deadline &deadline, const std::function<void()> &ended)
 }
 
 void Remote::EndSoon(std::function<void()> ended) {
-    WhenFree([this, ended = std::move(ended)] { EndInTurn(Deadline::InMs(kDisconnectMs), ended); });
+    WhenFree([this, ended = std::move(ended)]() LLDD_REQUIRES(turn_) {
+        const Deadline deadline = Deadline::InMs(kDisconnectMs);
+        EndInTurn(deadline, ended);
+    });
 }
 
 // A new link may have come meanwhile, or come now: it finds what is left, and connects anew.
@@ -148,7 +154,7 @@ Status Remote::Connect(const Deadline &deadline) {
 Status Remote::ConnectInTurn(uint64_t newest, const Deadline &deadline) {
     bool stale = false;
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         stale = std::exchange(stale_, false);
     }
     if (connected_ && !lost_ && !stale && newest < knows_) return Status::Ok();
@@ -157,7 +163,7 @@ Status Remote::ConnectInTurn(uint64_t newest, const Deadline &deadline) {
     {
         // Once the last user has gone, the connection is not made any more: its end waits for the
         // turn.
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         if (users_ == 0)
             return Failure(LLDD_FAILED, "no link to HIXL engine %s is left", engine_.c_str());
         knows_ = next_region_->load();

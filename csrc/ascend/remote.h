@@ -13,7 +13,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,6 +20,7 @@
 #include "ascend/cann.h"
 #include "ascend/worker.h"
 #include "base/deadline.h"
+#include "base/mutex.h"
 #include "base/status.h"
 #include "hixl/hixl.h"
 
@@ -78,28 +78,30 @@ private:
     // Runs the task on the worker, with the turn.
     void WhenFree(std::function<void()> task);
     void TryToDrop(std::function<void()> dropped, int tries);
-    // With the turn.
-    void EndInTurn(const Deadline &deadline, const std::function<void()> &ended);
-    Status ConnectInTurn(uint64_t newest, const Deadline &deadline);
-    Status DisconnectInTurn(const Deadline &deadline);
+    void EndInTurn(const Deadline &deadline, const std::function<void()> &ended)
+        LLDD_REQUIRES(turn_);
+    Status ConnectInTurn(uint64_t newest, const Deadline &deadline) LLDD_REQUIRES(turn_);
+    Status DisconnectInTurn(const Deadline &deadline) LLDD_REQUIRES(turn_);
 
     hixl::Hixl *const hixl_;
     Worker *const worker_;
     const std::atomic<uint64_t> *const next_region_;
     const std::string engine_;
 
-    mutable std::mutex mutex_;
+    mutable Mutex mutex_;
     std::condition_variable free_;
-    uint64_t users_ = 0;
-    bool busy_ = false;
-    uint64_t ends_waiting_ = 0;
-    uint64_t holds_ = 0;
-    std::vector<std::function<void()>> after_turn_;
-    bool stale_ = false;
-    // Used by the thread that has the turn only.
-    bool connected_ = false;
-    bool lost_ = false;   // connected, but not to be used any more
-    uint64_t knows_ = 0;  // own regions with lower ids were registered before it was made
+    uint64_t users_ LLDD_GUARDED_BY(mutex_) = 0;
+    bool busy_ LLDD_GUARDED_BY(mutex_) = false;
+    uint64_t ends_waiting_ LLDD_GUARDED_BY(mutex_) = 0;
+    uint64_t holds_ LLDD_GUARDED_BY(mutex_) = 0;
+    std::vector<std::function<void()>> after_turn_ LLDD_GUARDED_BY(mutex_);
+    bool stale_ LLDD_GUARDED_BY(mutex_) = false;
+    Right turn_;  // what a Turn gives
+    bool connected_ LLDD_GUARDED_BY(turn_) = false;
+    // Connected, but not to be used any more.
+    bool lost_ LLDD_GUARDED_BY(turn_) = false;
+    // Own regions with lower ids were registered before the connection was made.
+    uint64_t knows_ LLDD_GUARDED_BY(turn_) = 0;
 };
 
 }  // namespace lldd::ascend

@@ -51,7 +51,7 @@ Status Withdrawals::Finish(const OwnMemory::Withdrawn &withdrawn, const Deadline
 
 std::vector<MemoryUser *> Withdrawals::Users() {
     std::vector<MemoryUser *> users;
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     for (const auto &[user, asking] : users_) users.push_back(user);
     return users;
 }
@@ -70,7 +70,7 @@ Status Withdrawals::AskEverybody(const std::vector<MemoryUser *> &users,
 }
 
 bool Withdrawals::BeginAsking(MemoryUser *user) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     const auto found = users_.find(user);
     if (found == users_.end()) return false;
     ++found->second;
@@ -78,20 +78,20 @@ bool Withdrawals::BeginAsking(MemoryUser *user) {
 }
 
 void Withdrawals::EndAsking(MemoryUser *user) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     --users_.at(user);
     asked_.notify_all();
 }
 
 void Withdrawals::Add(MemoryUser *user) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     users_.emplace(user, 0);
 }
 
 void Withdrawals::Remove(MemoryUser *user) {
-    std::unique_lock<std::mutex> lock(mutex_);
+    UniqueLock lock(mutex_);
     // Its control connection is closed by now, so a thread that asks is answered at once.
-    asked_.wait(lock, [&] { return users_.at(user) == 0; });
+    asked_.wait(lock.native(), [&]() LLDD_REQUIRES(mutex_) { return users_.at(user) == 0; });
     users_.erase(user);
 }
 

@@ -10,12 +10,12 @@
 #include <cstddef>
 #include <functional>
 #include <map>
-#include <mutex>
 #include <vector>
 
 #include "ascend/hixl_engine.h"
 #include "ascend/own_memory.h"
 #include "base/deadline.h"
+#include "base/mutex.h"
 #include "base/status.h"
 
 namespace lldd::ascend {
@@ -61,9 +61,10 @@ private:
     HixlEngine *const engine_;
     OwnMemory *const memory_;
 
-    std::mutex mutex_;
+    Mutex mutex_;
     std::condition_variable asked_;
-    std::map<MemoryUser *, size_t> users_;  // and how many threads are asking it
+    // Each with the number of threads that are asking it.
+    std::map<MemoryUser *, size_t> users_ LLDD_GUARDED_BY(mutex_);
 };
 
 }  // namespace lldd::ascend

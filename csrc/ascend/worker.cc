@@ -15,7 +15,7 @@ Worker::~Worker() { Finish(); }
 
 void Worker::Finish() {
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         ending_ = true;
         posted_.notify_all();
     }
@@ -23,22 +23,23 @@ void Worker::Finish() {
 }
 
 void Worker::Post(std::function<void()> task) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     tasks_.push_back(std::move(task));
     posted_.notify_all();
 }
 
 void Worker::Run() {
     const Context::Scope in_context(*context_);
-    std::unique_lock<std::mutex> lock(mutex_);
+    UniqueLock lock(mutex_);
     for (;;) {
-        posted_.wait(lock, [this] { return ending_ || !tasks_.empty(); });
+        posted_.wait(lock.native(),
+                     [this]() LLDD_REQUIRES(mutex_) { return ending_ || !tasks_.empty(); });
         if (tasks_.empty()) return;
         const std::function<void()> task = std::move(tasks_.front());
         tasks_.pop_front();
-        lock.unlock();
+        lock.Unlock();
         task();
-        lock.lock();
+        lock.Lock();
     }
 }
 

@@ -7,10 +7,10 @@
 #include <deque>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <thread>
 
 #include "ascend/cann.h"
+#include "base/mutex.h"
 
 namespace lldd::ascend {
 
@@ -31,10 +31,10 @@ private:
     void Run();
 
     const std::shared_ptr<Context> context_;
-    std::mutex mutex_;
+    Mutex mutex_;
     std::condition_variable posted_;
-    std::deque<std::function<void()>> tasks_;
-    bool ending_ = false;
+    std::deque<std::function<void()>> tasks_ LLDD_GUARDED_BY(mutex_);
+    bool ending_ LLDD_GUARDED_BY(mutex_) = false;
     std::thread thread_;
 };
 

@@ -9,7 +9,9 @@
 #include <cstdint>
 #include <mutex>
 
+#include "base/interpreter.h"
 #include "base/interruption.h"
+#include "base/mutex.h"
 
 namespace lldd {
 
@@ -25,7 +27,7 @@ public:
     static Deadline Passed() { return Deadline(Clock::time_point::min()); }
 
     // The same one, which passes at once when it is interrupted. `interruption` must outlive it.
-    Deadline InterruptedBy(const Interruption *interruption) const {
+    Deadline InterruptedBy(Interruption *interruption) const {
         Deadline interrupted = *this;
         interrupted.interruption_ = interruption;
         return interrupted;
@@ -65,6 +67,12 @@ public:
         return std::min(when_, Clock::now() + std::chrono::milliseconds(kLookAgainMs));
     }
 
+    // What a wait does before it waits again: Ctrl-C interrupts the call. No lock may be held.
+    void LookAtCaller() const {
+        if (interruption_ != nullptr && CallerInterrupted())
+            interruption_->Raise(InterruptCause::kCaller);
+    }
+
 private:
     explicit Deadline(Clock::time_point when) : when_(when) {}
 
@@ -74,16 +82,20 @@ private:
     static constexpr int kLookAgainMs = 50;
 
     Clock::time_point when_;
-    const Interruption *interruption_ = nullptr;
+    Interruption *interruption_ = nullptr;
 };
 
-// Waits until `condition()`, which is asked with the lock held. False: the deadline has passed.
+// Waits until `condition()`, which is asked with the lock held. False: the deadline has passed. Not
+// analysed: which mutex the condition requires is known to the caller only.
 template <typename Condition>
 bool WaitUntil(std::condition_variable &changed, std::unique_lock<std::mutex> &lock,
-               const Deadline &deadline, const Condition &condition) {
+               const Deadline &deadline, const Condition &condition) LLDD_NOT_ANALYSED {
     while (!condition()) {
         if (deadline.passed()) return false;
-        changed.wait_until(lock, deadline.NextLook());
+        if (changed.wait_until(lock, deadline.NextLook()) == std::cv_status::no_timeout) continue;
+        lock.unlock();
+        deadline.LookAtCaller();
+        lock.lock();
     }
     return true;
 }

@@ -23,8 +23,8 @@ constexpr int kEventsPerWait = 64;
 
 // The loop of the process.
 struct Instance {
-    std::mutex mutex;
-    std::weak_ptr<EventLoop> loop;
+    Mutex mutex;
+    std::weak_ptr<EventLoop> loop LLDD_GUARDED_BY(mutex);
 };
 
 [[noreturn]] void ThrowErrno(const char *what) {
@@ -46,7 +46,7 @@ void RunGuarded(const Function &function) {
 
 std::shared_ptr<EventLoop> EventLoop::Acquire() {
     Instance &instance = OfThisProcess<Instance>();
-    std::lock_guard<std::mutex> lock(instance.mutex);
+    MutexLock lock(instance.mutex);
     std::shared_ptr<EventLoop> loop = instance.loop.lock();
     if (loop == nullptr) {
         loop.reset(new EventLoop);
@@ -68,7 +68,7 @@ EventLoop::EventLoop()
 
 EventLoop::~EventLoop() {
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         stopping_ = true;
     }
     Wake();
@@ -77,7 +77,7 @@ EventLoop::~EventLoop() {
 
 EventLoop::Token EventLoop::Watch(int fd, uint32_t events, Handler handler) {
     auto watched = std::make_shared<Watched>(Watched{fd, std::move(handler)});
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     const Token token = next_token_++;
     epoll_event event{};
     event.events = events;
@@ -90,7 +90,7 @@ EventLoop::Token EventLoop::Watch(int fd, uint32_t events, Handler handler) {
 }
 
 void EventLoop::Change(Token token, uint32_t events) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     const auto found = watched_.find(token);
     if (found == watched_.end()) return;
     epoll_event event{};
@@ -104,7 +104,7 @@ void EventLoop::Change(Token token, uint32_t events) {
 void EventLoop::Remove(Token token) {
     const auto remove = [this, token] {
         std::shared_ptr<Watched> removed;  // its handler dies after the lock is released
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         const auto found = watched_.find(token);
         if (found == watched_.end()) return;
         epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, found->second->fd, nullptr);
@@ -117,7 +117,7 @@ void EventLoop::Remove(Token token) {
 
 void EventLoop::Post(Task task) {
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         tasks_.push_back(std::move(task));
     }
     Wake();
@@ -128,7 +128,7 @@ void EventLoop::RunAndWait(const Task &task) {
         task();
         return;
     }
-    std::mutex done_mutex;
+    Mutex done_mutex;
     std::condition_variable done_changed;
     bool done = false;
     std::exception_ptr thrown;
@@ -138,19 +138,19 @@ void EventLoop::RunAndWait(const Task &task) {
         } catch (...) {
             thrown = std::current_exception();
         }
-        std::lock_guard<std::mutex> lock(done_mutex);
+        MutexLock lock(done_mutex);
         done = true;
         done_changed.notify_one();
     });
-    std::unique_lock<std::mutex> lock(done_mutex);
-    done_changed.wait(lock, [&] { return done; });
+    UniqueLock lock(done_mutex);
+    done_changed.wait(lock.native(), [&] { return done; });
     if (thrown) std::rethrow_exception(thrown);
 }
 
 EventLoop::Token EventLoop::PostAt(const Deadline &when, Task task) {
     Token token;
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         token = next_token_++;
         const TimerPlace place(when.when(), token);
         timer_places_.emplace(token, place);
@@ -161,7 +161,7 @@ EventLoop::Token EventLoop::PostAt(const Deadline &when, Task task) {
 }
 
 void EventLoop::Cancel(Token timer) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     const auto place = timer_places_.find(timer);
     if (place == timer_places_.end()) return;
     timers_.erase(place->second);
@@ -179,7 +179,7 @@ void EventLoop::Wake() {
 void EventLoop::RunTasks() {
     std::vector<Task> tasks;
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         tasks.swap(tasks_);
     }
     for (Task &task : tasks) {
@@ -195,7 +195,7 @@ int EventLoop::RunTimers() {
     for (;;) {
         Task due;
         {
-            std::lock_guard<std::mutex> lock(mutex_);
+            MutexLock lock(mutex_);
             if (timers_.empty()) return -1;
             const auto next = timers_.begin();
             const int left = Deadline::At(next->first.first).RemainingMs();
@@ -214,7 +214,7 @@ void EventLoop::Run() {
         RunTasks();
         const int wait_ms = RunTimers();
         {
-            std::lock_guard<std::mutex> lock(mutex_);
+            MutexLock lock(mutex_);
             if (stopping_ && tasks_.empty()) return;
         }
         const int count = epoll_wait(epoll_.get(), events, kEventsPerWait, wait_ms);
@@ -229,7 +229,7 @@ void EventLoop::Run() {
             }
             std::shared_ptr<Watched> watched;
             {
-                std::lock_guard<std::mutex> lock(mutex_);
+                MutexLock lock(mutex_);
                 const auto found = watched_.find(token);
                 if (found != watched_.end()) watched = found->second;
             }

@@ -11,7 +11,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <thread>
 #include <unordered_map>
 #include <utility>
@@ -19,10 +18,12 @@
 
 #include "base/deadline.h"
 #include "base/fd.h"
+#include "base/mutex.h"
 
 namespace lldd {
 
-class EventLoop {
+// As a capability (base/mutex.h) it is its thread's: see base/io_thread.h.
+class LLDD_CAPABILITY("I/O thread") EventLoop {
 public:
     // Gets the EPOLL* bits that are set.
     using Handler = std::function<void(uint32_t events)>;
@@ -73,13 +74,14 @@ private:
 
     Fd epoll_;
     Fd wake_;
-    std::mutex mutex_;
-    std::unordered_map<Token, std::shared_ptr<Watched>> watched_;
-    std::map<TimerPlace, Task> timers_;  // the next one first
-    std::unordered_map<Token, TimerPlace> timer_places_;
-    std::vector<Task> tasks_;
-    Token next_token_ = 2;
-    bool stopping_ = false;
+    Mutex mutex_;
+    std::unordered_map<Token, std::shared_ptr<Watched>> watched_ LLDD_GUARDED_BY(mutex_);
+    // The next one first.
+    std::map<TimerPlace, Task> timers_ LLDD_GUARDED_BY(mutex_);
+    std::unordered_map<Token, TimerPlace> timer_places_ LLDD_GUARDED_BY(mutex_);
+    std::vector<Task> tasks_ LLDD_GUARDED_BY(mutex_);
+    Token next_token_ LLDD_GUARDED_BY(mutex_) = 2;
+    bool stopping_ LLDD_GUARDED_BY(mutex_) = false;
     std::thread thread_;
 };
 

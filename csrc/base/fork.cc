@@ -4,20 +4,22 @@
 #include <pthread.h>
 #include <unistd.h>
 
-#include <mutex>
 #include <unordered_set>
+
+#include "base/mutex.h"
 
 namespace lldd {
 
 struct ForkState {
-    std::mutex mutex;
-    std::unordered_set<ForkGuard *> guards;
-    std::unordered_set<int> descriptors;
+    Mutex mutex;
+    std::unordered_set<ForkGuard *> guards LLDD_GUARDED_BY(mutex);
+    std::unordered_set<int> descriptors LLDD_GUARDED_BY(mutex);
     std::atomic<unsigned> generation{0};
 
     ForkState() {
-        pthread_atfork([] { Get().mutex.lock(); }, [] { Get().mutex.unlock(); },
-                       [] { Get().AfterForkInChild(); });
+        pthread_atfork([]() LLDD_ACQUIRE(Get().mutex) { Get().LockBeforeFork(); },
+                       []() LLDD_RELEASE(Get().mutex) { Get().UnlockInParent(); },
+                       []() LLDD_RELEASE(Get().mutex) { Get().UnlockInChild(); });
     }
 
     // Never destroyed: engines may outlive static destructors.
@@ -26,36 +28,39 @@ struct ForkState {
         return *state;
     }
 
-    void AfterForkInChild() {
+    // The thread that forks holds the lock from before to after, in both processes.
+    void LockBeforeFork() LLDD_ACQUIRE(mutex) { mutex.Lock(); }
+    void UnlockInParent() LLDD_RELEASE(mutex) { mutex.Unlock(); }
+    void UnlockInChild() LLDD_RELEASE(mutex) {
         for (ForkGuard *guard : guards) guard->in_child_.store(true, std::memory_order_relaxed);
         for (int fd : descriptors) close(fd);
         descriptors.clear();
         generation.fetch_add(1, std::memory_order_relaxed);
-        mutex.unlock();
+        mutex.Unlock();
     }
 };
 
 ForkGuard::ForkGuard() {
     ForkState &state = ForkState::Get();
-    std::lock_guard<std::mutex> lock(state.mutex);
+    MutexLock lock(state.mutex);
     state.guards.insert(this);
 }
 
 ForkGuard::~ForkGuard() {
     ForkState &state = ForkState::Get();
-    std::lock_guard<std::mutex> lock(state.mutex);
+    MutexLock lock(state.mutex);
     state.guards.erase(this);
 }
 
 void RememberDescriptor(int fd) {
     ForkState &state = ForkState::Get();
-    std::lock_guard<std::mutex> lock(state.mutex);
+    MutexLock lock(state.mutex);
     state.descriptors.insert(fd);
 }
 
 void CloseDescriptor(int fd) {
     ForkState &state = ForkState::Get();
-    std::lock_guard<std::mutex> lock(state.mutex);
+    MutexLock lock(state.mutex);
     if (state.descriptors.erase(fd) == 1) close(fd);
 }
 

@@ -1,4 +1,4 @@
-// Ends calls before their deadlines: their link is taken down, or their engine is closed.
+// Ends calls before their deadlines: their link is taken down, their engine is closed, or Ctrl-C came.
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
@@ -8,7 +8,7 @@
 
 namespace lldd {
 
-enum class InterruptCause : uint32_t { kNone, kUnlink, kFinalize };
+enum class InterruptCause : uint32_t { kNone, kUnlink, kFinalize, kCaller };
 
 // What one or more calls look at while they wait or move bytes. Thread-safe.
 class Interruption {

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "base/io_thread.h"
 #include "base/log.h"
 #include "base/status.h"
 
@@ -31,6 +32,7 @@ void Listener::Start(Fd socket, Handler on_connection) {
 void Listener::Stop() {
     if (!socket_) return;
     loop_->RunAndWait([this] {
+        LLDD_ON_IO_THREAD(*loop_);
         loop_->Remove(token_);
         loop_->Cancel(pause_);
     });
@@ -38,6 +40,7 @@ void Listener::Stop() {
 }
 
 void Listener::OnConnections() {
+    LLDD_ON_IO_THREAD(*loop_);
     Fd socket(accept4(socket_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     const int error = errno;
     if (socket) {

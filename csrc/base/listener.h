@@ -9,6 +9,7 @@
 
 #include "base/event_loop.h"
 #include "base/fd.h"
+#include "base/mutex.h"
 
 namespace lldd {
 
@@ -34,15 +35,15 @@ public:
 
 private:
     void OnConnections();
-    void Pause(int error);
+    void Pause(int error) LLDD_REQUIRES(*loop_);
 
     EventLoop *const loop_;
     const WaitHandler on_wait_;
-    bool waiting_ = false;  // I/O thread only
+    bool waiting_ LLDD_GUARDED_BY(*loop_) = false;
     Fd socket_;
     Handler on_connection_;
     EventLoop::Token token_ = 0;
-    EventLoop::Token pause_ = 0;  // I/O thread only
+    EventLoop::Token pause_ LLDD_GUARDED_BY(*loop_) = 0;
 };
 
 }  // namespace lldd

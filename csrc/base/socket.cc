@@ -146,6 +146,7 @@ Status WaitFor(int fd, short events, const Deadline &deadline) {
         pollfd waited{fd, events, 0};
         const int count = poll(&waited, 1, deadline.NextLookMs());
         if (count > 0) return Status::Ok();
+        if (count == 0) deadline.LookAtCaller();
         if (count == 0 && deadline.passed()) return Failure(LLDD_TIMEOUT, "not done in time");
         if (count < 0 && errno != EINTR)
             return ErrnoFailure(LLDD_FAILED, errno, "cannot poll a socket");

@@ -51,6 +51,8 @@ bool StatusNamed(const std::string &name, lldd_status *status);
 
 // For %llu.
 inline unsigned long long Printable(uint64_t number) { return number; }
+// For %lld.
+inline long long Printable(int64_t number) { return number; }
 
 // printf into a std::string.
 std::string Format(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -106,7 +106,9 @@ lldd_status lldd_link_clusters(lldd_engine *handle, const lldd_cluster *clusters
         std::vector<lldd::ClusterSpec> specs;
         LLDD_RETURN_IF_ERROR(ReadClusters(clusters, num_clusters, timeout_ms, &specs));
         LLDD_RETURN_IF_ERROR(CheckOut("results", results));
-        return WriteResults(engine.initiator().LinkClusters(specs, engine.CallDeadline(timeout_ms)),
+        lldd::Interruption call(&engine.closing());
+        return WriteResults(engine.initiator().LinkClusters(
+                                specs, lldd::Deadline::InMs(timeout_ms).InterruptedBy(&call)),
                             results);
     });
 }
@@ -118,8 +120,10 @@ lldd_status lldd_unlink_clusters(lldd_engine *handle, const lldd_cluster *cluste
         std::vector<lldd::ClusterSpec> specs;
         LLDD_RETURN_IF_ERROR(ReadClusters(clusters, num_clusters, timeout_ms, &specs));
         LLDD_RETURN_IF_ERROR(CheckOut("results", results));
+        lldd::Interruption call(&engine.closing());
         return WriteResults(
-            engine.initiator().UnlinkClusters(specs, engine.CallDeadline(timeout_ms), force != 0),
+            engine.initiator().UnlinkClusters(
+                specs, lldd::Deadline::InMs(timeout_ms).InterruptedBy(&call), force != 0),
             results);
     });
 }

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/cache_key.h"
 
-#include <cinttypes>
-
 namespace lldd {
 
 bool IsKeyKind(uint32_t kind) { return kind >= LLDD_KEY_REQUEST && kind <= LLDD_KEY_BLOCKS; }
 
 std::string KeyText(const lldd_cache_key &key) {
     if (key.kind == LLDD_KEY_ID) {
-        return Format("cache id %" PRId64 ", batch index %" PRIu32, key.cache_id, key.batch_index);
+        return Format("cache id %lld, batch index %u", Printable(key.cache_id), key.batch_index);
     }
     return CacheName::Of(key).ToString();
 }
@@ -21,9 +19,9 @@ CacheName CacheName::Of(const lldd_cache_key &key) {
 }
 
 std::string CacheName::ToString() const {
-    if (names_blocks()) return Format("BlocksCacheKey with model_id %" PRIu64, model_id);
-    return Format("%s %" PRIu64 ", model_id %" PRIu64, prefix ? "prefix_id" : "req_id", id,
-                  model_id);
+    if (names_blocks()) return Format("BlocksCacheKey with model_id %llu", Printable(model_id));
+    return Format("%s %llu, model_id %llu", prefix ? "prefix_id" : "req_id", Printable(id),
+                  Printable(model_id));
 }
 
 std::optional<KeyTarget> TargetOfPull(const lldd_cache_key &key) {
@@ -43,14 +41,13 @@ Status TargetOfPush(const lldd_cache_key &key, KeyTarget *target) {
     }
     if (key.kind != LLDD_KEY_ID) {
         return Failure(LLDD_PARAM_INVALID,
-                       "the destination's key kind is %" PRIu32
-                       ", allowed are blocks (%d) and id (%d)",
+                       "the destination's key kind is %u, allowed are blocks (%d) and id (%d)",
                        key.kind, LLDD_KEY_BLOCKS, LLDD_KEY_ID);
     }
     if (key.cache_id < 0) {
         return Failure(LLDD_PARAM_INVALID,
-                       "the destination's cache id is %" PRId64 ", it must not be negative",
-                       key.cache_id);
+                       "the destination's cache id is %lld, it must not be negative",
+                       Printable(key.cache_id));
     }
     *target = {std::nullopt, key.cache_id, key.batch_index};
     if (key.cache_id == 0) target->name = CacheName{false, 0, 0};

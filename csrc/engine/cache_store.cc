@@ -2,19 +2,13 @@
 #include "engine/cache_store.h"
 
 #include <algorithm>
-#include <cinttypes>
 #include <set>
 #include <utility>
 
 namespace lldd {
-namespace {
-
-using Lock = std::lock_guard<std::mutex>;
-
-}  // namespace
 
 int64_t CacheStore::NextId() {
-    const Lock lock(mutex_);
+    const MutexLock lock(mutex_);
     return ++last_id_;
 }
 
@@ -23,17 +17,15 @@ Status CacheStore::ReadKeys(const Cache &cache, const lldd_cache_key *keys, uint
                             std::vector<Wanted> *wanted) {
     const bool blocks = cache.shape.blocks;
     if (blocks && num_keys > 1) {
-        return Failure(LLDD_PARAM_INVALID, "%" PRIu64 " keys for a blocks cache, allowed is one",
-                       num_keys);
+        return Failure(LLDD_PARAM_INVALID, "%llu keys for a blocks cache, allowed is one",
+                       Printable(num_keys));
     }
     const uint32_t kind = blocks ? LLDD_KEY_BLOCKS : LLDD_KEY_REQUEST;
     wanted->reserve(num_keys);
     for (uint64_t i = 0; i < num_keys; ++i) {
         if (keys[i].kind != kind) {
-            return Failure(LLDD_PARAM_INVALID,
-                           "the kind of keys[%" PRIu64 "] is %" PRIu32
-                           ", a %s cache takes %" PRIu32,
-                           i, keys[i].kind, blocks ? "blocks" : "contiguous", kind);
+            return Failure(LLDD_PARAM_INVALID, "the kind of keys[%llu] is %u, a %s cache takes %u",
+                           Printable(i), keys[i].kind, blocks ? "blocks" : "contiguous", kind);
         }
         wanted->push_back({CacheName::Of(keys[i]), i});
     }
@@ -44,13 +36,13 @@ Status CacheStore::AddAllocated(const CacheRef &cache, const lldd_cache_key *key
                                 uint64_t num_keys, std::vector<std::string> *notices) {
     const bool blocks = cache->shape.blocks;
     if (!blocks && num_keys > cache->shape.count) {
-        return Failure(LLDD_PARAM_INVALID, "%" PRIu64 " keys for %" PRIu64 " batch entries",
-                       num_keys, cache->shape.count);
+        return Failure(LLDD_PARAM_INVALID, "%llu keys for %llu batch entries", Printable(num_keys),
+                       Printable(cache->shape.count));
     }
     std::vector<Wanted> wanted;
     LLDD_RETURN_IF_ERROR(ReadKeys(*cache, keys, num_keys, &wanted));
 
-    const Lock lock(mutex_);
+    const MutexLock lock(mutex_);
     std::set<CacheName> seen;
     std::set<uint64_t> told;
     for (const Wanted &want : wanted) {
@@ -59,27 +51,28 @@ Status CacheStore::AddAllocated(const CacheRef &cache, const lldd_cache_key *key
         if (bound != names_.end()) {
             if (placeholder) {
                 return Failure(LLDD_PARAM_INVALID,
-                               "keys[%" PRIu64 "] is a placeholder with model_id %" PRIu64
-                               ", under which the blocks cache %" PRId64 " is bound",
-                               want.batch_index, want.name.model_id, bound->second.cache_id);
+                               "keys[%llu] is a placeholder with model_id %llu, under which the "
+                               "blocks cache %lld is bound",
+                               Printable(want.batch_index), Printable(want.name.model_id),
+                               Printable(bound->second.cache_id));
             }
-            return Failure(LLDD_PARAM_INVALID,
-                           "keys[%" PRIu64 "] (%s) is bound to cache %" PRId64 " already",
-                           want.batch_index, want.name.ToString().c_str(), bound->second.cache_id);
+            return Failure(LLDD_PARAM_INVALID, "keys[%llu] (%s) is bound to cache %lld already",
+                           Printable(want.batch_index), want.name.ToString().c_str(),
+                           Printable(bound->second.cache_id));
         }
         if (seen.insert(want.name).second) continue;
         if (!placeholder) {
-            return Failure(LLDD_PARAM_INVALID,
-                           "keys[%" PRIu64 "] (%s) repeats an earlier key of the call",
-                           want.batch_index, want.name.ToString().c_str());
+            return Failure(LLDD_PARAM_INVALID, "keys[%llu] (%s) repeats an earlier key of the call",
+                           Printable(want.batch_index), want.name.ToString().c_str());
         }
         if (told.insert(want.name.model_id).second) {
-            notices->push_back(Format("several placeholder keys with model_id %" PRIu64
-                                      " in one call: the device's own engine accepts one",
-                                      want.name.model_id));
+            notices->push_back(
+                Format("several placeholder keys with model_id %llu in one call: the device's own "
+                       "engine accepts one",
+                       Printable(want.name.model_id)));
         }
     }
-    Publish(cache, wanted);
+    PublishLocked(cache, wanted);
     return Status::Ok();
 }
 
@@ -89,37 +82,37 @@ Status CacheStore::AddRegistered(const CacheRef &cache, const lldd_cache_key *ke
     LLDD_RETURN_IF_ERROR(ReadKeys(*cache, keys, num_keys, &wanted));
     const bool blocks = cache->shape.blocks;
 
-    const Lock lock(mutex_);
+    const MutexLock lock(mutex_);
     std::vector<Wanted> free;
     std::set<CacheName> seen;
     for (const Wanted &want : wanted) {
         if (!blocks && want.name.names_blocks()) continue;
         const auto bound = names_.find(want.name);
         if (bound != names_.end() && blocks) {
-            notices->push_back(
-                Format("%s now names cache %" PRId64 "; it was bound to cache %" PRId64,
-                       want.name.ToString().c_str(), cache->id, bound->second.cache_id));
+            notices->push_back(Format("%s now names cache %lld; it was bound to cache %lld",
+                                      want.name.ToString().c_str(), Printable(cache->id),
+                                      Printable(bound->second.cache_id)));
         } else if (bound != names_.end() || !seen.insert(want.name).second) {
-            notices->push_back(Format("keys[%" PRIu64 "] (%s) of cache %" PRId64
-                                      " was not bound: it names cache %" PRId64 " already",
-                                      want.batch_index, want.name.ToString().c_str(), cache->id,
-                                      bound != names_.end() ? bound->second.cache_id : cache->id));
+            notices->push_back(Format(
+                "keys[%llu] (%s) of cache %lld was not bound: it names cache %lld already",
+                Printable(want.batch_index), want.name.ToString().c_str(), Printable(cache->id),
+                Printable(bound != names_.end() ? bound->second.cache_id : cache->id)));
             continue;
         }
         free.push_back(want);
     }
-    Publish(cache, free);
+    PublishLocked(cache, free);
     return Status::Ok();
 }
 
 // Takes names over from the caches that have them. Placeholders are left out. The caller keeps a
 // reference until it has released the lock: see the class.
-void CacheStore::Publish(const CacheRef &cache, const std::vector<Wanted> &wanted) {
+void CacheStore::PublishLocked(const CacheRef &cache, const std::vector<Wanted> &wanted) {
     const int64_t id = cache->id;
     const bool blocks = cache->shape.blocks;
     const auto place = caches_.emplace(id, Entry{cache, true, {}}).first;
     try {
-        CountTensors(*cache, true);
+        CountTensorsLocked(*cache, true);
     } catch (...) {
         caches_.erase(place);
         throw;
@@ -128,21 +121,21 @@ void CacheStore::Publish(const CacheRef &cache, const std::vector<Wanted> &wante
         for (const Wanted &want : wanted) {
             if (!blocks && want.name.names_blocks()) continue;
             const auto bound = names_.find(want.name);
-            if (bound != names_.end()) Unbind(bound);
+            if (bound != names_.end()) UnbindLocked(bound);
             place->second.names.emplace(want.batch_index, want.name);
             names_.emplace(want.name, Binding{id, want.batch_index});
             if (!want.name.prefix) ++num_plain_names_;
             if (want.name.names_blocks()) ++num_blocks_names_;
         }
     } catch (...) {
-        Remove(place);
+        RemoveLocked(place);
         throw;
     }
     ++version_;
 }
 
 CacheRef CacheStore::Find(int64_t id) const {
-    const Lock lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto found = caches_.find(id);
     return found == caches_.end() ? nullptr : found->second.cache;
 }
@@ -150,16 +143,16 @@ CacheRef CacheStore::Find(int64_t id) const {
 Status CacheStore::FindOwn(int64_t id, CacheRef *cache) const {
     *cache = Find(id);
     if (*cache != nullptr) return Status::Ok();
-    return Failure(LLDD_KV_CACHE_NOT_EXIST, "this engine has no cache with id %" PRId64, id);
+    return Failure(LLDD_KV_CACHE_NOT_EXIST, "this engine has no cache with id %lld", Printable(id));
 }
 
 std::optional<NamedEntry> CacheStore::Find(const CacheName &name) const {
-    const Lock lock(mutex_);
+    const MutexLock lock(mutex_);
     return FindLocked(name);
 }
 
 std::optional<NamedEntry> CacheStore::Find(int64_t id, uint64_t batch_index) const {
-    const Lock lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto found = caches_.find(id);
     if (found == caches_.end()) return std::nullopt;
     const Entry &entry = found->second;
@@ -180,37 +173,37 @@ std::optional<NamedEntry> CacheStore::FindLocked(const CacheName &name) const {
 }
 
 CacheRef CacheStore::Deallocate(int64_t id) {
-    const Lock lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto found = caches_.find(id);
     if (found == caches_.end() || found->second.cache->registered) return nullptr;
     Entry &entry = found->second;
     entry.client_holds = false;
     if (!entry.cache->shape.blocks && !entry.names.empty()) return nullptr;
-    return Remove(found);
+    return RemoveLocked(found);
 }
 
 CacheRef CacheStore::RemoveKey(const CacheName &name) {
-    const Lock lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto bound = names_.find(name);
     if (bound == names_.end()) return nullptr;
     const auto place = caches_.find(bound->second.cache_id);
     const Entry &entry = place->second;
     if (entry.cache->registered) return nullptr;
-    Unbind(bound);
+    UnbindLocked(bound);
     ++version_;
     if (entry.client_holds || entry.cache->shape.blocks || !entry.names.empty()) return nullptr;
-    return Remove(place);
+    return RemoveLocked(place);
 }
 
 CacheRef CacheStore::Unregister(int64_t id) {
-    const Lock lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto found = caches_.find(id);
-    return found == caches_.end() ? nullptr : Remove(found);
+    return found == caches_.end() ? nullptr : RemoveLocked(found);
 }
 
 std::vector<CacheRef> CacheStore::Clear() {
     std::vector<CacheRef> removed;
-    const Lock lock(mutex_);
+    const MutexLock lock(mutex_);
     removed.reserve(caches_.size());
     for (auto &place : caches_) removed.push_back(std::move(place.second.cache));
     if (!caches_.empty()) ++version_;
@@ -221,22 +214,22 @@ std::vector<CacheRef> CacheStore::Clear() {
     return removed;
 }
 
-void CacheStore::Unbind(Names::iterator binding) {
+void CacheStore::UnbindLocked(Names::iterator binding) {
     caches_.at(binding->second.cache_id).names.erase(binding->second.batch_index);
-    EraseName(binding);
+    EraseNameLocked(binding);
 }
 
-void CacheStore::EraseName(Names::iterator binding) {
+void CacheStore::EraseNameLocked(Names::iterator binding) {
     if (!binding->first.prefix) --num_plain_names_;
     if (binding->first.names_blocks()) --num_blocks_names_;
     names_.erase(binding);
 }
 
 // All tensors of a cache, or, where there was no memory for it, none.
-void CacheStore::CountTensors(const Cache &cache, bool added) {
+void CacheStore::CountTensorsLocked(const Cache &cache, bool added) {
     const uint64_t size = cache.shape.tensor_bytes;
     size_t done = 0;
-    const auto uncount = [&](size_t tensors) {
+    const auto uncount = [&](size_t tensors) LLDD_REQUIRES(mutex_) {
         for (size_t i = 0; i < tensors; ++i) {
             Tensors *const held = tensors_.Find(cache.addrs[i], size);
             if (held != nullptr && --held->count == 0) tensors_.Erase(cache.addrs[i], size);
@@ -264,13 +257,13 @@ void CacheStore::CountTensors(const Cache &cache, bool added) {
     num_dims_ += cache.dims.size();
 }
 
-CacheRef CacheStore::Remove(std::map<int64_t, Entry>::iterator place) {
+CacheRef CacheStore::RemoveLocked(std::map<int64_t, Entry>::iterator place) {
     Entry &entry = place->second;
-    CountTensors(*entry.cache, false);
+    CountTensorsLocked(*entry.cache, false);
     for (const auto &name : entry.names) {
         const auto bound = names_.find(name.second);
-        // Publish may have failed between its two maps.
-        if (bound != names_.end() && bound->second.cache_id == place->first) EraseName(bound);
+        // PublishLocked may have failed between its two maps.
+        if (bound != names_.end() && bound->second.cache_id == place->first) EraseNameLocked(bound);
     }
     CacheRef cache = std::move(entry.cache);
     caches_.erase(place);
@@ -279,7 +272,7 @@ CacheRef CacheStore::Remove(std::map<int64_t, Entry>::iterator place) {
 }
 
 CacheTable CacheStore::Table() const {
-    const Lock lock(mutex_);
+    const MutexLock lock(mutex_);
     CacheTable table;
     table.version = version_;
     table.caches.reserve(caches_.size());
@@ -295,12 +288,12 @@ CacheTable CacheStore::Table() const {
 }
 
 CacheTableSize CacheStore::TableSize() const {
-    const Lock lock(mutex_);
+    const MutexLock lock(mutex_);
     return {caches_.size(), num_tensors_, num_dims_, num_plain_names_};
 }
 
 TensorThere CacheStore::At(uint64_t addr) const {
-    const Lock lock(mutex_);
+    const MutexLock lock(mutex_);
     TensorThere there;
     tensors_.ForEachOverlapping(addr, 1, [&](uint64_t start, uint64_t size, const Tensors &held) {
         if (there.end == 0) there.data_type = held.data_type;
@@ -311,18 +304,18 @@ TensorThere CacheStore::At(uint64_t addr) const {
 }
 
 uint64_t CacheStore::version() const {
-    const Lock lock(mutex_);
+    const MutexLock lock(mutex_);
     return version_;
 }
 
 uint64_t CacheStore::size() const {
-    const Lock lock(mutex_);
+    const MutexLock lock(mutex_);
     return caches_.size();
 }
 
 std::string CacheStore::DescribeBlocks() const {
     std::vector<uint64_t> model_ids;
-    const Lock lock(mutex_);
+    const MutexLock lock(mutex_);
     // They are neighbours.
     auto name = names_.lower_bound(CacheName::OfBlocks(0));
     for (; name != names_.end() && name->first.names_blocks(); ++name) {
@@ -336,8 +329,9 @@ std::string DescribeBlocks(const std::vector<uint64_t> &model_ids, uint64_t coun
     if (count == 0) return "no blocks caches with a key";
     std::string text = "blocks caches for model_id ";
     for (size_t i = 0; i < model_ids.size(); ++i)
-        text += Format("%s%" PRIu64, i == 0 ? "" : ", ", model_ids[i]);
-    if (count > model_ids.size()) text += Format(" and %" PRIu64 " more", count - model_ids.size());
+        text += Format("%s%llu", i == 0 ? "" : ", ", Printable(model_ids[i]));
+    if (count > model_ids.size())
+        text += Format(" and %llu more", Printable(count - model_ids.size()));
     return text;
 }
 

@@ -7,11 +7,11 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "base/mutex.h"
 #include "base/range_map.h"
 #include "base/status.h"
 #include "engine/cache_key.h"
@@ -151,29 +151,30 @@ private:
                            std::vector<Wanted> *wanted);
     using Names = std::map<CacheName, Binding>;
 
-    void Publish(const CacheRef &cache, const std::vector<Wanted> &wanted);
-    void Unbind(Names::iterator binding);
-    void EraseName(Names::iterator binding);
+    void PublishLocked(const CacheRef &cache, const std::vector<Wanted> &wanted)
+        LLDD_REQUIRES(mutex_);
+    void UnbindLocked(Names::iterator binding) LLDD_REQUIRES(mutex_);
+    void EraseNameLocked(Names::iterator binding) LLDD_REQUIRES(mutex_);
     // The tensors of caches that are exactly one range.
     struct Tensors {
         uint32_t count = 0;
         uint32_t data_type = 0;  // or kSeveralTypes
     };
-    void CountTensors(const Cache &cache, bool added);
-    CacheRef Remove(std::map<int64_t, Entry>::iterator entry);
-    std::optional<NamedEntry> FindLocked(const CacheName &name) const;
+    void CountTensorsLocked(const Cache &cache, bool added) LLDD_REQUIRES(mutex_);
+    CacheRef RemoveLocked(std::map<int64_t, Entry>::iterator entry) LLDD_REQUIRES(mutex_);
+    std::optional<NamedEntry> FindLocked(const CacheName &name) const LLDD_REQUIRES(mutex_);
 
     const bool by_address_;
-    mutable std::mutex mutex_;
-    int64_t last_id_ = 0;
-    uint64_t version_ = 0;
-    std::map<int64_t, Entry> caches_;
-    Names names_;
-    uint64_t num_tensors_ = 0;
-    uint64_t num_dims_ = 0;
-    uint64_t num_plain_names_ = 0;   // without a prefix
-    uint64_t num_blocks_names_ = 0;  // of those
-    RangeMap<Tensors> tensors_;
+    mutable Mutex mutex_;
+    int64_t last_id_ LLDD_GUARDED_BY(mutex_) = 0;
+    uint64_t version_ LLDD_GUARDED_BY(mutex_) = 0;
+    std::map<int64_t, Entry> caches_ LLDD_GUARDED_BY(mutex_);
+    Names names_ LLDD_GUARDED_BY(mutex_);
+    uint64_t num_tensors_ LLDD_GUARDED_BY(mutex_) = 0;
+    uint64_t num_dims_ LLDD_GUARDED_BY(mutex_) = 0;
+    uint64_t num_plain_names_ LLDD_GUARDED_BY(mutex_) = 0;   // without a prefix
+    uint64_t num_blocks_names_ LLDD_GUARDED_BY(mutex_) = 0;  // of those
+    RangeMap<Tensors> tensors_ LLDD_GUARDED_BY(mutex_);
 };
 
 // As many names as a person reads.

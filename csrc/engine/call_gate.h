@@ -7,11 +7,11 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <mutex>
 #include <utility>
 #include <vector>
 
 #include "base/deadline.h"
+#include "base/mutex.h"
 
 namespace lldd {
 
@@ -36,8 +36,8 @@ public:
     bool Close() { return (state_.fetch_or(kClosed) & kClosed) == 0; }
     // Of a closed one: waits until every call has left.
     void WaitUntilEmpty() {
-        std::unique_lock<std::mutex> lock(mutex_);
-        emptied_.wait(lock, [this] { return state_.load() == kClosed; });
+        UniqueLock lock(mutex_);
+        emptied_.wait(lock.native(), [this] { return state_.load() == kClosed; });
     }
 
 private:
@@ -50,12 +50,12 @@ private:
     }
     void Leave() {
         if (state_.fetch_sub(1) != kClosed + 1) return;
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         emptied_.notify_all();
     }
 
     std::atomic<uint64_t> state_{0};
-    std::mutex mutex_;
+    Mutex mutex_;
     std::condition_variable emptied_;
 };
 
@@ -78,22 +78,23 @@ public:
 
     // False if the cache is still in use at the deadline.
     bool WaitUntilUnused(int64_t id, const Deadline &deadline) {
-        std::unique_lock<std::mutex> lock(mutex_);
-        return WaitUntil(ended_, lock, deadline, [&] { return Count(id) == nullptr; });
+        UniqueLock lock(mutex_);
+        return WaitUntil(ended_, lock.native(), deadline,
+                         [&]() LLDD_REQUIRES(mutex_) { return CountLocked(id) == nullptr; });
     }
 
 private:
     using Entry = std::pair<int64_t, uint32_t>;
 
-    Entry *Count(int64_t id) {
+    Entry *CountLocked(int64_t id) LLDD_REQUIRES(mutex_) {
         for (Entry &entry : entries_) {
             if (entry.first == id) return &entry;
         }
         return nullptr;
     }
     void Begin(int64_t id) {
-        std::lock_guard<std::mutex> lock(mutex_);
-        Entry *entry = Count(id);
+        MutexLock lock(mutex_);
+        Entry *entry = CountLocked(id);
         if (entry == nullptr) {
             entries_.emplace_back(id, 1);
         } else {
@@ -101,17 +102,17 @@ private:
         }
     }
     void End(int64_t id) {
-        std::lock_guard<std::mutex> lock(mutex_);
-        Entry *entry = Count(id);
+        MutexLock lock(mutex_);
+        Entry *entry = CountLocked(id);
         if (--entry->second != 0) return;
         *entry = entries_.back();
         entries_.pop_back();
         ended_.notify_all();
     }
 
-    std::mutex mutex_;
+    Mutex mutex_;
     std::condition_variable ended_;
-    std::vector<Entry> entries_;
+    std::vector<Entry> entries_ LLDD_GUARDED_BY(mutex_);
 };
 
 }  // namespace lldd

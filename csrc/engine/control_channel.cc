@@ -5,8 +5,10 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <exception>
 #include <utility>
 
+#include "base/io_thread.h"
 #include "base/log.h"
 
 namespace lldd {
@@ -59,12 +61,24 @@ void ControlChannel::Start(std::weak_ptr<void> owner, RequestHandler on_request,
     on_request_ = std::move(on_request);
     on_closed_ = std::move(on_closed);
     // The handler must not run before token_ is known.
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
+    owner_ = owner;
     token_ =
         loop_->Watch(socket_.get(), EPOLLIN, [this, owner = std::move(owner)](uint32_t events) {
             const std::shared_ptr<void> alive = owner.lock();
-            if (alive != nullptr) OnEvents(events);
+            LLDD_ON_IO_THREAD(*loop_);
+            if (alive != nullptr) {
+                Guarded([&] {
+                    LLDD_ON_IO_THREAD(*loop_);
+                    OnEvents(events);
+                });
+            }
         });
+}
+
+void ControlChannel::SetMaxBody(uint32_t max_body) {
+    LLDD_ON_IO_THREAD(*loop_);
+    parser_.set_max_body(max_body);
 }
 
 // One call that waits for its answer.
@@ -72,13 +86,13 @@ class ControlChannel::PendingCall {
 public:
     PendingCall(ControlChannel *channel, std::string *answer)
         : channel_(channel), waiting_{answer} {
-        std::lock_guard<std::mutex> lock(channel_->mutex_);
+        MutexLock lock(channel_->mutex_);
         if (channel_->closed_) return;
         id_ = channel_->NextIdLocked();
         channel_->waiting_.emplace(id_, &waiting_);
     }
     ~PendingCall() {
-        std::lock_guard<std::mutex> lock(channel_->mutex_);
+        MutexLock lock(channel_->mutex_);
         channel_->waiting_.erase(id_);
     }
     PendingCall(const PendingCall &) = delete;
@@ -87,9 +101,10 @@ public:
     // 0: the channel is closed.
     uint32_t id() const { return id_; }
     Status Wait(const Deadline &deadline) {
-        std::unique_lock<std::mutex> lock(channel_->mutex_);
-        WaitUntil(channel_->answered_, lock, deadline,
-                  [&] { return waiting_.done || channel_->closed_; });
+        UniqueLock lock(channel_->mutex_);
+        WaitUntil(
+            channel_->answered_, lock.native(), deadline,
+            [&]() LLDD_REQUIRES(channel_->mutex_) { return waiting_.done || channel_->closed_; });
         if (waiting_.done) return Status::Ok();
         if (channel_->closed_) return Failure(LLDD_FAILED, "%s", kConnectionClosed);
         return Failure(LLDD_TIMEOUT, "no answer in time");
@@ -103,6 +118,7 @@ private:
 
 Status ControlChannel::Call(wire::Kind kind, std::string_view body, const Deadline &deadline,
                             std::string *answer) {
+    LLDD_OFF_IO_THREAD(*loop_);
     PendingCall call(this, answer);
     if (call.id() == 0) return Failure(LLDD_FAILED, "%s", kConnectionClosed);
     Send(kind, call.id(), body);
@@ -118,7 +134,7 @@ uint32_t ControlChannel::NextIdLocked() {
 void ControlChannel::Tell(wire::Kind kind, std::string_view body) {
     uint32_t request_id;
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         request_id = NextIdLocked();
     }
     Send(kind, request_id, body);
@@ -134,7 +150,7 @@ void ControlChannel::Send(uint16_t kind, uint32_t request_id, std::string_view b
     header.kind = kind;
     header.request_id = request_id;
     const auto head = header.Encode();
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     if (closed_) return;
     outgoing_.append(head.data(), head.size());
     outgoing_.append(body);
@@ -155,6 +171,7 @@ bool ControlChannel::FlushLocked() {
         } else if (errno != EINTR) {
             // The I/O thread sees the end of the connection, and fails the calls that wait.
             shutdown(socket_.get(), SHUT_RDWR);
+            broken_ = true;
             Empty(&outgoing_);
             sent_ = 0;
             return false;
@@ -167,19 +184,21 @@ bool ControlChannel::FlushLocked() {
 
 void ControlChannel::OnEvents(uint32_t events) {
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         if (closed_) return;
     }
     if ((events & EPOLLOUT) != 0) {
-        std::unique_lock<std::mutex> lock(mutex_);
+        UniqueLock lock(mutex_);
         const bool usable = FlushLocked();
         if (usable && outgoing_.empty()) loop_->Change(token_, EPOLLIN);
         const bool finished = close_after_flush_ && outgoing_.empty();
-        lock.unlock();
+        lock.Unlock();
         if (!usable || finished) {
             Lost();
             return;
         }
+        if (!requests_.empty()) ServeWaiting();
+        if (closed()) return;
     }
     if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) == 0) return;
     char buffer[kReceiveBytes];
@@ -190,7 +209,83 @@ void ControlChannel::OnEvents(uint32_t events) {
         return;
     }
     parser_.Append(buffer, static_cast<size_t>(received));
+    served_ = 0;
     Dispatch();
+}
+
+// What is thrown while this connection is served ends it, and nothing else.
+void ControlChannel::Guarded(const std::function<void()> &body) {
+    try {
+        body();
+    } catch (const std::exception &error) {
+        Log(LLDD_LOG_ERROR, "a control connection is closed: %s", error.what());
+        requests_.clear();
+        Lost();
+    }
+}
+
+// Whether requests that came over it are still to be served.
+bool ControlChannel::Served() {
+    MutexLock lock(mutex_);
+    return !closed_ && !broken_ && !close_after_flush_;
+}
+
+bool ControlChannel::MayServe() {
+    MutexLock lock(mutex_);
+    return served_ < kMostRequestsPerTurn && outgoing_.size() - sent_ <= kMostUnsentBytes;
+}
+
+bool ControlChannel::Take(const wire::FrameHeader &header, std::string_view body) {
+    if (requests_.empty() && MayServe()) {
+        ++served_;
+        on_request_(header.kind, header.request_id, body);
+        return true;
+    }
+    if (requests_.size() == kMostWaitingRequests ||
+        body.size() > kMostWaitingBytes - request_bytes_) {
+        LLDD_LOG(LLDD_LOG_WARNING,
+                 "a peer has more than %zu requests or %zu bytes of them under way; its "
+                 "connection is closed",
+                 kMostWaitingRequests, kMostWaitingBytes);
+        return false;
+    }
+    requests_.push_back({header.kind, header.request_id, std::string(body)});
+    request_bytes_ += body.size();
+    requests_wait_.store(true);
+    PostTurn();
+    return true;
+}
+
+// After what other connections have to say by then.
+void ControlChannel::PostTurn() {
+    if (turn_posted_) return;
+    turn_posted_ = true;
+    loop_->Post([this, owner = owner_] {
+        const std::shared_ptr<void> alive = owner.lock();
+        if (alive == nullptr) return;
+        LLDD_ON_IO_THREAD(*loop_);
+        turn_posted_ = false;
+        served_ = 0;
+        Guarded([&] {
+            LLDD_ON_IO_THREAD(*loop_);
+            ServeWaiting();
+        });
+    });
+}
+
+void ControlChannel::ServeWaiting() {
+    while (!requests_.empty() && MayServe()) {
+        if (!Served()) return;
+        const Request next = std::move(requests_.front());
+        requests_.pop_front();
+        request_bytes_ -= next.body.size();
+        requests_wait_.store(!requests_.empty());
+        ++served_;
+        on_request_(next.kind, next.id, next.body);
+        if (closed()) return;
+    }
+    // Otherwise the peer has to read first: see OnEvents.
+    if (!requests_.empty() && served_ == kMostRequestsPerTurn) PostTurn();
 }
 
 void ControlChannel::Dispatch() {
@@ -198,7 +293,7 @@ void ControlChannel::Dispatch() {
     std::string_view body;
     while (parser_.Next(&header, &body)) {
         if ((header.kind & wire::kAnswer) != 0) {
-            std::lock_guard<std::mutex> lock(mutex_);
+            MutexLock lock(mutex_);
             const auto found = waiting_.find(header.request_id);
             // No call waits for an answer that came after its deadline.
             if (found != waiting_.end()) {
@@ -208,7 +303,11 @@ void ControlChannel::Dispatch() {
             }
             continue;
         }
-        on_request_(header.kind, header.request_id, body);
+        if (!Served()) return;
+        if (!Take(header, body)) {
+            Lost();
+            return;
+        }
         if (closed()) return;
     }
     if (parser_.broken()) {
@@ -224,8 +323,9 @@ void ControlChannel::Lost() {
 }
 
 void ControlChannel::CloseAfterFlush() {
+    LLDD_ON_IO_THREAD(*loop_);
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         if (closed_) return;
         close_after_flush_ = true;
         if (!outgoing_.empty()) return;
@@ -234,18 +334,20 @@ void ControlChannel::CloseAfterFlush() {
 }
 
 void ControlChannel::Break() {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (!closed_) shutdown(socket_.get(), SHUT_RDWR);
+    MutexLock lock(mutex_);
+    if (closed_) return;
+    shutdown(socket_.get(), SHUT_RDWR);
+    broken_ = true;
 }
 
 void ControlChannel::WakeCalls() {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     answered_.notify_all();
 }
 
 bool ControlChannel::Close() {
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         if (closed_) return false;
         closed_ = true;
         answered_.notify_all();
@@ -256,13 +358,14 @@ bool ControlChannel::Close() {
 }
 
 bool ControlChannel::closed() const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     return closed_;
 }
 
 bool ControlChannel::Quiet() const {
+    if (requests_wait_.load()) return false;
     // With the lock the socket stays open.
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     if (closed_) return false;
     char byte;
     return recv(socket_.get(), &byte, sizeof byte, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;

@@ -3,11 +3,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -15,6 +17,7 @@
 #include "base/deadline.h"
 #include "base/event_loop.h"
 #include "base/fd.h"
+#include "base/mutex.h"
 #include "base/status.h"
 #include "engine/wire.h"
 #include "runtime/texts.h"
@@ -42,6 +45,15 @@ private:
     bool broken_ = false;
 };
 
+// What one connection may take of the I/O thread, which all engines of the process share, and of
+// memory. Within one turn so many requests are served:
+constexpr size_t kMostRequestsPerTurn = 16;
+// While more bytes than this wait to be read by the peer, its requests wait:
+constexpr size_t kMostUnsentBytes = 1U << 20;
+// With more than this waiting, the connection is closed. No engine has so many under way.
+constexpr size_t kMostWaitingRequests = 1024;
+constexpr size_t kMostWaitingBytes = 16U << 20;
+
 class ControlChannel {
 public:
     // Both run on the I/O thread. After on_closed neither is called again.
@@ -58,8 +70,8 @@ public:
     // Begins to listen. The owner of this channel is kept alive while a handler runs; a handler
     // does not run without it.
     void Start(std::weak_ptr<void> owner, RequestHandler on_request, ClosedHandler on_closed);
-    // How large a frame the peer may send. On the I/O thread, or before Start.
-    void SetMaxBody(uint32_t max_body) { parser_.set_max_body(max_body); }
+    // How large a frame the peer may send. On the I/O thread.
+    void SetMaxBody(uint32_t max_body);
 
     // Sends a request and waits for its answer. LLDD_TIMEOUT; LLDD_FAILED with kConnectionClosed.
     // Not on the I/O thread.
@@ -88,33 +100,57 @@ public:
 private:
     struct Waiting {
         std::string *answer;
-        bool done = false;
+        bool done = false;  // guarded by the channel's mutex_
     };
 
     class PendingCall;
 
-    void OnEvents(uint32_t events);
+    void OnEvents(uint32_t events) LLDD_REQUIRES(*loop_);
     void Send(uint16_t kind, uint32_t request_id, std::string_view body);
-    bool FlushLocked();  // false: the connection is broken
-    void Dispatch();
-    void Lost();
-    uint32_t NextIdLocked();
+    bool FlushLocked() LLDD_REQUIRES(mutex_);  // false: the connection is broken
+    void Dispatch() LLDD_REQUIRES(*loop_);
+    // A request: served at once, or when its turn comes. False: too many wait.
+    bool Take(const wire::FrameHeader &header, std::string_view body) LLDD_REQUIRES(*loop_);
+    // Serves requests that wait, as many as one turn may.
+    void ServeWaiting() LLDD_REQUIRES(*loop_);
+    bool MayServe() LLDD_REQUIRES(*loop_);
+    bool Served() LLDD_REQUIRES(*loop_);
+    void PostTurn() LLDD_REQUIRES(*loop_);
+    void Guarded(const std::function<void()> &body) LLDD_REQUIRES(*loop_);
+    void Lost() LLDD_REQUIRES(*loop_);
+    uint32_t NextIdLocked() LLDD_REQUIRES(mutex_);
 
     EventLoop *const loop_;
     Fd socket_;
     EventLoop::Token token_ = 0;
     RequestHandler on_request_;
     ClosedHandler on_closed_;
-    FrameParser parser_;  // I/O thread only
+    FrameParser parser_ LLDD_GUARDED_BY(*loop_);
+    std::weak_ptr<void> owner_;
 
-    mutable std::mutex mutex_;
+    // A request that waits because this connection had its turn, or because the peer does not read
+    // its answers.
+    struct Request {
+        uint16_t kind;
+        uint32_t id;
+        std::string body;
+    };
+    std::deque<Request> requests_ LLDD_GUARDED_BY(*loop_);
+    size_t request_bytes_ LLDD_GUARDED_BY(*loop_) = 0;  // of the bodies in requests_
+    size_t served_ LLDD_GUARDED_BY(*loop_) = 0;         // in this turn
+    bool turn_posted_ LLDD_GUARDED_BY(*loop_) = false;
+    std::atomic<bool> requests_wait_{false};  // requests_ is not empty
+
+    mutable Mutex mutex_;
     std::condition_variable answered_;
-    std::unordered_map<uint32_t, Waiting *> waiting_;
-    std::string outgoing_;
-    size_t sent_ = 0;  // of outgoing_
-    uint32_t next_request_id_ = 0;
-    bool closed_ = false;
-    bool close_after_flush_ = false;
+    std::unordered_map<uint32_t, Waiting *> waiting_ LLDD_GUARDED_BY(mutex_);
+    std::string outgoing_ LLDD_GUARDED_BY(mutex_);
+    size_t sent_ LLDD_GUARDED_BY(mutex_) = 0;  // of outgoing_
+    uint32_t next_request_id_ LLDD_GUARDED_BY(mutex_) = 0;
+    bool closed_ LLDD_GUARDED_BY(mutex_) = false;
+    bool close_after_flush_ LLDD_GUARDED_BY(mutex_) = false;
+    bool broken_ LLDD_GUARDED_BY(mutex_) =
+        false;  // shut down: nothing that comes over it is served
 };
 
 }  // namespace lldd

@@ -122,6 +122,7 @@ Status Engine::Start(const lldd_config &config) {
     copies_ = std::make_unique<LocalCopies>(&store_, &in_use_, device_.get());
     if (listen) {
         LLDD_RETURN_IF_ERROR(acceptor_->StartListening(listen_address));
+        const MutexLock lock(listener_mutex_);
         listen_port_asked_ = config.listen_port;
     }
     LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu opened on device %d", Printable(cluster_id_),
@@ -131,7 +132,7 @@ Status Engine::Start(const lldd_config &config) {
 
 // No peer can link before the listener is started.
 void Engine::StartLinks(const lldd_config &config) {
-    owner_ = std::make_unique<OwnerService>(&store_, device_pool_.pages != nullptr);
+    owner_ = std::make_unique<OwnerService>(loop_.get(), &store_, device_pool_.pages != nullptr);
     LinkOptions link_options;
     link_options.cluster_id = cluster_id_;
     link_options.mode = mode_;
@@ -165,7 +166,7 @@ Status Engine::OpenPool(const char *name, Placement placement, uint64_t size, ui
 }
 
 void Engine::Close() {
-    std::lock_guard<std::mutex> one_at_a_time(close_mutex_);
+    MutexLock one_at_a_time(close_mutex_);
     if (!gate_.Close()) return;
     // Calls that wait or move bytes need not be waited for until their deadlines.
     closing_.Raise(InterruptCause::kFinalize);
@@ -208,7 +209,7 @@ Status Engine::SwitchListener(const char *ip, uint32_t port) {
     }
     SocketAddress address;
     if (ip != nullptr) LLDD_RETURN_IF_ERROR(SocketAddress::Parse(ip, port, &address));
-    std::lock_guard<std::mutex> lock(listener_mutex_);
+    MutexLock lock(listener_mutex_);
     if (ip != nullptr && acceptor_->listener().listening() && port == listen_port_asked_)
         return Status::Ok();
     if (ip != nullptr) LLDD_RETURN_IF_ERROR(device_->UseAddress(address.ip(), true));
@@ -224,7 +225,7 @@ Status Engine::CheckSameListener(const char *ip, uint32_t port) const {
     if (ip == nullptr) return Status::Ok();
     SocketAddress address;
     LLDD_RETURN_IF_ERROR(SocketAddress::Parse(ip, port, &address));
-    std::lock_guard<std::mutex> lock(listener_mutex_);
+    MutexLock lock(listener_mutex_);
     const SocketAddress &now = acceptor_->listener().address();
     if (address.ip() == now.ip() && (port == listen_port_asked_ || port == now.port()))
         return Status::Ok();
@@ -248,7 +249,7 @@ void Engine::Describe(lldd_engine_info *info) {
     };
     describe_pool(device_pool_, &info->device_pool_size, &info->device_pool_free);
     describe_pool(host_pool_, &info->host_pool_size, &info->host_pool_free);
-    std::lock_guard<std::mutex> lock(listener_mutex_);
+    MutexLock lock(listener_mutex_);
     const HelloListener &listener = acceptor_->listener();
     if (!listener.listening()) return;
     info->listen_port = listener.address().port();
@@ -398,7 +399,7 @@ void Engine::WarnOfBatchDim(const Cache &cache, uint32_t batch_dim_index) {
     notices_.Add(
         Format("cache %lld has batch_dim_index %u, but a transfer takes shape[0], %llu, for "
                "the batch",
-               static_cast<long long>(cache.id), batch_dim_index, Printable(cache.shape.count)));
+               Printable(cache.id), batch_dim_index, Printable(cache.shape.count)));
 }
 
 // How the device lays the table of one-sided mode out.
@@ -427,7 +428,7 @@ Status Engine::Unregister(int64_t cache_id) {
         status = Failure(
             LLDD_TIMEOUT,
             "cache %lld is unregistered, but a transfer of this engine still uses its memory",
-            static_cast<long long>(cache_id));
+            Printable(cache_id));
     }
     if (!cache->remote_accessible && mode_ != LLDD_MODE_REQUEST) return status;
     for (const uint64_t addr : cache->addrs) {
@@ -435,8 +436,8 @@ Status Engine::Unregister(int64_t cache_id) {
         const Status withdrawn = device_->Unregister(addr, cache->shape.tensor_bytes, deadline);
         if (!withdrawn.ok() && status.ok()) {
             status = Status(withdrawn.code(),
-                            Format("cache %lld is unregistered, but: %s",
-                                   static_cast<long long>(cache_id), withdrawn.text().c_str()),
+                            Format("cache %lld is unregistered, but: %s", Printable(cache_id),
+                                   withdrawn.text().c_str()),
                             withdrawn.raw());
         }
     }

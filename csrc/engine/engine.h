@@ -4,12 +4,12 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "base/event_loop.h"
 #include "base/fork.h"
+#include "base/mutex.h"
 #include "base/status.h"
 #include "engine/cache_store.h"
 #include "engine/call_gate.h"
@@ -66,8 +66,8 @@ public:
     LinkInitiator &initiator() { return *initiator_; }
     Transfers &transfers() { return *transfers_; }
     LocalCopies &copies() { return *copies_; }
-    // Of a call that waits for peers: it ends when the engine is closed.
-    Deadline CallDeadline(uint64_t ms) const { return Deadline::InMs(ms).InterruptedBy(&closing_); }
+    // Raised when the engine is closed.
+    const Interruption &closing() const { return closing_; }
 
 private:
     // A pool and what it was made with.
@@ -106,10 +106,10 @@ private:
     ForkGuard fork_guard_;
     CallGate gate_;
     Interruption closing_;
-    std::mutex close_mutex_;
+    Mutex close_mutex_;
     Notices notices_;
-    mutable std::mutex listener_mutex_;
-    uint32_t listen_port_asked_ = 0;
+    mutable Mutex listener_mutex_;
+    uint32_t listen_port_asked_ LLDD_GUARDED_BY(listener_mutex_) = 0;
 
     // In the order in which they are made; taken down in the reverse one.
     std::shared_ptr<EventLoop> loop_;

@@ -5,6 +5,7 @@
 #include <exception>
 #include <utility>
 
+#include "base/io_thread.h"
 #include "base/log.h"
 #include "base/thread.h"
 
@@ -65,7 +66,7 @@ Status Groups::Check(const GroupSpec &spec) const {
         return Failure(LLDD_PARAM_INVALID, "the own cluster %llu is no member",
                        Printable(options_.cluster_id));
     }
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     if (groups_.size() >= kMaxGroups) {
         return Failure(LLDD_PARAM_INVALID, "%zu communicators exist, allowed is %zu",
                        groups_.size(), kMaxGroups);
@@ -74,7 +75,7 @@ Status Groups::Check(const GroupSpec &spec) const {
 }
 
 Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
-    std::lock_guard<std::mutex> one_at_a_time(join_mutex_);
+    MutexLock one_at_a_time(join_mutex_);
     LLDD_RETURN_IF_ERROR(Check(spec));
     LLDD_RETURN_IF_ERROR(UseOwnAddress());
     const auto group = std::make_shared<Group>();
@@ -84,17 +85,18 @@ Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
     const uint64_t total_s = options_.total_time_s == 0 ? kDefaultTotalS : options_.total_time_s;
     {
         // The next join gets the id of one that failed: joins are made one at a time.
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         group->comm_id = last_id_ + 1;
     }
     Status status;
     loop_->RunAndWait([&] {
+        LLDD_ON_IO_THREAD(*loop_);
         status = Attend(group);
         if (!status.ok()) return;
         {
             // Only now: a member that asks for a link is served by this thread, and must not find a
             // communicator that is not attended.
-            std::lock_guard<std::mutex> lock(mutex_);
+            MutexLock lock(mutex_);
             last_id_ = group->comm_id;
             groups_.emplace(group->comm_id, group);
         }
@@ -108,8 +110,7 @@ Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
     if (!status.ok()) {
         // This end may have dialled a member already.
         const Status ended = EndLinks(group);
-        if (!ended.ok())
-            LLDD_LOG(LLDD_LOG_WARNING, "join that failed: %s", ended.text().c_str());
+        if (!ended.ok()) LLDD_LOG(LLDD_LOG_WARNING, "join that failed: %s", ended.text().c_str());
         return status;
     }
     *comm_id = group->comm_id;
@@ -127,7 +128,7 @@ Status Groups::UseOwnAddress() {
     return initiator_->UseAddress(own.ip());
 }
 
-// Begins to meet the other members. On the I/O thread.
+// Begins to meet the other members.
 Status Groups::Attend(const GroupPtr &group) {
     bool several_hosts = false;
     SocketAddress address;
@@ -145,6 +146,7 @@ Status Groups::Attend(const GroupPtr &group) {
         return Failure(LLDD_PARAM_INVALID, "rank_table is larger than 64 KiB");
     const auto on_card = [this, weak = std::weak_ptr<Group>(group)](const MeetingCard &other) {
         const GroupPtr alive = weak.lock();
+        LLDD_ON_IO_THREAD(*loop_);
         if (alive != nullptr) OnCard(alive, other);
     };
     if (several_hosts) {
@@ -165,7 +167,7 @@ Status Groups::Attend(const GroupPtr &group) {
 Status Groups::Leave(uint64_t comm_id) {
     GroupPtr group;
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         const auto found = groups_.find(comm_id);
         if (found == groups_.end()) {
             return Failure(LLDD_NOT_YET_LINK, "there is no communicator %llu", Printable(comm_id));
@@ -173,7 +175,10 @@ Status Groups::Leave(uint64_t comm_id) {
         group = found->second;
         groups_.erase(found);
     }
-    loop_->RunAndWait([&] { EndMeeting(group); });
+    loop_->RunAndWait([&] {
+        LLDD_ON_IO_THREAD(*loop_);
+        EndMeeting(group);
+    });
     return EndLinks(group);
 }
 
@@ -182,7 +187,7 @@ Status Groups::EndLinks(const GroupPtr &group) {
     {
         // A link that is being made finds the group left, and is taken down by the thread that
         // makes it.
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         group->state = LLDD_GROUP_FAILED;
         links.swap(group->links);
     }
@@ -196,7 +201,7 @@ Status Groups::EndLinks(const GroupPtr &group) {
 }
 
 Status Groups::State(uint64_t comm_id, uint32_t *state) const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     const auto found = groups_.find(comm_id);
     if (found == groups_.end()) {
         return Failure(LLDD_NOT_YET_LINK, "there is no communicator %llu", Printable(comm_id));
@@ -207,13 +212,13 @@ Status Groups::State(uint64_t comm_id, uint32_t *state) const {
 
 void Groups::Close() {
     {
-        std::lock_guard<std::mutex> lock(tasks_mutex_);
+        MutexLock lock(tasks_mutex_);
         stopping_ = true;
         tasks_changed_.notify_all();
     }
     std::vector<uint64_t> ids;
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         for (const auto &entry : groups_) ids.push_back(entry.first);
     }
     for (const uint64_t id : ids) {
@@ -223,12 +228,15 @@ void Groups::Close() {
     }
     if (worker_.joinable()) worker_.join();
     // What was posted still refers to this object.
-    loop_->RunAndWait([this] { rendezvous_.reset(); });
+    loop_->RunAndWait([this] {
+        LLDD_ON_IO_THREAD(*loop_);
+        rendezvous_.reset();
+    });
 }
 
 // ---- preparation ----
 
-Groups::GroupPtr Groups::FindPreparing(const std::string &name) const {
+Groups::GroupPtr Groups::FindPreparingLocked(const std::string &name) const {
     for (const auto &entry : groups_) {
         if (entry.second->spec.name == name && entry.second->state == LLDD_GROUP_PREPARING)
             return entry.second;
@@ -271,7 +279,7 @@ void Groups::OnCard(const GroupPtr &group, const MeetingCard &card) {
 void Groups::Dial(const GroupPtr &group, uint64_t peer, const SocketAddress &address) {
     {
         // Both may have called on each other: one link will do.
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         if (!group->dialled.insert(peer).second) return;
     }
     Post([this, group, peer, address] {
@@ -290,18 +298,20 @@ void Groups::Dial(const GroupPtr &group, uint64_t peer, const SocketAddress &add
 }
 
 bool Groups::Expects(const std::string &name, uint64_t cluster_id) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    const GroupPtr group = FindPreparing(name);
+    LLDD_ON_IO_THREAD(*loop_);
+    MutexLock lock(mutex_);
+    const GroupPtr group = FindPreparingLocked(name);
     if (group == nullptr || group->links.count(cluster_id) != 0) return false;
     return std::any_of(group->spec.members.begin(), group->spec.members.end(),
                        [&](const auto &member) { return member.cluster_id == cluster_id; });
 }
 
 bool Groups::OnAccepted(const std::shared_ptr<Link> &link) {
+    LLDD_ON_IO_THREAD(*loop_);
     GroupPtr group;
     {
-        std::lock_guard<std::mutex> lock(mutex_);
-        group = FindPreparing(link->identity().group);
+        MutexLock lock(mutex_);
+        group = FindPreparingLocked(link->identity().group);
     }
     if (group == nullptr) return false;
     link->SetCommId(group->comm_id);
@@ -312,7 +322,7 @@ bool Groups::OnAccepted(const std::shared_ptr<Link> &link) {
 bool Groups::AddLink(const GroupPtr &group, const std::shared_ptr<Link> &link) {
     std::vector<std::shared_ptr<Link>> complete;
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         if (group->state != LLDD_GROUP_PREPARING ||
             !group->links.emplace(link->peer(), link).second)
             return false;
@@ -321,13 +331,16 @@ bool Groups::AddLink(const GroupPtr &group, const std::shared_ptr<Link> &link) {
         directory_->Publish(complete);
         group->state = LLDD_GROUP_OK;
     }
-    loop_->Post([this, group] { EndMeeting(group); });
+    loop_->Post([this, group] {
+        LLDD_ON_IO_THREAD(*loop_);
+        EndMeeting(group);
+    });
     return true;
 }
 
 void Groups::Fail(const GroupPtr &group, const std::string &why) {
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         if (group->state != LLDD_GROUP_PREPARING) return;
         // Before the state: a thread that sees that it failed finds the reason.
         notices_->Add(Format("communicator %llu (\"%s\") failed: %s", Printable(group->comm_id),
@@ -335,7 +348,10 @@ void Groups::Fail(const GroupPtr &group, const std::string &why) {
         group->state = LLDD_GROUP_FAILED;
     }
     // Posted and not done here: this may be the meeting's own handler.
-    loop_->Post([this, group] { EndMeeting(group); });
+    loop_->Post([this, group] {
+        LLDD_ON_IO_THREAD(*loop_);
+        EndMeeting(group);
+    });
 }
 
 void Groups::EndMeeting(const GroupPtr &group) {
@@ -345,7 +361,7 @@ void Groups::EndMeeting(const GroupPtr &group) {
 }
 
 void Groups::Post(std::function<void()> task) {
-    std::lock_guard<std::mutex> lock(tasks_mutex_);
+    MutexLock lock(tasks_mutex_);
     if (stopping_) return;
     tasks_.push_back(std::move(task));
     if (!worker_.joinable()) {
@@ -355,19 +371,21 @@ void Groups::Post(std::function<void()> task) {
 }
 
 void Groups::Work() {
-    std::unique_lock<std::mutex> lock(tasks_mutex_);
+    UniqueLock lock(tasks_mutex_);
     for (;;) {
-        tasks_changed_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
+        tasks_changed_.wait(lock.native(), [this]() LLDD_REQUIRES(tasks_mutex_) {
+            return stopping_ || !tasks_.empty();
+        });
         if (stopping_) return;
         const std::function<void()> task = std::move(tasks_.front());
         tasks_.pop_front();
-        lock.unlock();
+        lock.Unlock();
         try {
             task();
         } catch (const std::exception &error) {
             Log(LLDD_LOG_ERROR, "linking a communicator: %s", error.what());
         }
-        lock.lock();
+        lock.Lock();
     }
 }
 

@@ -14,13 +14,13 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <set>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "base/event_loop.h"
+#include "base/mutex.h"
 #include "base/status.h"
 #include "engine/link_acceptor.h"
 #include "engine/link_directory.h"
@@ -78,23 +78,25 @@ private:
         std::string description;
         RankTable rank_table{""};
         uint32_t state = LLDD_GROUP_PREPARING;
-        std::unique_ptr<Meeting> meeting;  // I/O thread only
+        // Used by functions that require the I/O thread.
+        std::unique_ptr<Meeting> meeting;
         EventLoop::Token timer = 0;
+        // Guarded by Groups::mutex_, as is the state.
         std::set<uint64_t> dialled;
         std::map<uint64_t, std::shared_ptr<Link>> links;  // by peer
     };
     using GroupPtr = std::shared_ptr<Group>;
 
     Status Check(const GroupSpec &spec) const;
-    GroupPtr FindPreparing(const std::string &name) const;
+    GroupPtr FindPreparingLocked(const std::string &name) const LLDD_REQUIRES(mutex_);
     Status UseOwnAddress();
-    Status Attend(const GroupPtr &group);
-    void OnCard(const GroupPtr &group, const MeetingCard &card);
+    Status Attend(const GroupPtr &group) LLDD_REQUIRES(*loop_);
+    void OnCard(const GroupPtr &group, const MeetingCard &card) LLDD_REQUIRES(*loop_);
     void Dial(const GroupPtr &group, uint64_t peer, const SocketAddress &address);
     bool AddLink(const GroupPtr &group, const std::shared_ptr<Link> &link);
     void Fail(const GroupPtr &group, const std::string &why);
     Status EndLinks(const GroupPtr &group);
-    void EndMeeting(const GroupPtr &group);
+    void EndMeeting(const GroupPtr &group) LLDD_REQUIRES(*loop_);
     void Post(std::function<void()> task);
     void Work();
 
@@ -105,17 +107,17 @@ private:
     Notices *const notices_;
     const Options options_;
 
-    std::mutex join_mutex_;  // calls of one engine are serialised
-    mutable std::mutex mutex_;
-    std::map<uint64_t, GroupPtr> groups_;
-    uint64_t last_id_ = 0;
-    std::unique_ptr<Rendezvous> rendezvous_;
+    Mutex join_mutex_;  // calls of one engine are serialised
+    mutable Mutex mutex_;
+    std::map<uint64_t, GroupPtr> groups_ LLDD_GUARDED_BY(mutex_);
+    uint64_t last_id_ LLDD_GUARDED_BY(mutex_) = 0;
+    std::unique_ptr<Rendezvous> rendezvous_ LLDD_GUARDED_BY(*loop_);
 
     // Making a link blocks, so neither the I/O thread nor the caller of Join does it.
-    std::mutex tasks_mutex_;
+    Mutex tasks_mutex_;
     std::condition_variable tasks_changed_;
-    std::deque<std::function<void()>> tasks_;
-    bool stopping_ = false;
+    std::deque<std::function<void()>> tasks_ LLDD_GUARDED_BY(tasks_mutex_);
+    bool stopping_ LLDD_GUARDED_BY(tasks_mutex_) = false;
     std::thread worker_;
 };
 

@@ -6,6 +6,7 @@
 
 #include <cerrno>
 
+#include "base/io_thread.h"
 #include "base/log.h"
 
 namespace lldd {
@@ -22,8 +23,10 @@ Status HelloListener::Start(const SocketAddress &address) {
     Fd socket;
     LLDD_RETURN_IF_ERROR(Listen(address, &socket));
     address_ = SocketAddress::OfSocket(socket.get());
-    listener_.Start(std::move(socket),
-                    [this](Fd connection) { OnConnection(std::move(connection)); });
+    listener_.Start(std::move(socket), [this](Fd connection) {
+        LLDD_ON_IO_THREAD(*loop_);
+        OnConnection(std::move(connection));
+    });
     return Status::Ok();
 }
 
@@ -31,6 +34,7 @@ void HelloListener::Stop() {
     if (!listening()) return;
     listener_.Stop();
     loop_->RunAndWait([this] {
+        LLDD_ON_IO_THREAD(*loop_);
         while (!newcomers_.empty()) Drop(newcomers_.begin());
     });
     address_ = SocketAddress();
@@ -41,10 +45,14 @@ void HelloListener::OnConnection(Fd socket) {
     SetNoDelay(socket.get());
     const auto newcomer = newcomers_.emplace(newcomers_.end());
     newcomer->socket = std::move(socket);
-    newcomer->timer =
-        loop_->PostAt(Deadline::InMs(kGreetingMs), [this, newcomer] { Drop(newcomer); });
-    newcomer->token = loop_->Watch(newcomer->socket.get(), EPOLLIN,
-                                   [this, newcomer](uint32_t) { OnBytes(newcomer); });
+    newcomer->timer = loop_->PostAt(Deadline::InMs(kGreetingMs), [this, newcomer] {
+        LLDD_ON_IO_THREAD(*loop_);
+        Drop(newcomer);
+    });
+    newcomer->token = loop_->Watch(newcomer->socket.get(), EPOLLIN, [this, newcomer](uint32_t) {
+        LLDD_ON_IO_THREAD(*loop_);
+        OnBytes(newcomer);
+    });
 }
 
 void HelloListener::OnBytes(Newcomers::iterator newcomer) {

@@ -12,6 +12,7 @@
 #include "base/event_loop.h"
 #include "base/fd.h"
 #include "base/listener.h"
+#include "base/mutex.h"
 #include "base/socket.h"
 #include "base/status.h"
 #include "engine/notices.h"
@@ -54,15 +55,15 @@ private:
     };
     using Newcomers = std::list<Newcomer>;
 
-    void OnConnection(Fd socket);
-    void OnBytes(Newcomers::iterator newcomer);
-    void Drop(Newcomers::iterator newcomer);
+    void OnConnection(Fd socket) LLDD_REQUIRES(*loop_);
+    void OnBytes(Newcomers::iterator newcomer) LLDD_REQUIRES(*loop_);
+    void Drop(Newcomers::iterator newcomer) LLDD_REQUIRES(*loop_);
 
     EventLoop *const loop_;
     const GreetedHandler on_greeted_;
     Listener listener_;
     SocketAddress address_;
-    Newcomers newcomers_;  // I/O thread only, oldest first
+    Newcomers newcomers_ LLDD_GUARDED_BY(*loop_);  // oldest first
 };
 
 }  // namespace lldd

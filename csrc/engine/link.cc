@@ -5,6 +5,7 @@
 
 #include <utility>
 
+#include "base/io_thread.h"
 #include "base/log.h"
 
 namespace lldd {
@@ -38,7 +39,10 @@ void Link::SetPeer(uint64_t cluster_id) {
 }
 
 Link::~Link() {
-    loop_->RunAndWait([this] { StopDial(); });
+    loop_->RunAndWait([this] {
+        LLDD_ON_IO_THREAD(*loop_);
+        StopDial();
+    });
     channel_.Close();
 }
 
@@ -94,7 +98,7 @@ void Link::SetConnection(std::unique_ptr<Connection> connection) {
     owned_connection_ = std::move(connection);
     std::vector<std::pair<uint32_t, std::string>> early;
     {
-        std::lock_guard<std::mutex> lock(stream_mutex_);
+        MutexLock lock(stream_mutex_);
         connection_.store(owned_connection_.get());
         early.swap(early_messages_);
     }
@@ -112,7 +116,7 @@ void Link::PeerGone() {
     peer_gone_.store(true);
     if (Connection *const connected = connection()) connected->PeerGone();
     {
-        std::lock_guard<std::mutex> lock(stream_mutex_);
+        MutexLock lock(stream_mutex_);
         stream_delivered_.notify_all();
     }
     ForgetPeer();
@@ -133,11 +137,12 @@ void Link::Interrupt(InterruptCause cause) {
     interruption_.Raise(cause);
     turn_.WakeAll();
     channel_.WakeCalls();
-    std::lock_guard<std::mutex> lock(stream_mutex_);
+    MutexLock lock(stream_mutex_);
     stream_delivered_.notify_all();
 }
 
 Status Link::Shutdown(const Deadline &deadline) {
+    if (kChecksThreads && !deadline.passed()) LLDD_OFF_IO_THREAD(*loop_);
     if (shut_down_) return Status::Ok();
     shut_down_ = true;
     Connection *const connected = connection();
@@ -146,7 +151,7 @@ Status Link::Shutdown(const Deadline &deadline) {
 
 void Link::ShutdownWhenIdle(std::function<void()> then) {
     {
-        std::lock_guard<std::mutex> lock(stream_mutex_);
+        MutexLock lock(stream_mutex_);
         after_shutdown_ = std::move(then);
     }
     shutdown_wanted_.store(true);
@@ -174,7 +179,7 @@ void Link::ShutdownInTurn() {
 void Link::TellShutdown() {
     std::function<void()> then;
     {
-        std::lock_guard<std::mutex> lock(stream_mutex_);
+        MutexLock lock(stream_mutex_);
         then = std::move(after_shutdown_);
         after_shutdown_ = nullptr;
     }
@@ -182,6 +187,7 @@ void Link::TellShutdown() {
 }
 
 Status Link::OpenStream(const Deadline &deadline, Fd *stream) {
+    LLDD_OFF_IO_THREAD(*loop_);
     if (identity_.end == LinkEnd::kInitiator) {
         LLDD_RETURN_IF_ERROR(Connect(identity_.peer_address, deadline, stream));
         wire::Hello hello;
@@ -191,10 +197,10 @@ Status Link::OpenStream(const Deadline &deadline, Fd *stream) {
         const auto bytes = hello.Encode();
         return SendAll(stream->get(), bytes.data(), bytes.size(), deadline);
     }
-    std::unique_lock<std::mutex> lock(stream_mutex_);
+    UniqueLock lock(stream_mutex_);
     delivered_stream_.Close();
     stream_wanted_ = true;
-    lock.unlock();
+    lock.Unlock();
     std::string answer;
     Status status = channel_.Call(wire::kDialStream, {}, deadline, &answer);
     if (status.ok()) {
@@ -202,10 +208,10 @@ Status Link::OpenStream(const Deadline &deadline, Fd *stream) {
         status = body.Decode(answer) ? body.ToStatus()
                                      : Failure(LLDD_FAILED, "the peer's answer cannot be read");
     }
-    lock.lock();
+    lock.Lock();
     if (status.ok()) {
-        WaitUntil(stream_delivered_, lock, deadline,
-                  [&] { return delivered_stream_ || peer_gone(); });
+        WaitUntil(stream_delivered_, lock.native(), deadline,
+                  [&]() LLDD_REQUIRES(stream_mutex_) { return delivered_stream_ || peer_gone(); });
         if (!delivered_stream_) {
             status = peer_gone() ? Failure(LLDD_TIMEOUT, "%s", kConnectionClosed)
                                  : Failure(LLDD_TIMEOUT, "the peer opened no data stream in time");
@@ -217,14 +223,16 @@ Status Link::OpenStream(const Deadline &deadline, Fd *stream) {
 }
 
 Status Link::Ask(std::string_view message, const Deadline &deadline) {
+    LLDD_OFF_IO_THREAD(*loop_);
     std::string answer;
     return channel_.Call(wire::kMessage, message, deadline, &answer);
 }
 
 bool Link::OnMessage(uint32_t request_id, std::string_view message) {
+    LLDD_ON_IO_THREAD(*loop_);
     if (message.size() > kMaxMessage) return false;
     {
-        std::lock_guard<std::mutex> lock(stream_mutex_);
+        MutexLock lock(stream_mutex_);
         if (connection() == nullptr) {
             early_messages_.emplace_back(request_id, message);
             return early_messages_.size() <= kMaxEarlyMessages;
@@ -238,7 +246,8 @@ bool Link::OnMessage(uint32_t request_id, std::string_view message) {
 }
 
 void Link::DeliverStream(Fd stream) {
-    std::lock_guard<std::mutex> lock(stream_mutex_);
+    LLDD_ON_IO_THREAD(*loop_);
+    MutexLock lock(stream_mutex_);
     // A stream that comes after the deadline of the call that wanted it is closed here.
     if (!stream_wanted_) return;
     delivered_stream_ = std::move(stream);
@@ -246,6 +255,7 @@ void Link::DeliverStream(Fd stream) {
 }
 
 void Link::DialFor(uint32_t request_id) {
+    LLDD_ON_IO_THREAD(*loop_);
     StopDial();
     dial_.request_id = request_id;
     const Status status = StartConnect(identity_.peer_address, &dial_.socket);
@@ -255,6 +265,7 @@ void Link::DialFor(uint32_t request_id) {
     }
     dial_.token = loop_->Watch(dial_.socket.get(), EPOLLOUT, [this](uint32_t) {
         const std::shared_ptr<Link> self = weak_from_this().lock();
+        LLDD_ON_IO_THREAD(*loop_);
         if (self != nullptr) FinishDial();
     });
 }

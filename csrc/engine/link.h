@@ -7,7 +7,6 @@
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <set>
 #include <string>
@@ -18,6 +17,7 @@
 
 #include "base/deadline.h"
 #include "base/event_loop.h"
+#include "base/mutex.h"
 #include "base/socket.h"
 #include "base/status.h"
 #include "engine/control_channel.h"
@@ -39,16 +39,17 @@ public:
         LinkNonce initiator_greeting{};
         LinkNonce acceptor_greeting{};
         uint32_t peer_features = 0;  // see wire::kOwnFeatures
-        std::string group;     // of a communicator: its name
-        uint64_t comm_id = 0;  // and its id on this end
+        std::string group;           // of a communicator: its name
+        uint64_t comm_id = 0;        // and its id on this end
     };
 
-    // Holds the link for one transfer or for its end; others wait, each until its own deadline.
-    class Turn {
+    // Holds the link for one transfer or for its end; others wait, each until its own deadline. For
+    // clang the thread has the turn while it lives: whoever makes it looks whether it was given.
+    class LLDD_SCOPED_CAPABILITY Turn {
     public:
-        Turn(std::shared_ptr<Link> link, const Deadline &deadline)
-            : link_(link->turn_.Enter(deadline) ? std::move(link) : nullptr) {}
-        ~Turn();
+        Turn(const std::shared_ptr<Link> &link, const Deadline &deadline) LLDD_ACQUIRE(link->turn_)
+            : link_(link->turn_.Enter(deadline) ? link : nullptr) {}
+        ~Turn() LLDD_RELEASE();
         Turn(const Turn &) = delete;
         Turn &operator=(const Turn &) = delete;
         // False: another thread has the link at the deadline.
@@ -83,22 +84,24 @@ public:
     void AllowRequests() { requests_allowed_.store(true); }
     bool requests_allowed() const { return requests_allowed_.load(); }
 
-    // Names the next request of this end for which the owner keeps something. For the thread that
-    // has the turn.
-    uint64_t NextPin() { return ++last_pin_; }
-
     // ---- For the thread that has the turn.
+
+    // What a Turn gives, for the attributes of functions that need it.
+    const TurnLock &turn() const LLDD_RETURN_CAPABILITY(turn_) { return turn_; }
+    // Names the next request of this end for which the owner keeps something.
+    uint64_t NextPin() LLDD_REQUIRES(turn_) { return ++last_pin_; }
 
     // LLDD_NOT_YET_LINK if the link was taken down while its turn was waited for, LLDD_TIMEOUT if
     // the peer is gone.
-    Status CheckUsable() const;
+    Status CheckUsable() const LLDD_REQUIRES(turn_);
     // The peer's caches as they were at the first transfer over this link, which says whether their
     // dimensions are kept.
-    Status Table(const Deadline &deadline, bool with_dims, const PeerTable **table, bool *was_read);
+    Status Table(const Deadline &deadline, bool with_dims, const PeerTable **table, bool *was_read)
+        LLDD_REQUIRES(turn_);
 
     // What the client has not been warned of yet, of these two caches. True once for each.
     enum class Warning { kTypes, kDims, kRepeatedBlocks };
-    bool FirstWarning(Warning warning, int64_t own_cache, int64_t peer_cache);
+    bool FirstWarning(Warning warning, int64_t own_cache, int64_t peer_cache) LLDD_REQUIRES(turn_);
 
     // ---- Ending it.
 
@@ -116,9 +119,8 @@ public:
     // An unlink that asks the peer is under way on this end; it has the turn.
     std::atomic<bool> unlink_under_way{false};
 
-    // Takes everything down. With the turn held, after MarkUnlinked; not on the I/O thread if the
-    // deadline is not over.
-    Status Shutdown(const Deadline &deadline);
+    // Takes everything down, after MarkUnlinked; not on the I/O thread if the deadline is not over.
+    Status Shutdown(const Deadline &deadline) LLDD_REQUIRES(turn_);
     // The same from the I/O thread, which cannot wait for a running transfer: the thread that has
     // the turn does it when it gives the turn back. `then` runs on the I/O thread when it is done.
     void ShutdownWhenIdle(std::function<void()> then);
@@ -152,13 +154,13 @@ private:
         uint32_t request_id = 0;
     };
 
-    void FinishDial();
-    void StopDial();
-    void RunPendingShutdown();
-    void ShutdownInTurn();
+    void FinishDial() LLDD_REQUIRES(*loop_);
+    void StopDial() LLDD_REQUIRES(*loop_);
+    void RunPendingShutdown() LLDD_EXCLUDES(turn_);
+    void ShutdownInTurn() LLDD_REQUIRES(turn_);
     void TellShutdown();
     // The peer is gone: what is known of its caches and its memory is given back.
-    void ForgetPeer();
+    void ForgetPeer() LLDD_EXCLUDES(turn_);
 
     EventLoop *const loop_;
     Identity identity_;
@@ -170,22 +172,22 @@ private:
 
     Interruption interruption_;
     TurnLock turn_;
-    std::optional<PeerTable> table_;                          // guarded by the turn
-    uint64_t last_pin_ = 0;                                   // guarded by the turn
-    bool shut_down_ = false;                                  // guarded by the turn
-    std::set<std::tuple<Warning, int64_t, int64_t>> warned_;  // guarded by the turn
+    std::optional<PeerTable> table_ LLDD_GUARDED_BY(turn_);
+    uint64_t last_pin_ LLDD_GUARDED_BY(turn_) = 0;
+    bool shut_down_ LLDD_GUARDED_BY(turn_) = false;
+    std::set<std::tuple<Warning, int64_t, int64_t>> warned_ LLDD_GUARDED_BY(turn_);
     std::atomic<bool> peer_gone_{false};
     std::atomic<bool> unlinked_{false};
     std::atomic<bool> shutdown_wanted_{false};
-    std::function<void()> after_shutdown_;  // guarded by stream_mutex_
 
-    std::mutex stream_mutex_;
+    Mutex stream_mutex_;
     std::condition_variable stream_delivered_;
-    Fd delivered_stream_;
-    bool stream_wanted_ = false;
-    std::vector<std::pair<uint32_t, std::string>> early_messages_;  // guarded by stream_mutex_
+    std::function<void()> after_shutdown_ LLDD_GUARDED_BY(stream_mutex_);
+    Fd delivered_stream_ LLDD_GUARDED_BY(stream_mutex_);
+    bool stream_wanted_ LLDD_GUARDED_BY(stream_mutex_) = false;
+    std::vector<std::pair<uint32_t, std::string>> early_messages_ LLDD_GUARDED_BY(stream_mutex_);
 
-    Dial dial_;  // I/O thread only
+    Dial dial_ LLDD_GUARDED_BY(*loop_);
 };
 
 }  // namespace lldd

@@ -7,6 +7,7 @@
 
 #include "base/deadline.h"
 #include "base/hmac.h"
+#include "base/io_thread.h"
 #include "base/log.h"
 
 namespace lldd {
@@ -37,12 +38,16 @@ LinkAcceptor::LinkAcceptor(EventLoop *loop, Device *device, LinkDirectory *direc
       group_listener_(loop, GreetedHandler(), notices) {}
 
 HelloListener::GreetedHandler LinkAcceptor::GreetedHandler() {
-    return [this](Fd socket, const wire::Hello &hello) { OnGreeted(std::move(socket), hello); };
+    return [this](Fd socket, const wire::Hello &hello) {
+        LLDD_ON_IO_THREAD(*loop_);
+        OnGreeted(std::move(socket), hello);
+    };
 }
 
 Status LinkAcceptor::StartAcceptingForGroups(bool several_hosts,
                                              const SocketAddress &reachable_from,
                                              SocketAddress *address) {
+    LLDD_ON_IO_THREAD(*loop_);
     if (!group_listener_.listening()) {
         SocketAddress any_port;
         const char *ip = "127.0.0.1";
@@ -55,9 +60,11 @@ Status LinkAcceptor::StartAcceptingForGroups(bool several_hosts,
 }
 
 void LinkAcceptor::Close() {
+    LLDD_OFF_IO_THREAD(*loop_);
     listener_.Stop();
     group_listener_.Stop();
     loop_->RunAndWait([this] {
+        LLDD_ON_IO_THREAD(*loop_);
         greeted_.clear();
         while (!pending_.empty()) {
             const LinkPtr link = pending_.begin()->first;
@@ -72,9 +79,13 @@ void LinkAcceptor::Serve(const LinkPtr &link) {
     link->channel().Start(
         weak,
         [this, weak](uint16_t kind, uint32_t request_id, std::string_view body) {
+            LLDD_ON_IO_THREAD(*loop_);
             OnRequest(weak, kind, request_id, body);
         },
-        [this, weak] { OnClosed(weak); });
+        [this, weak] {
+            LLDD_ON_IO_THREAD(*loop_);
+            OnClosed(weak);
+        });
 }
 
 void LinkAcceptor::OnGreeted(Fd socket, const wire::Hello &hello) {
@@ -118,6 +129,7 @@ void LinkAcceptor::BeginHandshake(Fd socket, const wire::Hello &hello) {
         loop_->PostAt(Deadline::InMs(kHandshakeMs), [this, weak = std::weak_ptr<Link>(link)] {
             const LinkPtr late = weak.lock();
             if (late == nullptr) return;
+            LLDD_ON_IO_THREAD(*loop_);
             late->channel().Close();
             ForgetPending(late);
         });

@@ -14,6 +14,7 @@
 
 #include "base/event_loop.h"
 #include "base/fd.h"
+#include "base/mutex.h"
 #include "base/socket.h"
 #include "base/status.h"
 #include "engine/hello_listener.h"
@@ -37,7 +38,7 @@ public:
     virtual bool OnAccepted(const std::shared_ptr<Link> &link) = 0;
 };
 
-// Everything private runs on the I/O thread: there is no lock.
+// Everything private runs on the I/O thread: it takes the place of a lock.
 class LinkAcceptor {
 public:
     LinkAcceptor(EventLoop *loop, Device *device, LinkDirectory *directory, OwnerService *owner,
@@ -77,23 +78,27 @@ private:
     };
 
     HelloListener::GreetedHandler GreetedHandler();
-    void OnGreeted(Fd socket, const wire::Hello &hello);
-    void BeginHandshake(Fd socket, const wire::Hello &hello);
+    void OnGreeted(Fd socket, const wire::Hello &hello) LLDD_REQUIRES(*loop_);
+    void BeginHandshake(Fd socket, const wire::Hello &hello) LLDD_REQUIRES(*loop_);
     void OnRequest(const std::weak_ptr<Link> &weak, uint16_t kind, uint32_t request_id,
-                   std::string_view body);
-    bool Answer(const LinkPtr &link, uint16_t kind, uint32_t request_id, std::string_view body);
-    void OnLinkRequest(const LinkPtr &link, uint32_t request_id, std::string_view body);
-    wire::LinkReply PrepareLink(const LinkPtr &link, const wire::LinkRequest &request);
-    Status CheckRequest(const wire::LinkRequest &request) const;
-    Status ConnectDevice(const LinkPtr &link, const wire::LinkRequest &request);
-    void OnLinkConfirm(const LinkPtr &link, uint32_t request_id);
-    Status Accept(const LinkPtr &link, const Pending &pending);
-    void OnUnlink(const LinkPtr &link, uint32_t request_id);
-    void OnClosed(const std::weak_ptr<Link> &weak);
-    void ForgetPending(const LinkPtr &link);
-    void DropReplaced(const Link &link);
+                   std::string_view body) LLDD_REQUIRES(*loop_);
+    bool Answer(const LinkPtr &link, uint16_t kind, uint32_t request_id, std::string_view body)
+        LLDD_REQUIRES(*loop_);
+    void OnLinkRequest(const LinkPtr &link, uint32_t request_id, std::string_view body)
+        LLDD_REQUIRES(*loop_);
+    wire::LinkReply PrepareLink(const LinkPtr &link, const wire::LinkRequest &request)
+        LLDD_REQUIRES(*loop_);
+    Status CheckRequest(const wire::LinkRequest &request) const LLDD_REQUIRES(*loop_);
+    Status ConnectDevice(const LinkPtr &link, const wire::LinkRequest &request)
+        LLDD_REQUIRES(*loop_);
+    void OnLinkConfirm(const LinkPtr &link, uint32_t request_id) LLDD_REQUIRES(*loop_);
+    Status Accept(const LinkPtr &link, const Pending &pending) LLDD_REQUIRES(*loop_);
+    void OnUnlink(const LinkPtr &link, uint32_t request_id) LLDD_REQUIRES(*loop_);
+    void OnClosed(const std::weak_ptr<Link> &weak) LLDD_REQUIRES(*loop_);
+    void ForgetPending(const LinkPtr &link) LLDD_REQUIRES(*loop_);
+    void DropReplaced(const Link &link) LLDD_REQUIRES(*loop_);
     // Takes the link down as soon as no transfer runs over it; `then` runs when that is done.
-    void DropWhenIdle(const LinkPtr &link, std::function<void()> then);
+    void DropWhenIdle(const LinkPtr &link, std::function<void()> then) LLDD_REQUIRES(*loop_);
 
     EventLoop *const loop_;
     Device *const device_;
@@ -105,8 +110,9 @@ private:
 
     HelloListener listener_;
     HelloListener group_listener_;
-    std::map<LinkPtr, Pending> pending_;
-    std::deque<std::pair<Fd, wire::Hello>> greeted_;  // wait for a place in pending_
+    std::map<LinkPtr, Pending> pending_ LLDD_GUARDED_BY(*loop_);
+    // They wait for a place in pending_.
+    std::deque<std::pair<Fd, wire::Hello>> greeted_ LLDD_GUARDED_BY(*loop_);
 };
 
 }  // namespace lldd

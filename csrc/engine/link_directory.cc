@@ -6,13 +6,13 @@
 namespace lldd {
 
 LinkDirectory::LinkPtr LinkDirectory::Find(uint64_t cluster_id) const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     const auto found = by_peer_.find(cluster_id);
     return found == by_peer_.end() ? nullptr : found->second.back();
 }
 
 LinkDirectory::LinkPtr LinkDirectory::FindByClusters(uint64_t cluster_id) const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     const auto found = by_peer_.find(cluster_id);
     if (found == by_peer_.end()) return nullptr;
     for (const LinkPtr &link : found->second) {
@@ -23,7 +23,7 @@ LinkDirectory::LinkPtr LinkDirectory::FindByClusters(uint64_t cluster_id) const 
 
 LinkDirectory::LinkPtr LinkDirectory::FindByAddress(const SocketAddress &address) const {
     const std::string text = address.ToString();
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     const auto found = by_address_.lower_bound({text, 0});
     return found != by_address_.end() && found->first.first == text ? found->second : nullptr;
 }
@@ -36,26 +36,26 @@ std::vector<LinkDirectory::LinkPtr> LinkDirectory::AllLocked() const {
 }
 
 std::vector<LinkDirectory::LinkPtr> LinkDirectory::All() const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     return AllLocked();
 }
 
 std::vector<LinkDirectory::LinkPtr> LinkDirectory::Everything() const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     std::vector<LinkPtr> links = AllLocked();
     links.insert(links.end(), hidden_.begin(), hidden_.end());
     return links;
 }
 
 uint64_t LinkDirectory::count() const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     uint64_t count = 0;
     for (const auto &entry : by_peer_) count += entry.second.size();
     return count;
 }
 
 std::vector<uint64_t> LinkDirectory::SomePeers(size_t most, size_t *count) const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     std::vector<uint64_t> peers;
     for (auto peer = by_peer_.begin(); peer != by_peer_.end() && peers.size() < most; ++peer)
         peers.push_back(peer->first);
@@ -64,7 +64,7 @@ std::vector<uint64_t> LinkDirectory::SomePeers(size_t most, size_t *count) const
 }
 
 LinkDirectory::LinkPtr LinkDirectory::FindByNonce(const LinkNonce &nonce) const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     const auto found = by_nonce_.find(nonce);
     return found == by_nonce_.end() ? nullptr : found->second;
 }
@@ -91,7 +91,7 @@ void LinkDirectory::UnindexLocked(const LinkPtr &link) {
 }
 
 bool LinkDirectory::Store(const LinkPtr &link) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     const bool to_itself = link->peer() == cluster_id_;
     const bool passive = link->identity().end == LinkEnd::kAcceptor && (to_itself || one_way_);
     if (passive || !link->identity().group.empty()) {
@@ -108,7 +108,7 @@ bool LinkDirectory::Store(const LinkPtr &link) {
 }
 
 bool LinkDirectory::Remove(const LinkPtr &link) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     return RemoveLocked(link);
 }
 
@@ -129,7 +129,7 @@ bool LinkDirectory::RemoveLocked(const LinkPtr &link) {
 }
 
 void LinkDirectory::Publish(const std::vector<LinkPtr> &links) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     for (const LinkPtr &link : links) {
         if (hidden_.erase(link) == 0) continue;
         by_peer_[link->peer()].push_back(link);
@@ -138,7 +138,7 @@ void LinkDirectory::Publish(const std::vector<LinkPtr> &links) {
 }
 
 LinkDirectory::LinkPtr LinkDirectory::PeerGone(const LinkPtr &link) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     LinkPtr dropped;
     const auto found = by_peer_.find(link->peer());
     if (found != by_peer_.end() &&
@@ -160,13 +160,13 @@ LinkDirectory::LinkPtr LinkDirectory::PeerGone(const LinkPtr &link) {
 
 LinkDirectory::Linking::Linking(LinkDirectory *directory, uint64_t cluster_id)
     : directory_(directory) {
-    std::lock_guard<std::mutex> lock(directory_->mutex_);
+    MutexLock lock(directory_->mutex_);
     place_ = directory_->linking_to_.insert(cluster_id);
     ++directory_->attempts_[cluster_id];
 }
 
 LinkDirectory::Linking::~Linking() {
-    std::lock_guard<std::mutex> lock(directory_->mutex_);
+    MutexLock lock(directory_->mutex_);
     directory_->linking_to_.erase(place_);
 }
 
@@ -174,7 +174,7 @@ LinkDirectory::Linking::~Linking() {
 // one that stays: that end refuses the other's, while its own is being made, or if it was made
 // since the other was prepared.
 bool LinkDirectory::OwnLinkGoesFirst(uint64_t peer, uint64_t attempts_before) const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     if (one_way_ || cluster_id_ >= peer) return false;
     if (linking_to_.count(peer) != 0) return true;
     const auto attempts = attempts_.find(peer);
@@ -183,13 +183,13 @@ bool LinkDirectory::OwnLinkGoesFirst(uint64_t peer, uint64_t attempts_before) co
 }
 
 uint64_t LinkDirectory::AttemptsAt(uint64_t peer) const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     const auto attempts = attempts_.find(peer);
     return attempts == attempts_.end() ? 0 : attempts->second;
 }
 
 bool LinkDirectory::IsLinkingTo(uint64_t peer) const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     return linking_to_.count(peer) != 0;
 }
 

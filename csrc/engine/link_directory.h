@@ -9,12 +9,12 @@
 #include <deque>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "base/mutex.h"
 #include "base/socket.h"
 #include "engine/link.h"
 #include "runtime/runtime.h"
@@ -95,32 +95,32 @@ public:
     bool OwnLinkGoesFirst(uint64_t peer, uint64_t attempts_before) const;
 
 private:
-    std::vector<LinkPtr> AllLocked() const;
-    bool RemoveLocked(const LinkPtr &link);
-    void IndexLocked(const LinkPtr &link);
-    void UnindexLocked(const LinkPtr &link);
+    std::vector<LinkPtr> AllLocked() const LLDD_REQUIRES(mutex_);
+    bool RemoveLocked(const LinkPtr &link) LLDD_REQUIRES(mutex_);
+    void IndexLocked(const LinkPtr &link) LLDD_REQUIRES(mutex_);
+    void UnindexLocked(const LinkPtr &link) LLDD_REQUIRES(mutex_);
 
     const uint64_t cluster_id_;
     const bool one_way_;
 
-    mutable std::mutex mutex_;  // guards everything below but the counters
+    mutable Mutex mutex_;
     // Usable links, the newest of each peer last. More than one only where communicators share a
     // peer.
-    std::map<uint64_t, std::vector<LinkPtr>> by_peer_;
+    std::map<uint64_t, std::vector<LinkPtr>> by_peer_ LLDD_GUARDED_BY(mutex_);
     // Live links that no transfer of this end may use: those of communicators in preparation, and
     // the acceptor's ends of one-way links and of links of this engine to itself.
-    std::set<LinkPtr> hidden_;
+    std::set<LinkPtr> hidden_ LLDD_GUARDED_BY(mutex_);
     // What is in by_peer_ or hidden_, by what else it is looked for: initiators' ends by the
     // address of the peer (and its id: a restarted peer may have another), acceptors' ends by their
     // nonce.
-    std::map<std::pair<std::string, uint64_t>, LinkPtr> by_address_;
-    std::map<LinkNonce, LinkPtr> by_nonce_;
+    std::map<std::pair<std::string, uint64_t>, LinkPtr> by_address_ LLDD_GUARDED_BY(mutex_);
+    std::map<LinkNonce, LinkPtr> by_nonce_ LLDD_GUARDED_BY(mutex_);
     // Links in by_peer_ that peers made and left, the one that was left first in front.
-    std::deque<LinkPtr> gone_;
+    std::deque<LinkPtr> gone_ LLDD_GUARDED_BY(mutex_);
     // Peers that this end is linking to right now.
-    std::multiset<uint64_t> linking_to_;
+    std::multiset<uint64_t> linking_to_ LLDD_GUARDED_BY(mutex_);
     // How often it has begun to.
-    std::map<uint64_t, uint64_t> attempts_;
+    std::map<uint64_t, uint64_t> attempts_ LLDD_GUARDED_BY(mutex_);
 
     std::atomic<uint64_t> made_{0};
     std::atomic<uint64_t> lost_{0};

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/hmac.h"
+#include "base/io_thread.h"
 #include "base/log.h"
 #include "base/thread.h"
 
@@ -68,6 +69,7 @@ Status OneRemoteAddress(const ClusterSpec &spec, SocketAddress *address) {
 
 std::vector<ClusterResult> LinkInitiator::LinkClusters(const std::vector<ClusterSpec> &specs,
                                                        const Deadline &deadline) {
+    LLDD_OFF_IO_THREAD(*loop_);
     return InParallel(specs, [&](const ClusterSpec &spec) { return LinkOne(spec, deadline); });
 }
 
@@ -186,6 +188,7 @@ Status LinkInitiator::Undo(const LinkPtr &link, const Deadline &deadline, Status
 Status LinkInitiator::LinkForGroup(const SocketAddress &address, uint64_t peer,
                                    const std::string &group, uint64_t comm_id,
                                    const Deadline &deadline, std::shared_ptr<Link> *out) {
+    LLDD_OFF_IO_THREAD(*loop_);
     Link::Identity identity;
     identity.group = group;
     identity.comm_id = comm_id;
@@ -201,6 +204,7 @@ Status LinkInitiator::LinkForGroup(const SocketAddress &address, uint64_t peer,
 }
 
 Status LinkInitiator::EndGroupLink(const std::shared_ptr<Link> &link, const Deadline &deadline) {
+    LLDD_OFF_IO_THREAD(*loop_);
     return End(link, deadline);
 }
 
@@ -301,6 +305,7 @@ Status LinkInitiator::Confirm(const LinkPtr &link, const Deadline &deadline) {
 
 std::vector<ClusterResult> LinkInitiator::UnlinkClusters(const std::vector<ClusterSpec> &specs,
                                                          const Deadline &deadline, bool force) {
+    LLDD_OFF_IO_THREAD(*loop_);
     return InParallel(specs,
                       [&](const ClusterSpec &spec) { return UnlinkOne(spec, deadline, force); });
 }
@@ -372,6 +377,7 @@ Status LinkInitiator::TakeDown(const LinkPtr &link, const Deadline &deadline) {
 }
 
 void LinkInitiator::EndAll(const Deadline &deadline) {
+    LLDD_OFF_IO_THREAD(*loop_);
     for (const LinkPtr &link : directory_->Everything()) {
         const Status status = End(link, deadline);
         if (!status.ok()) {

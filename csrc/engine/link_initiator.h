@@ -10,6 +10,7 @@
 
 #include "base/deadline.h"
 #include "base/event_loop.h"
+#include "base/mutex.h"
 #include "base/socket.h"
 #include "base/status.h"
 #include "engine/link.h"
@@ -92,12 +93,11 @@ private:
     // Takes down what there is of a link that could not be made, and adds its name to the status.
     Status Undo(const LinkPtr &link, const Deadline &deadline, Status status);
     ClusterResult UnlinkOne(const ClusterSpec &spec, const Deadline &deadline, bool force);
-    Status UnlinkBoth(const LinkPtr &link, const Deadline &deadline);
+    Status UnlinkBoth(const LinkPtr &link, const Deadline &deadline) LLDD_REQUIRES(link->turn());
     // Takes the link down. If a transfer of this end has the turn until the deadline, the link ends
     // with that transfer, and the answer is LLDD_TIMEOUT; nobody can use it any more.
     Status End(const LinkPtr &link, const Deadline &deadline);
-    // With the turn held.
-    Status TakeDown(const LinkPtr &link, const Deadline &deadline);
+    Status TakeDown(const LinkPtr &link, const Deadline &deadline) LLDD_REQUIRES(link->turn());
 
     EventLoop *const loop_;
     Device *const device_;

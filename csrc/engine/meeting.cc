@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "base/codec.h"
+#include "base/io_thread.h"
 #include "base/log.h"
 
 namespace lldd {
@@ -79,6 +80,7 @@ bool MeetingCard::Decode(std::string_view bytes) {
 }
 
 Status LocalMeeting::Start(const std::vector<uint64_t> &others) {
+    LLDD_ON_IO_THREAD(*loop_);
     if (own_.Encode().size() > kMaxMeetingCard) {
         return Failure(LLDD_PARAM_INVALID, "rank_table is larger than 64 KiB");
     }
@@ -91,7 +93,10 @@ Status LocalMeeting::Start(const std::vector<uint64_t> &others) {
         return ErrnoFailure(LLDD_LINK_FAILED, errno, "cannot wait for the other members of \"%s\"",
                             own_.name.c_str());
     }
-    listener_.Start(std::move(listener), [this](Fd visitor) { Exchange(std::move(visitor)); });
+    listener_.Start(std::move(listener), [this](Fd visitor) {
+        LLDD_ON_IO_THREAD(*loop_);
+        Exchange(std::move(visitor));
+    });
     for (const uint64_t other : others) {
         const sockaddr_un address = AddressOf(own_.name, other, &size);
         Fd visit = NewSocket();
@@ -107,6 +112,7 @@ Status LocalMeeting::Start(const std::vector<uint64_t> &others) {
 
 void LocalMeeting::Stop() {
     if (!listener_.listening()) return;
+    LLDD_ON_IO_THREAD(*loop_);
     listener_.Stop();
     for (Visit &visit : visits_) loop_->Remove(visit.token);
     visits_.clear();
@@ -121,8 +127,10 @@ void LocalMeeting::Exchange(Fd socket) {
     }
     const auto visit = visits_.emplace(visits_.end());
     visit->socket = std::move(socket);
-    visit->token =
-        loop_->Watch(visit->socket.get(), EPOLLIN, [this, visit](uint32_t) { OnCard(visit); });
+    visit->token = loop_->Watch(visit->socket.get(), EPOLLIN, [this, visit](uint32_t) {
+        LLDD_ON_IO_THREAD(*loop_);
+        OnCard(visit);
+    });
 }
 
 void LocalMeeting::OnCard(Visits::iterator visit) {

@@ -18,6 +18,7 @@
 #include "base/event_loop.h"
 #include "base/fd.h"
 #include "base/listener.h"
+#include "base/mutex.h"
 #include "base/status.h"
 #include "engine/wire.h"
 
@@ -63,21 +64,21 @@ public:
     Status Start(const std::vector<uint64_t> &others);
 
 private:
-    void Stop();
+    void Stop() LLDD_REQUIRES(*loop_);
     struct Visit {
         Fd socket;
         EventLoop::Token token = 0;
     };
     using Visits = std::list<Visit>;
 
-    void Exchange(Fd socket);
-    void OnCard(Visits::iterator visit);
+    void Exchange(Fd socket) LLDD_REQUIRES(*loop_);
+    void OnCard(Visits::iterator visit) LLDD_REQUIRES(*loop_);
 
     EventLoop *const loop_;
     const MeetingCard own_;
     const MeetingCardHandler on_card_;
     Listener listener_;
-    Visits visits_;
+    Visits visits_ LLDD_GUARDED_BY(*loop_);
 };
 
 }  // namespace lldd

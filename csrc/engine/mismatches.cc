@@ -36,7 +36,7 @@ bool Mismatches::WarnOfTypes(Link *link, const Cache &own, const PeerCache &peer
     notices_->Add(
         Format("cache %lld here has data_type %u, cache %lld of %s has %u: their bytes "
                "are moved as they are",
-               static_cast<long long>(own.id), own.shape.data_type, static_cast<long long>(peer.id),
+               Printable(own.id), own.shape.data_type, static_cast<long long>(peer.id),
                link->peer_name().c_str(), peer.shape.data_type));
     return true;
 }
@@ -44,11 +44,10 @@ bool Mismatches::WarnOfTypes(Link *link, const Cache &own, const PeerCache &peer
 bool Mismatches::WarnOfTypeThere(Link *link, const Cache &own, uint32_t data_type) const {
     // No cache has an id below 1: such a place is told apart by its type.
     if (!link->FirstWarning(Link::Warning::kTypes, own.id, -int64_t{data_type})) return false;
-    notices_->Add(
-        Format("cache %lld here has data_type %u, the cache at the destination addresses of %s "
-               "has %u: their bytes are moved as they are",
-               static_cast<long long>(own.id), own.shape.data_type, link->peer_name().c_str(),
-               data_type));
+    notices_->Add(Format(
+        "cache %lld here has data_type %u, the cache at the destination addresses of %s "
+        "has %u: their bytes are moved as they are",
+        static_cast<long long>(own.id), own.shape.data_type, link->peer_name().c_str(), data_type));
     return true;
 }
 
@@ -57,12 +56,11 @@ bool Mismatches::WarnOfDims(Link *link, const Cache &own, const PeerCache &peer)
         std::equal(own.dims.begin() + 1, own.dims.end(), peer.dims.begin() + 1, peer.dims.end()) ||
         !link->FirstWarning(Link::Warning::kDims, own.id, peer.id))
         return false;
-    notices_->Add(
-        Format("cache %lld here has the shape %s, cache %lld of %s has %s: their bytes are moved as "
-               "they are",
-               static_cast<long long>(own.id), TextOf(own.dims).c_str(),
-               static_cast<long long>(peer.id), link->peer_name().c_str(),
-               TextOf(peer.dims).c_str()));
+    notices_->Add(Format(
+        "cache %lld here has the shape %s, cache %lld of %s has %s: their bytes are moved as "
+        "they are",
+        static_cast<long long>(own.id), TextOf(own.dims).c_str(), static_cast<long long>(peer.id),
+        link->peer_name().c_str(), TextOf(peer.dims).c_str()));
     return true;
 }
 
@@ -75,7 +73,7 @@ bool Mismatches::WarnOfRepeats(Link *link, int64_t own_id, int64_t peer_id, cons
     notices_->Add(
         Format("dst_blocks names block %llu more than once, in a transfer of cache %lld "
                "with %s: which bytes it has afterwards is not said",
-               Printable(block), static_cast<long long>(own_id), link->peer_name().c_str()));
+               Printable(block), Printable(own_id), link->peer_name().c_str()));
     return true;
 }
 

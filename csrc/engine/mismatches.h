@@ -23,35 +23,42 @@ public:
 
     bool look_closely() const { return look_closely_; }
 
-    bool InTypes(Link *link, const Cache &own, const PeerCache &peer) const {
+    bool InTypes(Link *link, const Cache &own, const PeerCache &peer) const
+        LLDD_REQUIRES(link->turn()) {
         if (own.shape.data_type == peer.shape.data_type) return false;
         return WarnOfTypes(link, own, peer);
     }
     // The same where only an address is known of the peer's cache, and the type there, or
     // kSeveralTypes. Once for each type.
-    bool InTypeThere(Link *link, const Cache &own, uint32_t data_type) const {
+    bool InTypeThere(Link *link, const Cache &own, uint32_t data_type) const
+        LLDD_REQUIRES(link->turn()) {
         if (data_type == kSeveralTypes || own.shape.data_type == data_type) return false;
         return WarnOfTypeThere(link, own, data_type);
     }
     // Dimensions past the first of two caches of one layout.
-    bool InDims(Link *link, const Cache &own, const PeerCache &peer) const {
+    bool InDims(Link *link, const Cache &own, const PeerCache &peer) const
+        LLDD_REQUIRES(link->turn()) {
         return look_closely_ && WarnOfDims(link, own, peer);
     }
     // A destination block that several pairs name. `peer_id` is 0 where only addresses are known.
-    bool InOwnBlocks(Link *link, const Cache &own, int64_t peer_id, const BlockPairs &pairs) const {
+    bool InOwnBlocks(Link *link, const Cache &own, int64_t peer_id, const BlockPairs &pairs) const
+        LLDD_REQUIRES(link->turn()) {
         return look_closely_ && WarnOfRepeats(link, own.id, peer_id, pairs, false);
     }
-    bool InPeersBlocks(Link *link, const Cache &own, int64_t peer_id,
-                       const BlockPairs &pairs) const {
+    bool InPeersBlocks(Link *link, const Cache &own, int64_t peer_id, const BlockPairs &pairs) const
+        LLDD_REQUIRES(link->turn()) {
         return look_closely_ && WarnOfRepeats(link, own.id, peer_id, pairs, true);
     }
 
 private:
-    bool WarnOfTypes(Link *link, const Cache &own, const PeerCache &peer) const;
-    bool WarnOfTypeThere(Link *link, const Cache &own, uint32_t data_type) const;
-    bool WarnOfDims(Link *link, const Cache &own, const PeerCache &peer) const;
+    bool WarnOfTypes(Link *link, const Cache &own, const PeerCache &peer) const
+        LLDD_REQUIRES(link->turn());
+    bool WarnOfTypeThere(Link *link, const Cache &own, uint32_t data_type) const
+        LLDD_REQUIRES(link->turn());
+    bool WarnOfDims(Link *link, const Cache &own, const PeerCache &peer) const
+        LLDD_REQUIRES(link->turn());
     bool WarnOfRepeats(Link *link, int64_t own_id, int64_t peer_id, const BlockPairs &pairs,
-                       bool at_peer) const;
+                       bool at_peer) const LLDD_REQUIRES(link->turn());
 
     Notices *const notices_;
     const bool look_closely_;

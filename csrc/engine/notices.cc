@@ -15,13 +15,13 @@ constexpr size_t kMaxNotices = 64;
 
 void Notices::Add(std::string text) {
     LLDD_LOG(LLDD_LOG_WARNING, "%s", text.c_str());
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     if (notices_.size() == kMaxNotices) notices_.pop_front();
     notices_.push_back(std::move(text));
 }
 
 bool Notices::Next(std::string *text) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    MutexLock lock(mutex_);
     if (notices_.empty()) return false;
     *text = std::move(notices_.front());
     notices_.pop_front();

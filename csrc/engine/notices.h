@@ -4,8 +4,9 @@
 #pragma once
 
 #include <deque>
-#include <mutex>
 #include <string>
+
+#include "base/mutex.h"
 
 namespace lldd {
 
@@ -22,8 +23,8 @@ public:
     bool Next(std::string *text);
 
 private:
-    std::mutex mutex_;
-    std::deque<std::string> notices_;  // guarded by mutex_
+    Mutex mutex_;
+    std::deque<std::string> notices_ LLDD_GUARDED_BY(mutex_);
 };
 
 }  // namespace lldd

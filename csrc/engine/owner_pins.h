@@ -3,7 +3,7 @@
 //
 // A resolved request pins its cache until the peer releases it or its link closes. A key that the
 // pull would use up is pinned by one pull at a time; others wait for it here, so that the second of
-// two pulls finds it gone. Everything runs on the I/O thread: there is no lock.
+// two pulls finds it gone. There is no lock: OwnerService has it guarded by the I/O thread.
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once

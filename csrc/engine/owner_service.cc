@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "base/io_thread.h"
 #include "base/status.h"
 #include "engine/peer_table.h"
 
@@ -10,6 +11,7 @@ namespace lldd {
 
 bool OwnerService::OnRequest(const std::shared_ptr<Link> &link, uint16_t kind, uint32_t request_id,
                              std::string_view body) {
+    LLDD_ON_IO_THREAD(*loop_);
     switch (kind) {
         case wire::kTable: {
             const bool fits = PeerTable::EncodedBytes(store_->TableSize()) <= wire::kMaxBody;
@@ -38,6 +40,11 @@ bool OwnerService::OnRequest(const std::shared_ptr<Link> &link, uint16_t kind, u
         }
         default: return false;
     }
+}
+
+void OwnerService::OnLinkDown(const Link &link) {
+    LLDD_ON_IO_THREAD(*loop_);
+    pins_.Drop(&link);
 }
 
 void OwnerService::OnResolve(const std::shared_ptr<Link> &link, uint32_t request_id,

@@ -8,6 +8,8 @@
 #include <memory>
 #include <string_view>
 
+#include "base/event_loop.h"
+#include "base/mutex.h"
 #include "engine/cache_store.h"
 #include "engine/link.h"
 #include "engine/owner_pins.h"
@@ -15,11 +17,11 @@
 
 namespace lldd {
 
-// Everything runs on the I/O thread and does not block: there is no lock.
+// Everything runs on the I/O thread and does not block.
 class OwnerService {
 public:
-    OwnerService(CacheStore *store, bool has_device_pool)
-        : store_(store), pins_(store, has_device_pool) {}
+    OwnerService(EventLoop *loop, CacheStore *store, bool has_device_pool)
+        : loop_(loop), store_(store), pins_(store, has_device_pool) {}
     OwnerService(const OwnerService &) = delete;
     OwnerService &operator=(const OwnerService &) = delete;
 
@@ -28,15 +30,16 @@ public:
     bool OnRequest(const std::shared_ptr<Link> &link, uint16_t kind, uint32_t request_id,
                    std::string_view body);
     // The peer of this link will ask for nothing any more. May come more than once.
-    void OnLinkDown(const Link &link) { pins_.Drop(&link); }
+    void OnLinkDown(const Link &link);
 
 private:
     void OnResolve(const std::shared_ptr<Link> &link, uint32_t request_id,
-                   const wire::Resolve &resolve);
+                   const wire::Resolve &resolve) LLDD_REQUIRES(*loop_);
     wire::LocateReply Locate(const wire::Locate &locate) const;
 
+    EventLoop *const loop_;
     CacheStore *const store_;
-    OwnerPins pins_;
+    OwnerPins pins_ LLDD_GUARDED_BY(*loop_);
 };
 
 }  // namespace lldd

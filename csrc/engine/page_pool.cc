@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/page_pool.h"
 
-#include <cinttypes>
 #include <iterator>
 #include <limits>
 #include <utility>
@@ -17,23 +16,20 @@ constexpr uint64_t kPageLimit = 0xFFFFFFFF;
 
 Status CheckPoolConfig(const char *name, uint64_t size, uint32_t page_shift) {
     if (page_shift < kMinPageShift || page_shift > kMaxPageShift) {
-        return Failure(LLDD_PARAM_INVALID,
-                       "page_shift of the %s pool is %" PRIu32 ", allowed are %" PRIu32
-                       " to %" PRIu32,
+        return Failure(LLDD_PARAM_INVALID, "page_shift of the %s pool is %u, allowed are %u to %u",
                        name, page_shift, kMinPageShift, kMaxPageShift);
     }
     const uint64_t pages = size >> page_shift;
     if (pages == 0) {
         return Failure(LLDD_PARAM_INVALID,
-                       "the %s pool has %" PRIu64 " bytes, less than one page of %" PRIu64
-                       " (page_shift %" PRIu32 ")",
-                       name, size, uint64_t{1} << page_shift, page_shift);
+                       "the %s pool has %llu bytes, less than one page of %llu (page_shift %u)",
+                       name, Printable(size), Printable(uint64_t{1} << page_shift), page_shift);
     }
     if (pages >= kPageLimit) {
-        return Failure(LLDD_PARAM_INVALID,
-                       "the %s pool of %" PRIu64 " bytes has %" PRIu64 " pages (page_shift %" PRIu32
-                       "), allowed are less than %" PRIu64,
-                       name, size, pages, page_shift, kPageLimit);
+        return Failure(
+            LLDD_PARAM_INVALID,
+            "the %s pool of %llu bytes has %llu pages (page_shift %u), allowed are less than %llu",
+            name, Printable(size), Printable(pages), page_shift, Printable(kPageLimit));
     }
     return Status::Ok();
 }
@@ -47,27 +43,27 @@ PagePool::PagePool(uint64_t base, uint64_t size, uint32_t page_shift)
 }
 
 std::optional<uint64_t> PagePool::Allocate(uint64_t size) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    const std::optional<uint64_t> page = AllocatePages(PagesFor(size));
+    const MutexLock lock(mutex_);
+    const std::optional<uint64_t> page = AllocatePagesLocked(PagesFor(size));
     if (!page) return std::nullopt;
     return base_ + (*page << page_shift_);
 }
 
 bool PagePool::AllocateAll(uint64_t size, uint32_t count, std::vector<uint64_t> *addrs) {
     const uint64_t pages = PagesFor(size);
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     // Keeps a senseless count from taking memory below.
     if (count > free_pages_ / pages) return false;
     const size_t before = addrs->size();
     addrs->reserve(before + count);
-    const auto undo = [&] {
+    const auto undo = [&]() LLDD_REQUIRES(mutex_) {
         for (; addrs->size() > before; addrs->pop_back()) {
-            FreeSpan(spans_.find((addrs->back() - base_) >> page_shift_));
+            FreeSpanLocked(spans_.find((addrs->back() - base_) >> page_shift_));
         }
     };
     try {
         for (uint32_t i = 0; i < count; ++i) {
-            const std::optional<uint64_t> page = AllocatePages(pages);
+            const std::optional<uint64_t> page = AllocatePagesLocked(pages);
             if (!page) {
                 undo();
                 return false;
@@ -82,17 +78,17 @@ bool PagePool::AllocateAll(uint64_t size, uint32_t count, std::vector<uint64_t> 
 }
 
 bool PagePool::Free(uint64_t addr) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     const uint64_t offset = addr - base_;
     if (addr < base_ || (offset & ((uint64_t{1} << page_shift_) - 1)) != 0) return false;
     const auto span = spans_.find(offset >> page_shift_);
     if (span == spans_.end() || span->second.free()) return false;
-    FreeSpan(span);
+    FreeSpanLocked(span);
     return true;
 }
 
 uint64_t PagePool::free_bytes() const {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const MutexLock lock(mutex_);
     return free_pages_ << page_shift_;
 }
 
@@ -108,7 +104,7 @@ uint64_t PagePool::PagesFor(uint64_t size) const {
     return pages == 0 ? 1 : pages;
 }
 
-std::optional<uint64_t> PagePool::AllocatePages(uint64_t pages) {
+std::optional<uint64_t> PagePool::AllocatePagesLocked(uint64_t pages) {
     // The first span that is not smaller: an exact fit comes before every larger one.
     const auto fit = free_by_size_.lower_bound({pages, 0});
     if (fit == free_by_size_.end()) return std::nullopt;
@@ -132,7 +128,7 @@ std::optional<uint64_t> PagePool::AllocatePages(uint64_t pages) {
     return first;
 }
 
-void PagePool::FreeSpan(Spans::iterator span) {
+void PagePool::FreeSpanLocked(Spans::iterator span) {
     free_pages_ += span->second.pages;
     auto listed = std::move(span->second.unlisted);
     const auto after = std::next(span);

@@ -5,12 +5,12 @@
 
 #include <cstdint>
 #include <map>
-#include <mutex>
 #include <optional>
 #include <set>
 #include <utility>
 #include <vector>
 
+#include "base/mutex.h"
 #include "base/status.h"
 
 namespace lldd {
@@ -57,17 +57,18 @@ private:
     using Spans = std::map<uint64_t, Span>;
 
     uint64_t PagesFor(uint64_t size) const;
-    std::optional<uint64_t> AllocatePages(uint64_t pages);
-    void FreeSpan(Spans::iterator span);
+    std::optional<uint64_t> AllocatePagesLocked(uint64_t pages) LLDD_REQUIRES(mutex_);
+    void FreeSpanLocked(Spans::iterator span) LLDD_REQUIRES(mutex_);
 
     const uint64_t base_;
     const uint32_t page_shift_;
     const uint64_t num_pages_;
 
-    mutable std::mutex mutex_;
-    Spans spans_;  // by first page, without gaps; no two neighbours are free
-    SizeIndex free_by_size_;
-    uint64_t free_pages_ = 0;
+    mutable Mutex mutex_;
+    // By first page, without gaps; no two neighbours are free.
+    Spans spans_ LLDD_GUARDED_BY(mutex_);
+    SizeIndex free_by_size_ LLDD_GUARDED_BY(mutex_);
+    uint64_t free_pages_ LLDD_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace lldd

@@ -134,7 +134,7 @@ std::string PeerTable::DescribeIds() const {
     std::string text = "caches";
     for (size_t i = 0; i < caches_.size(); ++i) {
         if (i == kNamesShown) return text + ", ...";
-        text += Format("%s %lld", i == 0 ? "" : ",", static_cast<long long>(caches_[i].id));
+        text += Format("%s %lld", i == 0 ? "" : ",", Printable(caches_[i].id));
     }
     return text;
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/plan_checks.h"
 
-#include <cinttypes>
 #include <utility>
 
 namespace lldd {
@@ -15,9 +14,10 @@ Status CheckAddrs(const char *side, const PlanCache &cache) {
     for (uint64_t i = 0; i < cache.shape.num_tensors; ++i) {
         if (cache.addrs[i] > UINT64_MAX - cache.shape.tensor_bytes) {
             return Failure(LLDD_PARAM_INVALID,
-                           "tensor %" PRIu64 " of the %s cache %" PRId64 " at 0x%" PRIx64
-                           ", %" PRIu64 " bytes, reaches past the end of the address space",
-                           i, side, cache.id, cache.addrs[i], cache.shape.tensor_bytes);
+                           "tensor %llu of the %s cache %lld at 0x%llx, %llu bytes, reaches past "
+                           "the end of the address space",
+                           Printable(i), side, Printable(cache.id), Printable(cache.addrs[i]),
+                           Printable(cache.shape.tensor_bytes));
         }
     }
     return Status::Ok();
@@ -26,26 +26,25 @@ Status CheckAddrs(const char *side, const PlanCache &cache) {
 Status CheckRemote(const PlanCache &remote) {
     Status status = CheckShape(remote.shape);
     if (!status.ok())
-        return std::move(status).WithPrefix(Format("the remote cache %" PRId64 ": ", remote.id));
+        return std::move(status).WithPrefix(
+            Format("the remote cache %lld: ", Printable(remote.id)));
     return CheckAddrs("remote", remote);
 }
 
 Status CheckBatchIndex(const char *argument, uint64_t index, const char *side,
                        const PlanCache &cache) {
     if (index < cache.shape.batch_size()) return Status::Ok();
-    return Failure(LLDD_PARAM_INVALID,
-                   "%s is %" PRIu64 ", the %s cache %" PRId64 " has %" PRIu64 " batch entr%s%s",
-                   argument, index, side, cache.id, cache.shape.batch_size(),
-                   cache.shape.batch_size() == 1 ? "y" : "ies",
+    return Failure(LLDD_PARAM_INVALID, "%s is %llu, the %s cache %lld has %llu batch entr%s%s",
+                   argument, Printable(index), side, Printable(cache.id),
+                   Printable(cache.shape.batch_size()), cache.shape.batch_size() == 1 ? "y" : "ies",
                    cache.shape.blocks ? " (it has blocks)" : "");
 }
 
 Status BlockOutOfRange(const char *list, uint64_t place, uint64_t index, const char *side,
                        const PlanCache &cache) {
-    return Failure(LLDD_PARAM_INVALID,
-                   "%s[%" PRIu64 "] is %" PRIu64 ", the %s cache %" PRId64 " has %" PRIu64
-                   " blocks",
-                   list, place, index, side, cache.id, cache.shape.count);
+    return Failure(LLDD_PARAM_INVALID, "%s[%llu] is %llu, the %s cache %lld has %llu blocks", list,
+                   Printable(place), Printable(index), side, Printable(cache.id),
+                   Printable(cache.shape.count));
 }
 
 Status CheckRemoteBlocks(const char *list, const BlockPairs &pairs, const PlanCache &remote) {
@@ -59,24 +58,24 @@ Status CheckRemoteBlocks(const char *list, const BlockPairs &pairs, const PlanCa
 Status CheckEqualBlocks(const PlanCache &local, const PlanCache &remote) {
     if (local.shape.stride() == remote.shape.stride()) return Status::Ok();
     return Failure(LLDD_PARAM_INVALID,
-                   "a block of the local cache %" PRId64 " has %" PRIu64
-                   " bytes, one of the remote cache %" PRId64 " %" PRIu64 ": they must be equal",
-                   local.id, local.shape.stride(), remote.id, remote.shape.stride());
+                   "a block of the local cache %lld has %llu bytes, one of the remote cache %lld "
+                   "%llu: they must be equal",
+                   Printable(local.id), Printable(local.shape.stride()), Printable(remote.id),
+                   Printable(remote.shape.stride()));
 }
 
 Status UnequalLists(uint64_t num_src_blocks, uint64_t num_dst_blocks) {
     return Failure(LLDD_PARAM_INVALID,
-                   "src_blocks has %" PRIu64 " indices, dst_blocks %" PRIu64
-                   ": one for each is needed",
-                   num_src_blocks, num_dst_blocks);
+                   "src_blocks has %llu indices, dst_blocks %llu: one for each is needed",
+                   Printable(num_src_blocks), Printable(num_dst_blocks));
 }
 
 Status CheckDivides(uint32_t tensors_per_layer, const PlanCache &local) {
     if (local.shape.num_tensors % tensors_per_layer == 0) return Status::Ok();
     return Failure(LLDD_PARAM_INVALID,
-                   "tensors_per_layer is %" PRIu32 ", which does not divide the %" PRIu32
-                   " tensors of the local cache %" PRId64 ": layers must be whole",
-                   tensors_per_layer, local.shape.num_tensors, local.id);
+                   "tensors_per_layer is %u, which does not divide the %u tensors of the local "
+                   "cache %lld: layers must be whole",
+                   tensors_per_layer, local.shape.num_tensors, Printable(local.id));
 }
 
 Status CheckLayers(const char *argument, uint64_t start, uint64_t count, uint32_t tensors_per_layer,
@@ -84,10 +83,9 @@ Status CheckLayers(const char *argument, uint64_t start, uint64_t count, uint32_
     const uint64_t layers = cache.shape.num_tensors / tensors_per_layer;
     if (start + count <= layers) return Status::Ok();
     return Failure(LLDD_PARAM_INVALID,
-                   "%s is [%" PRIu64 ", %" PRIu64 "), the %s cache %" PRId64 " has %" PRIu64
-                   " layers (%" PRIu32 " tensors, %" PRIu32 " a layer)",
-                   argument, start, start + count, side, cache.id, layers, cache.shape.num_tensors,
-                   tensors_per_layer);
+                   "%s is [%llu, %llu), the %s cache %lld has %llu layers (%u tensors, %u a layer)",
+                   argument, Printable(start), Printable(start + count), side, Printable(cache.id),
+                   Printable(layers), cache.shape.num_tensors, tensors_per_layer);
 }
 
 }  // namespace lldd

@@ -2,7 +2,6 @@
 #include "engine/plan_copy.h"
 
 #include <algorithm>
-#include <cinttypes>
 
 namespace lldd {
 
@@ -12,17 +11,16 @@ Status PlanCopy(const lldd_copy_args &args, const PlanCache &src, const PlanCach
     for (const PlanCache *cache : {&src, &dst}) {
         if (cache->shape.blocks) {
             return Failure(LLDD_PARAM_INVALID,
-                           "the %s cache %" PRId64
-                           " has blocks, only contiguous caches are copied so",
-                           cache == &src ? "source" : "destination", cache->id);
+                           "the %s cache %lld has blocks, only contiguous caches are copied so",
+                           cache == &src ? "source" : "destination", Printable(cache->id));
         }
     }
     if (src.shape.num_tensors != dst.shape.num_tensors) {
         return Failure(LLDD_PARAM_INVALID,
-                       "the source cache %" PRId64 " has %" PRIu32
-                       " tensors, the destination cache %" PRId64 " %" PRIu32
-                       ": they must be equal",
-                       src.id, src.shape.num_tensors, dst.id, dst.shape.num_tensors);
+                       "the source cache %lld has %u tensors, the destination cache %lld %u: they "
+                       "must be equal",
+                       Printable(src.id), src.shape.num_tensors, Printable(dst.id),
+                       dst.shape.num_tensors);
     }
     LLDD_RETURN_IF_ERROR(CheckBatchIndex("src_batch_index", args.src_batch_index, "source", src));
     LLDD_RETURN_IF_ERROR(
@@ -31,22 +29,23 @@ Status PlanCopy(const lldd_copy_args &args, const PlanCache &src, const PlanCach
     const uint64_t dst_stride = dst.shape.stride();
     if (args.offset >= src_stride || args.offset >= dst_stride) {
         return Failure(LLDD_PARAM_INVALID,
-                       "offset is %" PRIu64 ", it must be below both strides: %" PRIu64
-                       " (source cache %" PRId64 "), %" PRIu64 " (destination cache %" PRId64 ")",
-                       args.offset, src_stride, src.id, dst_stride, dst.id);
+                       "offset is %llu, it must be below both strides: %llu (source cache %lld), "
+                       "%llu (destination cache %lld)",
+                       Printable(args.offset), Printable(src_stride), Printable(src.id),
+                       Printable(dst_stride), Printable(dst.id));
     }
     if (args.size < -1 || args.size == 0) {
-        return Failure(LLDD_PARAM_INVALID, "size is %" PRId64 ", allowed are -1 and more than 0",
-                       args.size);
+        return Failure(LLDD_PARAM_INVALID, "size is %lld, allowed are -1 and more than 0",
+                       Printable(args.size));
     }
     const uint64_t length =
         args.size > 0 ? static_cast<uint64_t>(args.size) : src_stride - args.offset;
     if (length > src_stride - args.offset || length > dst_stride - args.offset) {
         return Failure(LLDD_PARAM_INVALID,
-                       "%" PRIu64 " bytes from offset %" PRIu64
-                       " on do not fit the strides %" PRIu64 " (source cache %" PRId64
-                       ") and %" PRIu64 " (destination cache %" PRId64 ")",
-                       length, args.offset, src_stride, src.id, dst_stride, dst.id);
+                       "%llu bytes from offset %llu on do not fit the strides %llu (source cache "
+                       "%lld) and %llu (destination cache %lld)",
+                       Printable(length), Printable(args.offset), Printable(src_stride),
+                       Printable(src.id), Printable(dst_stride), Printable(dst.id));
     }
     LLDD_RETURN_IF_ERROR(CheckAddrs("source", src));
     LLDD_RETURN_IF_ERROR(CheckAddrs("destination", dst));
@@ -63,7 +62,7 @@ Status PlanBlocksCopy(const PlanCache &cache, const uint64_t *src_blocks,
                       std::vector<Run> *runs) {
     runs->clear();
     if (!cache.shape.blocks) {
-        return Failure(LLDD_PARAM_INVALID, "the cache %" PRId64 " has no blocks", cache.id);
+        return Failure(LLDD_PARAM_INVALID, "the cache %lld has no blocks", Printable(cache.id));
     }
     LLDD_RETURN_IF_ERROR(CheckAddrs("local", cache));
     uint64_t place = 0;
@@ -99,7 +98,7 @@ Status PlanSwap(const lldd_swap_args &args, BlockPairs *pairs, std::vector<Run> 
     runs->clear();
     if (args.src_placement != LLDD_PLACEMENT_HOST && args.src_placement != LLDD_PLACEMENT_DEVICE) {
         return Failure(LLDD_PARAM_INVALID,
-                       "src_placement is %" PRIu32 ", allowed are %d (host) and %d (device)",
+                       "src_placement is %u, allowed are %d (host) and %d (device)",
                        args.src_placement, LLDD_PLACEMENT_HOST, LLDD_PLACEMENT_DEVICE);
     }
     if (args.num_tensors == 0)
@@ -118,10 +117,10 @@ Status PlanSwap(const lldd_swap_args &args, BlockPairs *pairs, std::vector<Run> 
         pairs->FirstRemoteFrom(limit, &place, &index);
     }
     if (!fits) {
-        return Failure(LLDD_PARAM_INVALID,
-                       "%s[%" PRIu64 "] is %" PRIu64 ", with blocks of %" PRIu64
-                       " bytes past the end of the address space",
-                       list, place, index, args.block_bytes);
+        return Failure(
+            LLDD_PARAM_INVALID,
+            "%s[%llu] is %llu, with blocks of %llu bytes past the end of the address space", list,
+            Printable(place), Printable(index), Printable(args.block_bytes));
     }
     uint64_t dst_bytes = 0;
     for (const BlockRun &pair : *pairs)
@@ -135,10 +134,10 @@ Status PlanSwap(const lldd_swap_args &args, BlockPairs *pairs, std::vector<Run> 
         src_addrs[i] = LoadOnce(args.src_addrs + i);
         dst_addrs[i] = LoadOnce(args.dst_addrs + i);
         if (src_addrs[i] > UINT64_MAX - src_bytes || dst_addrs[i] > UINT64_MAX - dst_bytes) {
-            return Failure(LLDD_PARAM_INVALID,
-                           "tensor %" PRIu64 " from 0x%" PRIx64 " to 0x%" PRIx64
-                           " would reach past the end of the address space",
-                           i, src_addrs[i], dst_addrs[i]);
+            return Failure(
+                LLDD_PARAM_INVALID,
+                "tensor %llu from 0x%llx to 0x%llx would reach past the end of the address space",
+                Printable(i), Printable(src_addrs[i]), Printable(dst_addrs[i]));
         }
     }
     PlanPairs(Selection{dst_addrs.data(), src_addrs.data(), args.num_tensors, 0, 0}, *pairs,

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/plan_pull.h"
 
-#include <cinttypes>
-
 namespace lldd {
 namespace {
 
@@ -21,11 +19,11 @@ Status CheckPullLayers(const PullRequest &request) {
                                    ? args.dst_layer_count
                                    : local.shape.num_tensors / args.tensors_per_layer;
     if (args.src_layer_count != 0 && args.src_layer_count != receiving) {
-        return Failure(LLDD_PARAM_INVALID,
-                       "src_layer_range has %" PRIu32 " layers, but %" PRIu64
-                       " layers of the local cache %" PRId64 " receive: %s",
-                       args.src_layer_count, receiving, local.id,
-                       args.dst_layer_count != 0 ? "that is dst_layer_range" : "those are all");
+        return Failure(
+            LLDD_PARAM_INVALID,
+            "src_layer_range has %u layers, but %llu layers of the local cache %lld receive: %s",
+            args.src_layer_count, Printable(receiving), Printable(local.id),
+            args.dst_layer_count != 0 ? "that is dst_layer_range" : "those are all");
     }
     return Status::Ok();
 }
@@ -50,9 +48,10 @@ Status SelectPullTensors(const PullRequest &request, const PlanCache &remote,
         src_first = args.src_layer_start * per_layer;
     } else if (remote.shape.num_tensors != dst_tensors) {
         return Failure(LLDD_PARAM_INVALID,
-                       "the remote cache %" PRId64 " has %" PRIu32 " tensors, %" PRIu64
-                       " of the local cache %" PRId64 " receive: they must be equal",
-                       remote.id, remote.shape.num_tensors, dst_tensors, local.id);
+                       "the remote cache %lld has %u tensors, %llu of the local cache %lld "
+                       "receive: they must be equal",
+                       Printable(remote.id), remote.shape.num_tensors, Printable(dst_tensors),
+                       Printable(local.id));
     }
     *selection = {local.addrs + dst_first, remote.addrs + src_first, dst_tensors, 0, 0};
     return Status::Ok();
@@ -67,8 +66,8 @@ Status PlanPullToBlocks(const PullRequest &request, const BlockPairs &pairs,
     if (args.num_src_blocks != 0) {
         if (!remote.shape.blocks) {
             return Failure(LLDD_PARAM_INVALID,
-                           "src_blocks is given, but the remote cache %" PRId64 " has no blocks",
-                           remote.id);
+                           "src_blocks is given, but the remote cache %lld has no blocks",
+                           Printable(remote.id));
         }
         LLDD_RETURN_IF_ERROR(CheckEqualBlocks(local, remote));
         LLDD_RETURN_IF_ERROR(CheckRemoteBlocks("src_blocks", pairs, remote));
@@ -78,8 +77,8 @@ Status PlanPullToBlocks(const PullRequest &request, const BlockPairs &pairs,
 
     if (remote.shape.blocks) {
         return Failure(LLDD_PARAM_INVALID,
-                       "the remote cache %" PRId64 " has blocks: src_blocks must say which",
-                       remote.id);
+                       "the remote cache %lld has blocks: src_blocks must say which",
+                       Printable(remote.id));
     }
     LLDD_RETURN_IF_ERROR(
         CheckBatchIndex("the batch index of the key", remote_batch_index, "remote", remote));
@@ -87,17 +86,18 @@ Status PlanPullToBlocks(const PullRequest &request, const BlockPairs &pairs,
     // A host cache may have a single block that is larger than the source.
     if (local.shape.placement == Placement::kDevice && block_bytes > stride) {
         return Failure(LLDD_PARAM_INVALID,
-                       "a block of the local cache %" PRId64 " has %" PRIu64
-                       " bytes, more than a batch entry of the remote cache %" PRId64 ", %" PRIu64,
-                       local.id, block_bytes, remote.id, stride);
+                       "a block of the local cache %lld has %llu bytes, more than a batch entry of "
+                       "the remote cache %lld, %llu",
+                       Printable(local.id), Printable(block_bytes), Printable(remote.id),
+                       Printable(stride));
     }
     const uint64_t pieces = CeilDivide(stride, block_bytes);
     if (args.num_dst_blocks > pieces) {
         return Failure(LLDD_PARAM_INVALID,
-                       "dst_blocks has %" PRIu64
-                       " indices, a batch entry of the remote cache %" PRId64 " fills %" PRIu64
-                       " blocks (%" PRIu64 " bytes, %" PRIu64 " a block)",
-                       args.num_dst_blocks, remote.id, pieces, stride, block_bytes);
+                       "dst_blocks has %llu indices, a batch entry of the remote cache %lld fills "
+                       "%llu blocks (%llu bytes, %llu a block)",
+                       Printable(args.num_dst_blocks), Printable(remote.id), Printable(pieces),
+                       Printable(stride), Printable(block_bytes));
     }
     selection.remote_offset = remote_batch_index * stride;
     // Only the block that takes the tail of the entry is short, and that can only be the last one
@@ -114,9 +114,9 @@ Status PlanPullToEntry(const PullRequest &request, const PlanCache &remote,
     const PlanCache &local = request.local;
     if (remote.shape.blocks) {
         return Failure(LLDD_PARAM_INVALID,
-                       "the remote cache %" PRId64 " has blocks, the local cache %" PRId64
-                       " has none: blocks cannot be pulled into a contiguous cache",
-                       remote.id, local.id);
+                       "the remote cache %lld has blocks, the local cache %lld has none: blocks "
+                       "cannot be pulled into a contiguous cache",
+                       Printable(remote.id), Printable(local.id));
     }
     LLDD_RETURN_IF_ERROR(
         CheckBatchIndex("the batch index of the key", remote_batch_index, "remote", remote));
@@ -126,9 +126,9 @@ Status PlanPullToEntry(const PullRequest &request, const PlanCache &remote,
     if (length > remote_stride) {
         return Failure(
             LLDD_PARAM_INVALID,
-            "%" PRIu64 " bytes a tensor asked for%s, a batch entry of the remote cache %" PRId64
-            " has %" PRIu64,
-            length, args.size > 0 ? "" : " (the local stride)", remote.id, remote_stride);
+            "%llu bytes a tensor asked for%s, a batch entry of the remote cache %lld has %llu",
+            Printable(length), args.size > 0 ? "" : " (the local stride)", Printable(remote.id),
+            Printable(remote_stride));
     }
     selection.local_offset = args.batch_index * local_stride;
     selection.remote_offset = remote_batch_index * remote_stride;
@@ -148,24 +148,24 @@ Status CheckPull(const PullRequest &request, BlockPairs *pairs) {
         if (args.num_src_blocks != 0) return UnequalLists(args.num_src_blocks, 0);
         if (local.shape.blocks) {
             return Failure(LLDD_PARAM_INVALID,
-                           "the local cache %" PRId64 " has blocks: dst_blocks must say which",
-                           local.id);
+                           "the local cache %lld has blocks: dst_blocks must say which",
+                           Printable(local.id));
         }
         if (args.size > 0 && static_cast<uint64_t>(args.size) > local.shape.stride()) {
             return Failure(LLDD_PARAM_INVALID,
-                           "size is %" PRId64 ", a batch entry of the local cache %" PRId64
-                           " has %" PRIu64 " bytes",
-                           args.size, local.id, local.shape.stride());
+                           "size is %lld, a batch entry of the local cache %lld has %llu bytes",
+                           Printable(args.size), Printable(local.id),
+                           Printable(local.shape.stride()));
         }
     } else {
         if (!local.shape.blocks) {
             return Failure(LLDD_PARAM_INVALID,
-                           "dst_blocks is given, but the local cache %" PRId64 " has no blocks",
-                           local.id);
+                           "dst_blocks is given, but the local cache %lld has no blocks",
+                           Printable(local.id));
         }
         if (args.size > 0) {
-            return Failure(LLDD_PARAM_INVALID,
-                           "size is %" PRId64 ", with blocks only -1 is allowed", args.size);
+            return Failure(LLDD_PARAM_INVALID, "size is %lld, with blocks only -1 is allowed",
+                           Printable(args.size));
         }
         if (args.num_src_blocks != 0 && args.num_src_blocks != args.num_dst_blocks) {
             return UnequalLists(args.num_src_blocks, args.num_dst_blocks);

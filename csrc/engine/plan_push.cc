@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/plan_push.h"
 
-#include <cinttypes>
-
 namespace lldd {
 namespace {
 
@@ -26,25 +24,25 @@ Status CheckPushOfPieces(const PushRequest &request) {
     const PlanCache &local = request.local;
     const uint64_t entry_bytes = PushedEntryBytes(local.shape);
     if (args.dst_block_size == 0) {
-        return Failure(
-            LLDD_PARAM_INVALID,
-            "src_blocks is empty, dst_blocks has %" PRIu64
-            " indices: without the size of a destination block one source block for each is needed",
-            args.num_dst_blocks);
+        return Failure(LLDD_PARAM_INVALID,
+                       "src_blocks is empty, dst_blocks has %llu indices: without the size of a "
+                       "destination block one source block for each is needed",
+                       Printable(args.num_dst_blocks));
     }
     if (args.dst_block_size >= local.shape.tensor_bytes) {
         return Failure(LLDD_PARAM_INVALID,
-                       "the size of a destination block is %" PRIu64
-                       ", it must be less than a tensor of the local cache %" PRId64 ", %" PRIu64
-                       " bytes",
-                       args.dst_block_size, local.id, local.shape.tensor_bytes);
+                       "the size of a destination block is %llu, it must be less than a tensor of "
+                       "the local cache %lld, %llu bytes",
+                       Printable(args.dst_block_size), Printable(local.id),
+                       Printable(local.shape.tensor_bytes));
     }
     const uint64_t pieces = CeilDivide(entry_bytes, args.dst_block_size);
     if (args.num_dst_blocks > pieces) {
         return Failure(LLDD_PARAM_INVALID,
-                       "dst_blocks has %" PRIu64 " indices, the local cache %" PRId64
-                       " fills %" PRIu64 " blocks (%" PRIu64 " bytes, %" PRIu64 " a block)",
-                       args.num_dst_blocks, local.id, pieces, entry_bytes, args.dst_block_size);
+                       "dst_blocks has %llu indices, the local cache %lld fills %llu blocks (%llu "
+                       "bytes, %llu a block)",
+                       Printable(args.num_dst_blocks), Printable(local.id), Printable(pieces),
+                       Printable(entry_bytes), Printable(args.dst_block_size));
     }
     return Status::Ok();
 }
@@ -57,15 +55,15 @@ Status CheckPushOfBlocks(const PushRequest &request) {
     }
     if (!local.shape.blocks) {
         return Failure(LLDD_PARAM_INVALID,
-                       "src_blocks is given, but the local cache %" PRId64 " has no blocks",
-                       local.id);
+                       "src_blocks is given, but the local cache %lld has no blocks",
+                       Printable(local.id));
     }
     if (args.dst_block_size != 0 && args.dst_block_size != local.shape.stride()) {
         return Failure(LLDD_PARAM_INVALID,
-                       "the size of a destination block is %" PRIu64
-                       ", a block of the local cache %" PRId64 " has %" PRIu64
-                       " bytes: they must be equal",
-                       args.dst_block_size, local.id, local.shape.stride());
+                       "the size of a destination block is %llu, a block of the local cache %lld "
+                       "has %llu bytes: they must be equal",
+                       Printable(args.dst_block_size), Printable(local.id),
+                       Printable(local.shape.stride()));
     }
     return Status::Ok();
 }
@@ -87,9 +85,8 @@ Status CheckPush(const PushRequest &request, BlockPairs *pairs) {
             LLDD_RETURN_IF_ERROR(CheckPushOfPieces(request));
         } else if (args.dst_block_size != 0) {
             return Failure(LLDD_PARAM_INVALID,
-                           "the size of a destination block is %" PRIu64
-                           ", but dst_blocks is empty",
-                           args.dst_block_size);
+                           "the size of a destination block is %llu, but dst_blocks is empty",
+                           Printable(args.dst_block_size));
         }
     }
     LLDD_RETURN_IF_ERROR(CheckAddrs("local", local));
@@ -121,10 +118,10 @@ Status PlanPushLayer(const PushRequest &request, const BlockPairs &pairs, const 
             CheckBatchIndex("the batch index of the key", dst_batch_index, "remote", remote));
         if (local.shape.stride() > remote.shape.stride()) {
             return Failure(LLDD_PARAM_INVALID,
-                           "the local cache %" PRId64 " sends %" PRIu64
-                           " bytes a tensor (its stride), the stride of the remote cache %" PRId64
-                           " is %" PRIu64,
-                           local.id, local.shape.stride(), remote.id, remote.shape.stride());
+                           "the local cache %lld sends %llu bytes a tensor (its stride), the "
+                           "stride of the remote cache %lld is %llu",
+                           Printable(local.id), Printable(local.shape.stride()),
+                           Printable(remote.id), Printable(remote.shape.stride()));
         }
         selection.local_offset = args.src_batch_index * local.shape.stride();
         selection.remote_offset = dst_batch_index * remote.shape.stride();
@@ -134,8 +131,8 @@ Status PlanPushLayer(const PushRequest &request, const BlockPairs &pairs, const 
 
     if (!remote.shape.blocks) {
         return Failure(LLDD_PARAM_INVALID,
-                       "dst_blocks is given, but the remote cache %" PRId64 " has no blocks",
-                       remote.id);
+                       "dst_blocks is given, but the remote cache %lld has no blocks",
+                       Printable(remote.id));
     }
     LLDD_RETURN_IF_ERROR(CheckRemoteBlocks("dst_blocks", pairs, remote));
     if (args.num_src_blocks != 0) {
@@ -146,10 +143,10 @@ Status PlanPushLayer(const PushRequest &request, const BlockPairs &pairs, const 
     const uint64_t block_bytes = args.dst_block_size;
     if (block_bytes != remote.shape.stride()) {
         return Failure(LLDD_PARAM_INVALID,
-                       "the size of a destination block is %" PRIu64
-                       ", a block of the remote cache %" PRId64 " has %" PRIu64
-                       " bytes: they must be equal",
-                       block_bytes, remote.id, remote.shape.stride());
+                       "the size of a destination block is %llu, a block of the remote cache %lld "
+                       "has %llu bytes: they must be equal",
+                       Printable(block_bytes), Printable(remote.id),
+                       Printable(remote.shape.stride()));
     }
     const uint64_t entry_bytes = PushedEntryBytes(local.shape);
     selection.local_offset = args.src_batch_index * entry_bytes;
@@ -172,10 +169,10 @@ Status PlanLayerToAddresses(const PushRequest &request, const BlockPairs &pairs,
         const uint64_t needed = args.num_dst_blocks == 0 ? 0 : pairs.max_remote();
         if (needed < room) continue;
         return Failure(LLDD_PARAM_INVALID,
-                       "dst_addrs[%zu] is 0x%" PRIx64
-                       ", the peer's tensor there has room for %" PRIu64 " pieces of %" PRIu64
-                       " bytes, piece %" PRIu64 " is asked for",
-                       i, addrs[i], room, block_bytes, needed);
+                       "dst_addrs[%zu] is 0x%llx, the peer's tensor there has room for %llu pieces "
+                       "of %llu bytes, piece %llu is asked for",
+                       i, Printable(addrs[i]), Printable(room), Printable(block_bytes),
+                       Printable(needed));
     }
     Selection selection{local.addrs + args.src_layer * per_layer, addrs.data(), per_layer, 0, 0};
     const uint64_t entry_bytes = pieces ? PushedEntryBytes(local.shape) : local.shape.stride();

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "base/io_thread.h"
 #include "base/log.h"
 #include "engine/control_channel.h"
 #include "engine/wire.h"
@@ -87,6 +88,7 @@ public:
 
 private:
     void OnDialled() {
+        LLDD_ON_IO_THREAD(*loop_);
         const Status status = ConnectResult(dialling_.get(), address_);
         loop_->Remove(token_);
         token_ = 0;
@@ -169,6 +171,7 @@ Status Rendezvous::FromEnvironment(bool *given, SocketAddress *address) {
 
 Rendezvous::~Rendezvous() {
     loop_->RunAndWait([this] {
+        LLDD_ON_IO_THREAD(*loop_);
         listener_.Stop();
         while (!sessions_.empty()) End(*sessions_.begin());
     });
@@ -176,6 +179,7 @@ Rendezvous::~Rendezvous() {
 
 Status Rendezvous::Attend(bool holds, MeetingCard own, MeetingCardHandler on_card,
                           std::unique_ptr<Meeting> *meeting) {
+    LLDD_ON_IO_THREAD(*loop_);
     if (!holds) {
         const auto visiting =
             std::make_shared<Visiting>(loop_, address_, std::move(own), std::move(on_card));
@@ -194,7 +198,10 @@ Status Rendezvous::Attend(bool holds, MeetingCard own, MeetingCardHandler on_car
         if (!status.ok())
             return Status(LLDD_LINK_FAILED, std::string(kVariable) + ": " + status.text(),
                           status.raw());
-        listener_.Start(std::move(socket), [this](Fd visitor) { OnVisitor(std::move(visitor)); });
+        listener_.Start(std::move(socket), [this](Fd visitor) {
+            LLDD_ON_IO_THREAD(*loop_);
+            OnVisitor(std::move(visitor));
+        });
     }
     own.ip = address_.ip();
     auto held = std::make_unique<Held>(this, std::move(own), std::move(on_card));
@@ -214,12 +221,14 @@ void Rendezvous::OnVisitor(Fd socket) {
     sessions_.insert(session);
     session->timer = loop_->PostAt(Deadline::InMs(kCardMs), [this, weak] {
         const SessionPtr silent = weak.lock();
+        LLDD_ON_IO_THREAD(*loop_);
         if (silent != nullptr && !silent->introduced) End(silent);
     });
     session->channel.Start(
         weak,
         [this, weak](uint16_t kind, uint32_t, std::string_view body) {
             const SessionPtr known = weak.lock();
+            LLDD_ON_IO_THREAD(*loop_);
             if (known == nullptr) return;
             if (kind == wire::kCard) {
                 OnCard(known, body);
@@ -229,6 +238,7 @@ void Rendezvous::OnVisitor(Fd socket) {
         },
         [this, weak] {
             const SessionPtr gone = weak.lock();
+            LLDD_ON_IO_THREAD(*loop_);
             if (gone != nullptr) End(gone);
         });
 }

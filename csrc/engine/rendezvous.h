@@ -16,6 +16,7 @@
 
 #include "base/event_loop.h"
 #include "base/listener.h"
+#include "base/mutex.h"
 #include "base/socket.h"
 #include "base/status.h"
 #include "engine/meeting.h"
@@ -46,17 +47,17 @@ private:
     class Session;
     using SessionPtr = std::shared_ptr<Session>;
 
-    void OnVisitor(Fd socket);
-    void OnCard(const SessionPtr &session, std::string_view body);
-    void Introduce(const SessionPtr &session, const Held &held);
-    void End(const SessionPtr &session);
+    void OnVisitor(Fd socket) LLDD_REQUIRES(*loop_);
+    void OnCard(const SessionPtr &session, std::string_view body) LLDD_REQUIRES(*loop_);
+    void Introduce(const SessionPtr &session, const Held &held) LLDD_REQUIRES(*loop_);
+    void End(const SessionPtr &session) LLDD_REQUIRES(*loop_);
 
     EventLoop *const loop_;
     const SocketAddress address_;
     // Used by the holder only.
     Listener listener_;
-    std::set<SessionPtr> sessions_;
-    std::map<std::string, Held *> held_;
+    std::set<SessionPtr> sessions_ LLDD_GUARDED_BY(*loop_);
+    std::map<std::string, Held *> held_ LLDD_GUARDED_BY(*loop_);
 };
 
 }  // namespace lldd

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/tensor.h"
 
-#include <cinttypes>
 #include <limits>
 
 namespace lldd {
@@ -37,22 +36,19 @@ Status CheckDesc(const lldd_cache_desc &desc) {
     }
     if (desc.layout != LLDD_LAYOUT_CONTIGUOUS && desc.layout != LLDD_LAYOUT_BLOCKS) {
         return Failure(LLDD_PARAM_INVALID,
-                       "layout is %" PRIu32 ", allowed are %d (contiguous) and %d (blocks)",
-                       desc.layout, LLDD_LAYOUT_CONTIGUOUS, LLDD_LAYOUT_BLOCKS);
+                       "layout is %u, allowed are %d (contiguous) and %d (blocks)", desc.layout,
+                       LLDD_LAYOUT_CONTIGUOUS, LLDD_LAYOUT_BLOCKS);
     }
     if (desc.placement != LLDD_PLACEMENT_HOST && desc.placement != LLDD_PLACEMENT_DEVICE) {
-        return Failure(LLDD_PARAM_INVALID,
-                       "placement is %" PRIu32 ", allowed are %d (host) and %d (device)",
+        return Failure(LLDD_PARAM_INVALID, "placement is %u, allowed are %d (host) and %d (device)",
                        desc.placement, LLDD_PLACEMENT_HOST, LLDD_PLACEMENT_DEVICE);
     }
     if (desc.num_dims < 1 || desc.num_dims > kMaxDims) {
-        return Failure(LLDD_PARAM_INVALID,
-                       "the shape has %" PRIu32 " dims, allowed are 1 to %" PRIu32, desc.num_dims,
-                       kMaxDims);
+        return Failure(LLDD_PARAM_INVALID, "the shape has %u dims, allowed are 1 to %u",
+                       desc.num_dims, kMaxDims);
     }
     if (desc.batch_dim_index >= desc.num_dims) {
-        return Failure(LLDD_PARAM_INVALID,
-                       "batch_dim_index is %" PRIu32 ", it must be below num_dims, %" PRIu32,
+        return Failure(LLDD_PARAM_INVALID, "batch_dim_index is %u, it must be below num_dims, %u",
                        desc.batch_dim_index, desc.num_dims);
     }
     if (desc.dims == nullptr) return Failure(LLDD_PARAM_INVALID, "dims is null");
@@ -63,7 +59,7 @@ Status ShapeOf(const lldd_cache_desc &desc, CacheShape *shape, std::vector<int64
     LLDD_RETURN_IF_ERROR(CheckDesc(desc));
     uint64_t bytes = ElementBytes(desc.data_type);
     if (bytes == 0) {
-        return Failure(LLDD_PARAM_INVALID, "data_type is %" PRIu32 ", which is none of LLDD_TYPE_*",
+        return Failure(LLDD_PARAM_INVALID, "data_type is %u, which is none of LLDD_TYPE_*",
                        desc.data_type);
     }
     uint64_t count = 0;
@@ -72,15 +68,15 @@ Status ShapeOf(const lldd_cache_desc &desc, CacheShape *shape, std::vector<int64
     for (uint32_t i = 0; i < desc.num_dims; ++i) {
         const int64_t dim = desc.dims[i];
         if (dim <= 0) {
-            return Failure(LLDD_PARAM_INVALID,
-                           "dims[%" PRIu32 "] is %" PRId64 ", a dim must be positive", i, dim);
+            return Failure(LLDD_PARAM_INVALID, "dims[%u] is %lld, a dim must be positive", i,
+                           Printable(dim));
         }
         const auto size = static_cast<uint64_t>(dim);
         if (bytes > kMaxBytes / size) {
             return Failure(LLDD_PARAM_INVALID,
-                           "the bytes of one tensor do not fit int64: dims[0..%" PRIu32
-                           "] of data_type %" PRIu32 " give more than %" PRIu64,
-                           i, desc.data_type, kMaxBytes);
+                           "the bytes of one tensor do not fit int64: dims[0..%u] of data_type %u "
+                           "give more than %llu",
+                           i, desc.data_type, Printable(kMaxBytes));
         }
         bytes *= size;
         dims->push_back(dim);
@@ -103,10 +99,10 @@ Status CheckShape(const CacheShape &shape) {
         !placed || shape.tensor_bytes > kMaxBytes || shape.tensor_bytes % shape.count != 0 ||
         shape.stride() % element != 0) {
         return Failure(LLDD_PARAM_INVALID,
-                       "no cache has this shape: %" PRIu32 " tensors of %" PRIu64
-                       " bytes in %" PRIu64 " %s, data_type %" PRIu32 ", placement %" PRIu32,
-                       shape.num_tensors, shape.tensor_bytes, shape.count, shape.count_noun(),
-                       shape.data_type, static_cast<uint32_t>(shape.placement));
+                       "no cache has this shape: %u tensors of %llu bytes in %llu %s, data_type "
+                       "%u, placement %u",
+                       shape.num_tensors, Printable(shape.tensor_bytes), Printable(shape.count),
+                       shape.count_noun(), shape.data_type, static_cast<uint32_t>(shape.placement));
     }
     return Status::Ok();
 }

@@ -25,7 +25,7 @@ Status NotThere(const PeerTable &table, const lldd_cache_key &key) {
 Status CheckAccessible(const char *whose, int64_t cache_id, bool accessible) {
     if (accessible) return Status::Ok();
     return Failure(LLDD_PARAM_INVALID, "cache %lld of %s is not remote accessible",
-                   static_cast<long long>(cache_id), whose);
+                   Printable(cache_id), whose);
 }
 
 // A request to the owner of a cache; it counts as part of the transfer.
@@ -53,15 +53,18 @@ lldd_transfer_args OneLayerOf(const lldd_push_args &args) {
 
 // What a transfer that was interrupted answers, wherever it was by then.
 Status Interrupted(InterruptCause cause) {
-    return Failure(LLDD_TIMEOUT, "interrupted by %s",
-                   cause == InterruptCause::kUnlink ? "unlink" : "finalize");
+    const char *by = cause == InterruptCause::kUnlink     ? "unlink"
+                     : cause == InterruptCause::kFinalize ? "finalize"
+                                                          : "the caller";
+    return Failure(LLDD_TIMEOUT, "interrupted by %s", by);
 }
 
 // Runs body(until) with the turn of the link, for which other transfers of it are waited for. The
 // deadline is that of the whole call; `until` is the same one, which ends with the link.
 template <typename Body>
 Status InTurn(const std::shared_ptr<Link> &link, const Deadline &deadline, const Body &body) {
-    const Deadline until = deadline.InterruptedBy(&link->interruption());
+    Interruption call(&link->interruption());
+    const Deadline until = deadline.InterruptedBy(&call);
     const Link::Turn turn(link, until);
     if (until.cause() != InterruptCause::kNone) return Interrupted(until.cause());
     if (!turn) return Failure(LLDD_TIMEOUT, "not done in time: other transfers have the link");
@@ -122,6 +125,7 @@ Status Transfers::Pull(const lldd_pull_args &args, const lldd_cache_key &key,
         std::shared_ptr<Link> link;
         LLDD_RETURN_IF_ERROR(FindLink(key.cluster_id, &link));
         Status status = InTurn(link, deadline, [&](const Deadline &until) {
+            link->turn().AssertHeld();
             return PullInTurn({key, request, *local}, link.get(), until, scratch);
         });
         if (status.ok()) return status;
@@ -344,6 +348,7 @@ Status Transfers::PushLayer(PushSource *source, const lldd_cache_key &key) {
     LLDD_RETURN_IF_ERROR(FindLink(key.cluster_id, &link));
     uint64_t bytes = 0;
     Status status = InTurn(link, deadline, [&](const Deadline &until) {
+        link->turn().AssertHeld();
         return PushLayerInTurn(source, key, link.get(), until, &bytes);
     });
     if (!status.ok()) {
@@ -398,6 +403,7 @@ Status Transfers::SendToAddresses(PushSource *source) {
     LLDD_RETURN_IF_ERROR(FindLink(args.dst_cluster_id, &link));
     uint64_t bytes = 0;
     Status status = InTurn(link, deadline, [&](const Deadline &until) {
+        link->turn().AssertHeld();
         return SendToAddressesInTurn(source, link.get(), until, &bytes);
     });
     if (!status.ok()) {

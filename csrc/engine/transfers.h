@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/deadline.h"
+#include "base/mutex.h"
 #include "base/status.h"
 #include "engine/cache_key.h"
 #include "engine/cache_store.h"
@@ -82,24 +83,25 @@ private:
     };
 
     Status PullInTurn(const PullCall &call, Link *link, const Deadline &deadline,
-                      TransferScratch *scratch);
+                      TransferScratch *scratch) LLDD_REQUIRES(link->turn());
     // These two leave the runs that they moved in `scratch`.
     Status PullOneSided(const PullCall &call, Link *link, const Deadline &deadline,
-                        TransferScratch *scratch);
+                        TransferScratch *scratch) LLDD_REQUIRES(link->turn());
     Status PullByRequest(const PullCall &call, Link *link, const Deadline &deadline,
-                         TransferScratch *scratch);
+                         TransferScratch *scratch) LLDD_REQUIRES(link->turn());
     Status CheckRequestSize(const PullCall &call, const BlockPairs &pairs) const;
     Status CheckDirection(const PullCall &call, const CacheShape &source,
                           bool owner_has_device_pool) const;
     void LookAtPull(const PullCall &call, const PeerCache &remote, Link *link,
-                    TransferScratch *scratch) const;
+                    TransferScratch *scratch) const LLDD_REQUIRES(link->turn());
     Status SendToAddresses(PushSource *source);
     Status SendToAddressesInTurn(PushSource *source, Link *link, const Deadline &deadline,
-                                 uint64_t *bytes);
+                                 uint64_t *bytes) LLDD_REQUIRES(link->turn());
     Status PushLayer(PushSource *source, const lldd_cache_key &key);
     Status PushLayerInTurn(PushSource *source, const lldd_cache_key &key, Link *link,
-                           const Deadline &deadline, uint64_t *bytes);
-    Status ReadTable(Link *link, const Deadline &deadline, const PeerTable **table);
+                           const Deadline &deadline, uint64_t *bytes) LLDD_REQUIRES(link->turn());
+    Status ReadTable(Link *link, const Deadline &deadline, const PeerTable **table)
+        LLDD_REQUIRES(link->turn());
     void CountPush(Link *link, uint64_t bytes);
     Status Count(Status status);
 

@@ -6,35 +6,38 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <mutex>
 
 #include "base/deadline.h"
+#include "base/mutex.h"
 
 namespace lldd {
 
-// Entering and leaving cost one atomic operation each while no thread waits.
-class TurnLock {
+// Entering and leaving cost one atomic operation each while no thread waits. clang does not look into
+// them: the atomic is the lock.
+class LLDD_CAPABILITY("turn") TurnLock {
 public:
-    bool TryEnter() {
+    // The caller has it, see Mutex.
+    void AssertHeld() const LLDD_ASSERT_HELD() {}
+    bool TryEnter() LLDD_TRY_ACQUIRE(true) LLDD_NOT_ANALYSED {
         uint32_t state = kFree;
         return state_.compare_exchange_strong(state, kTaken);
     }
     // False: another thread has it at the deadline.
-    bool Enter(const Deadline &deadline) {
+    bool Enter(const Deadline &deadline) LLDD_TRY_ACQUIRE(true) LLDD_NOT_ANALYSED {
         if (TryEnter()) return true;
-        std::unique_lock<std::mutex> lock(mutex_);
+        UniqueLock lock(mutex_);
         // The thread that has it sees that somebody waits, and takes the mutex to tell it.
-        return WaitUntil(left_, lock, deadline,
+        return WaitUntil(left_, lock.native(), deadline,
                          [this] { return state_.exchange(kAwaited) == kFree; });
     }
-    void Leave() {
+    void Leave() LLDD_RELEASE() LLDD_NOT_ANALYSED {
         if (state_.exchange(kFree) == kTaken) return;
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         left_.notify_one();
     }
     // All waiting threads look at their deadlines.
     void WakeAll() {
-        std::lock_guard<std::mutex> lock(mutex_);
+        MutexLock lock(mutex_);
         left_.notify_all();
     }
 
@@ -45,7 +48,7 @@ private:
     static constexpr uint32_t kAwaited = 2;
 
     std::atomic<uint32_t> state_{kFree};
-    std::mutex mutex_;
+    Mutex mutex_;
     std::condition_variable left_;
 };
 

@@ -200,7 +200,8 @@ def _sanitizer_flags(sanitize: Iterable[str]) -> list[str]:
     if "undefined" in sanitizers:
         flags.append("-fno-sanitize-recover=undefined")
     if sanitizers:
-        flags.append("-fno-omit-frame-pointer")
+        # The assertions of base/io_thread.h.
+        flags += ["-fno-omit-frame-pointer", "-DLLDD_CHECK_THREADS"]
     return flags
 
 

@@ -186,10 +186,13 @@ def test_a_library_that_an_earlier_build_left_is_not_packaged(wheel, ascend_buil
 def test_metadata(wheel):
     with zipfile.ZipFile(wheel) as archive:
         folder = f"llm_datadist_cffi-{__version__}.dist-info"
+        license_text = archive.read(f"{folder}/licenses/LICENSE").decode()
         metadata = email.parser.Parser().parsestr(archive.read(f"{folder}/METADATA").decode())
         entry_points = archive.read(f"{folder}/entry_points.txt").decode()
         root_is_purelib = archive.read(f"{folder}/WHEEL").decode()
     assert metadata["Name"] == "llm-datadist-cffi"
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert license_text == (ROOT / "LICENSE").read_text()
     required = [text for text in metadata.get_all("Requires-Dist") if "extra" not in text]
     assert sorted(required) == ["cffi>=1.15", "numpy"]
     assert {"test", "dev", "plot"} <= set(metadata.get_all("Provides-Extra"))
