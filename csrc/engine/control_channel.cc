@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <exception>
 #include <utility>
 
 #include "base/io_thread.h"
@@ -61,11 +62,17 @@ void ControlChannel::Start(std::weak_ptr<void> owner, RequestHandler on_request,
     on_closed_ = std::move(on_closed);
     // The handler must not run before token_ is known.
     MutexLock lock(mutex_);
+    owner_ = owner;
     token_ =
         loop_->Watch(socket_.get(), EPOLLIN, [this, owner = std::move(owner)](uint32_t events) {
             const std::shared_ptr<void> alive = owner.lock();
             LLDD_ON_IO_THREAD(*loop_);
-            if (alive != nullptr) OnEvents(events);
+            if (alive != nullptr) {
+                Guarded([&] {
+                    LLDD_ON_IO_THREAD(*loop_);
+                    OnEvents(events);
+                });
+            }
         });
 }
 
@@ -164,6 +171,7 @@ bool ControlChannel::FlushLocked() {
         } else if (errno != EINTR) {
             // The I/O thread sees the end of the connection, and fails the calls that wait.
             shutdown(socket_.get(), SHUT_RDWR);
+            broken_ = true;
             Empty(&outgoing_);
             sent_ = 0;
             return false;
@@ -189,6 +197,8 @@ void ControlChannel::OnEvents(uint32_t events) {
             Lost();
             return;
         }
+        if (!requests_.empty()) ServeWaiting();
+        if (closed()) return;
     }
     if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) == 0) return;
     char buffer[kReceiveBytes];
@@ -199,7 +209,83 @@ void ControlChannel::OnEvents(uint32_t events) {
         return;
     }
     parser_.Append(buffer, static_cast<size_t>(received));
+    served_ = 0;
     Dispatch();
+}
+
+// What is thrown while this connection is served ends it, and nothing else.
+void ControlChannel::Guarded(const std::function<void()> &body) {
+    try {
+        body();
+    } catch (const std::exception &error) {
+        Log(LLDD_LOG_ERROR, "a control connection is closed: %s", error.what());
+        requests_.clear();
+        Lost();
+    }
+}
+
+// Whether requests that came over it are still to be served.
+bool ControlChannel::Served() {
+    MutexLock lock(mutex_);
+    return !closed_ && !broken_ && !close_after_flush_;
+}
+
+bool ControlChannel::MayServe() {
+    MutexLock lock(mutex_);
+    return served_ < kMostRequestsPerTurn && outgoing_.size() - sent_ <= kMostUnsentBytes;
+}
+
+bool ControlChannel::Take(const wire::FrameHeader &header, std::string_view body) {
+    if (requests_.empty() && MayServe()) {
+        ++served_;
+        on_request_(header.kind, header.request_id, body);
+        return true;
+    }
+    if (requests_.size() == kMostWaitingRequests ||
+        body.size() > kMostWaitingBytes - request_bytes_) {
+        LLDD_LOG(LLDD_LOG_WARNING,
+                 "a peer has more than %zu requests or %zu bytes of them under way; its "
+                 "connection is closed",
+                 kMostWaitingRequests, kMostWaitingBytes);
+        return false;
+    }
+    requests_.push_back({header.kind, header.request_id, std::string(body)});
+    request_bytes_ += body.size();
+    requests_wait_.store(true);
+    PostTurn();
+    return true;
+}
+
+// After what other connections have to say by then.
+void ControlChannel::PostTurn() {
+    if (turn_posted_) return;
+    turn_posted_ = true;
+    loop_->Post([this, owner = owner_] {
+        const std::shared_ptr<void> alive = owner.lock();
+        if (alive == nullptr) return;
+        LLDD_ON_IO_THREAD(*loop_);
+        turn_posted_ = false;
+        served_ = 0;
+        Guarded([&] {
+            LLDD_ON_IO_THREAD(*loop_);
+            ServeWaiting();
+        });
+    });
+}
+
+void ControlChannel::ServeWaiting() {
+    while (!requests_.empty() && MayServe()) {
+        if (!Served()) return;
+        const Request next = std::move(requests_.front());
+        requests_.pop_front();
+        request_bytes_ -= next.body.size();
+        requests_wait_.store(!requests_.empty());
+        ++served_;
+        on_request_(next.kind, next.id, next.body);
+        if (closed()) return;
+    }
+    // Otherwise the peer has to read first: see OnEvents.
+    if (!requests_.empty() && served_ == kMostRequestsPerTurn) PostTurn();
 }
 
 void ControlChannel::Dispatch() {
@@ -217,7 +303,11 @@ void ControlChannel::Dispatch() {
             }
             continue;
         }
-        on_request_(header.kind, header.request_id, body);
+        if (!Served()) return;
+        if (!Take(header, body)) {
+            Lost();
+            return;
+        }
         if (closed()) return;
     }
     if (parser_.broken()) {
@@ -245,7 +335,9 @@ void ControlChannel::CloseAfterFlush() {
 
 void ControlChannel::Break() {
     MutexLock lock(mutex_);
-    if (!closed_) shutdown(socket_.get(), SHUT_RDWR);
+    if (closed_) return;
+    shutdown(socket_.get(), SHUT_RDWR);
+    broken_ = true;
 }
 
 void ControlChannel::WakeCalls() {
@@ -271,6 +363,7 @@ bool ControlChannel::closed() const {
 }
 
 bool ControlChannel::Quiet() const {
+    if (requests_wait_.load()) return false;
     // With the lock the socket stays open.
     MutexLock lock(mutex_);
     if (closed_) return false;

@@ -3,8 +3,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -41,6 +44,15 @@ private:
     size_t taken_ = 0;  // of bytes_, by frames handed out
     bool broken_ = false;
 };
+
+// What one connection may take of the I/O thread, which all engines of the process share, and of
+// memory. Within one turn so many requests are served:
+constexpr size_t kMostRequestsPerTurn = 16;
+// While more bytes than this wait to be read by the peer, its requests wait:
+constexpr size_t kMostUnsentBytes = 1U << 20;
+// With more than this waiting, the connection is closed. No engine has so many under way.
+constexpr size_t kMostWaitingRequests = 1024;
+constexpr size_t kMostWaitingBytes = 16U << 20;
 
 class ControlChannel {
 public:
@@ -97,6 +109,14 @@ private:
     void Send(uint16_t kind, uint32_t request_id, std::string_view body);
     bool FlushLocked() LLDD_REQUIRES(mutex_);  // false: the connection is broken
     void Dispatch() LLDD_REQUIRES(*loop_);
+    // A request: served at once, or when its turn comes. False: too many wait.
+    bool Take(const wire::FrameHeader &header, std::string_view body) LLDD_REQUIRES(*loop_);
+    // Serves requests that wait, as many as one turn may.
+    void ServeWaiting() LLDD_REQUIRES(*loop_);
+    bool MayServe() LLDD_REQUIRES(*loop_);
+    bool Served() LLDD_REQUIRES(*loop_);
+    void PostTurn() LLDD_REQUIRES(*loop_);
+    void Guarded(const std::function<void()> &body) LLDD_REQUIRES(*loop_);
     void Lost() LLDD_REQUIRES(*loop_);
     uint32_t NextIdLocked() LLDD_REQUIRES(mutex_);
 
@@ -106,6 +126,20 @@ private:
     RequestHandler on_request_;
     ClosedHandler on_closed_;
     FrameParser parser_ LLDD_GUARDED_BY(*loop_);
+    std::weak_ptr<void> owner_;
+
+    // A request that waits because this connection had its turn, or because the peer does not read
+    // its answers.
+    struct Request {
+        uint16_t kind;
+        uint32_t id;
+        std::string body;
+    };
+    std::deque<Request> requests_ LLDD_GUARDED_BY(*loop_);
+    size_t request_bytes_ LLDD_GUARDED_BY(*loop_) = 0;  // of the bodies in requests_
+    size_t served_ LLDD_GUARDED_BY(*loop_) = 0;         // in this turn
+    bool turn_posted_ LLDD_GUARDED_BY(*loop_) = false;
+    std::atomic<bool> requests_wait_{false};  // requests_ is not empty
 
     mutable Mutex mutex_;
     std::condition_variable answered_;
@@ -115,6 +149,8 @@ private:
     uint32_t next_request_id_ LLDD_GUARDED_BY(mutex_) = 0;
     bool closed_ LLDD_GUARDED_BY(mutex_) = false;
     bool close_after_flush_ LLDD_GUARDED_BY(mutex_) = false;
+    bool broken_ LLDD_GUARDED_BY(mutex_) =
+        false;  // shut down: nothing that comes over it is served
 };
 
 }  // namespace lldd

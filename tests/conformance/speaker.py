@@ -184,6 +184,12 @@ class Speaker:
         assert len(body) == size
         return body
 
+    def asked(self) -> tuple[int, int]:
+        """Kind and id of a request of the other end, which has no body."""
+        size, kind, _, request_id = struct.unpack("<IHHI", self.receive(HEADER_BYTES))
+        assert size == 0
+        return kind, request_id
+
     def proof(self, message: bytes, sender: int = BY_INITIATOR) -> bytes:
         said = bytes([sender]) + self.nonce + self.peers_nonce + message
         return hmac.new(self.secret, said, hashlib.sha256).digest()

@@ -15,15 +15,16 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 
-from llm_datadist import LLMStatusCode
+from llm_datadist import BlocksCacheKey, LLMException, LLMStatusCode
 from llm_datadist.testing import eventually
 from llm_datadist.testing.actor import ClusterAddress
 from tests.conformance import speaker as wire
 from tests.conformance.communicators import join, unlink_member
+from tests.conformance.paths import ON_ASCEND
 from tests.conformance.relay import relay
 from tests.conformance.speaker import Request, Speaker
 from tests.conformance.stage import OWNER, PULLER, SMALL
@@ -425,6 +426,44 @@ def test_a_stream_that_nobody_waits_for_is_closed(speak: Speak) -> None:
     stream.send(wire.hello(STRANGER, link.request.nonce, wire.ACCEPTOR_ASKS))
     assert stream.is_closed()
     assert link.ask(wire.TABLE) is not None
+
+
+def pull(actor: Any) -> LLMStatusCode:
+    with pytest.raises(LLMException) as caught:
+        actor.pull("kv", BlocksCacheKey(STRANGER, 0), [0], [0])
+    return caught.value.status_code
+
+
+@pytest.mark.skipif(ON_ASCEND, reason="capability data streams: HIXL has connections of its own")
+def test_a_stream_that_comes_when_its_transfer_has_given_up_is_closed(together: NearStage) -> None:
+    """Bytes that come late must not be taken for those of the next transfer."""
+    tcp = {"LLM_DATADIST_MOCK_TRANSPORT": "tcp"}
+    owner = together.engine(OWNER, environment=tcp, sync_timeout_ms=500)
+    owner.register("kv", SMALL, 1)
+    client = together.engine(STRANGER, listen=None, environment=tcp)
+    client.register("kv", SMALL, 2, 0)
+    with relay(owner.listen_address) as passing:
+        assert client.link_to(ClusterAddress(OWNER, passing.address)).status == S.LLM_SUCCESS
+        owner.pull("kv", BlocksCacheKey(STRANGER, 0), [0], [0])
+        said = bytes(passing.said[0][0])
+        client.unlink_from(ClusterAddress(OWNER, passing.address))
+    (table,) = (body for kind, _, body in wire.frames_of(said) if kind == wire.TABLE | wire.ANSWER)
+    request = Request.spoken_in(said)
+    with ExitStack() as open_connections:
+        link, stream = (
+            open_connections.enter_context(Speaker(owner.listen_address, request)) for _ in range(2)
+        )
+        pool = open_connections.enter_context(ThreadPoolExecutor(1))
+        link.link()
+        transfer = pool.submit(owner.call, pull)
+        kind, request_id = link.asked()
+        assert kind == wire.TABLE
+        link.send(wire.header(kind | wire.ANSWER, len(table), request_id) + table)
+        kind, request_id = link.asked()
+        assert kind == wire.DIAL_STREAM
+        assert transfer.result() == S.LLM_TIMEOUT
+        stream.send(wire.hello(STRANGER, link.request.nonce, wire.ACCEPTOR_ASKS))
+        assert stream.is_closed()
 
 
 # ---- communicators
