@@ -19,6 +19,7 @@ SOURCES = [
     HERE / "shim.cc",
     CSRC / "base" / "fork.cc",
     CSRC / "base" / "hmac.cc",
+    CSRC / "base" / "interpreter.cc",
     CSRC / "base" / "socket.cc",
     CSRC / "base" / "status.cc",
     CSRC / "engine" / "cache_key.cc",
