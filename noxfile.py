@@ -44,8 +44,8 @@ def lint(session: nox.Session) -> None:
     _install(session, *DEV)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    session.run("codespell", *_tracked(session))
-    session.run("clang-format", "--dry-run", "-Werror", *_tracked(session, *CPP))
+    session.run("codespell", *_tracked(session), log=False)
+    session.run("clang-format", "--dry-run", "-Werror", *_tracked(session, *CPP), log=False)
 
 
 @nox.session(name="format")

@@ -178,8 +178,7 @@ Status MockConnection::MakePlan(const Run *runs, size_t count, TransferPlan *pla
             return Explain({MoveFailure::kUnknown, 0, rest.remote}, peer_.Name());
         }
         *taken = region->Within(rest.remote, rest.length);
-        const std::optional<Transport> transport =
-            peer_.TransportOf(*region, rest.remote, *taken);
+        const std::optional<Transport> transport = peer_.TransportOf(*region, rest.remote, *taken);
         if (!transport) return peer_.Unreachable(*region, rest.remote);
         switch (*transport) {
             case Transport::kMapped:

@@ -429,6 +429,7 @@ Status Transfers::SendToAddressesInTurn(PushSource *source, Link *link, const De
     if (reply.places.size() != locate.addrs.size())
         return Failure(LLDD_FAILED, "the peer's answer cannot be read");
     std::vector<uint64_t> ends;
+    ends.reserve(reply.places.size());
     for (const auto &place : reply.places) ends.push_back(place.end);
     std::vector<Run> &runs = *source->runs;
     LLDD_RETURN_IF_ERROR(
