@@ -16,6 +16,9 @@ namespace {
 // moves in a few milliseconds.
 constexpr uint64_t kMostBytesACall = 256ull << 20;
 constexpr size_t kMostDescsACall = 65536;
+// How long the end of a link waits for the peer to confirm that it transfers nothing any more. A
+// peer that is silent for longer is stopped or hung: neither finalize nor an unlink waits for it.
+constexpr uint64_t kGoodbyeMs = 1000;
 
 // What one end asks of the other.
 enum class Message : uint8_t {
@@ -285,14 +288,18 @@ Status AscendConnection::Close(const Deadline &deadline) {
     // Without time no thread waits: the link ends because the peer's end has. A peer that does not
     // answer may be anywhere, which HIXL does not report; HIXL refuses to deregister memory that it
     // still knows (OwnMemory::Deregister), and pools are freed when HIXL has ended.
+    Deadline rest = deadline;
     if (ask && !deadline.passed()) {
-        const Status left = AskPeer(Encode(Message::kLeave), deadline);
+        const Deadline goodbye = deadline.OrAt(Deadline::InMs(kGoodbyeMs).when());
+        const Status left = AskPeer(Encode(Message::kLeave), goodbye);
         if (!left.ok()) {
             LLDD_LOG(LLDD_LOG_WARNING, "the peer was told that the link ends: %s",
                      left.text().c_str());
+            // HIXL waits for such a peer as long as it is given time to.
+            rest = deadline.OrAt(Deadline::InMs(kDisconnectMs).when());
         }
     }
-    LeaveRemote(deadline);
+    LeaveRemote(rest);
     return Status::Ok();
 }
 
