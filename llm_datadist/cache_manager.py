@@ -32,7 +32,7 @@ class CacheManager:
 
     An object that is kept after finalize() raises LLM_ENGINE_FINALIZED from each operation, before
     any other check, also after a new init(). Methods may be called from any thread; transfers over
-    one link queue, and so do the pushes of one engine.
+    one link queue; transfers over different links run in parallel.
     """
 
     def __init__(self, engine: Engine) -> None:

@@ -121,8 +121,9 @@ public:
 
     // Takes everything down, after MarkUnlinked; not on the I/O thread if the deadline is not over.
     Status Shutdown(const Deadline &deadline) LLDD_REQUIRES(turn_);
-    // The same from the I/O thread, which cannot wait for a running transfer: the thread that has
-    // the turn does it when it gives the turn back. `then` runs on the I/O thread when it is done.
+    // The same from a thread that cannot wait for a running transfer (the I/O thread, or one whose
+    // forced unlink is out of time): the thread that has the turn does it when it gives the turn
+    // back. `then` runs on the I/O thread when it is done.
     void ShutdownWhenIdle(std::function<void()> then);
 
     // ---- Streams and messages of the runtime.
