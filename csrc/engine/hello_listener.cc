@@ -43,6 +43,7 @@ void HelloListener::Stop() {
 void HelloListener::OnConnection(Fd socket) {
     if (newcomers_.size() >= kMaxNewcomers) Drop(newcomers_.begin());
     SetNoDelay(socket.get());
+    WatchPeerHost(socket.get(), peer_timeout_ms_);
     const auto newcomer = newcomers_.emplace(newcomers_.end());
     newcomer->socket = std::move(socket);
     newcomer->timer = loop_->PostAt(Deadline::InMs(kGreetingMs), [this, newcomer] {

@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <list>
 #include <memory>
@@ -26,10 +27,12 @@ public:
     // I/O thread.
     using GreetedHandler = std::function<void(Fd socket, const wire::Hello &hello)>;
 
-    // `notices` gets a text when connections have to wait.
-    HelloListener(EventLoop *loop, GreetedHandler on_greeted, Notices *notices)
+    // `notices` gets a text when connections have to wait. `peer_timeout_ms`: see WatchPeerHost.
+    HelloListener(EventLoop *loop, GreetedHandler on_greeted, Notices *notices,
+                  uint32_t peer_timeout_ms)
         : loop_(loop),
           on_greeted_(std::move(on_greeted)),
+          peer_timeout_ms_(peer_timeout_ms),
           listener_(loop, [notices](const std::string &why) { notices->Add(why); }) {}
     ~HelloListener() { Stop(); }
     HelloListener(const HelloListener &) = delete;
@@ -61,6 +64,7 @@ private:
 
     EventLoop *const loop_;
     const GreetedHandler on_greeted_;
+    const uint32_t peer_timeout_ms_;
     Listener listener_;
     SocketAddress address_;
     Newcomers newcomers_ LLDD_GUARDED_BY(*loop_);  // oldest first
