@@ -193,6 +193,20 @@ MEMBERS: tuple[Member[Any, Any], ...] = tuple(
 LlmConfig = LLMConfig
 
 
+def config_of_members(members: dict[str, Any]) -> LLMConfig:
+    """Return a config with these members set.
+
+    Raises AttributeError for a name that is no member, and what the setters raise.
+    """
+    names = {member.name for member in MEMBERS}
+    config = LLMConfig()
+    for name, value in members.items():
+        if name not in names:
+            raise AttributeError(f"LLMConfig has no member {name!r}; there are {sorted(names)}")
+        setattr(config, name, value)
+    return config
+
+
 def masked(options: dict[str, str]) -> dict[str, str]:
     """Copy options for a log, without the secret."""
     secret = LLMConfig.auth_token.key
