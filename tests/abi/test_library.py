@@ -194,7 +194,7 @@ def test_a_closed_engine_answers_a_status(mock_library, engine, parsed):
         assert "closed" in ffi.string(lib.lldd_last_error()).decode()
 
 
-@pytest.mark.rule("C10-110")
+@pytest.mark.rule("C10-210")
 @pytest.mark.parametrize("timeout_ms", [0x80000000, 0xFFFFFFFE])
 def test_a_peer_timeout_that_no_socket_takes(mock_library, timeout_ms):
     lib, ffi = mock_library.lib, mock_library.ffi

@@ -125,7 +125,7 @@ class TestLife:
         assert (config["local_comm_res"], config["global_resource_config"]) == (None, None)
         assert config["peer_timeout_ms"] == 15000
 
-    @pytest.mark.rule("C10-110")
+    @pytest.mark.rule("C10-210")
     @pytest.mark.parametrize(("given", "told"), [(0, 0xFFFFFFFF), (1, 1), (2**31 - 1, 2**31 - 1)])
     def test_a_peer_timeout_of_0_is_none(self, native, open_datadist, given, told):
         open_datadist(peer_timeout=given)

@@ -90,7 +90,7 @@ def sockets_of(peer: Peer) -> int:
     return peer.resources().descriptors["socket:"]
 
 
-@pytest.mark.rule("C10-24", "C10-110", "C7.6-1")
+@pytest.mark.rule("C10-24", "C10-210", "C7.6-1")
 def test_a_cut_cable_is_a_peer_that_is_gone(far: Far) -> None:
     owner, puller = far.owner, far.puller
     # A member of a communicator that waits at the rendezvous, which the owner holds.

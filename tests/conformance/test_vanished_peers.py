@@ -35,7 +35,7 @@ def timers(actor: Any) -> list[str]:
     return found
 
 
-@pytest.mark.rule("C10-110")
+@pytest.mark.rule("C10-210")
 @pytest.mark.parametrize(("option", "timer"), [({}, KEEPALIVE), ({PEER_TIMEOUT: "0"}, "00")])
 def test_the_kernel_watches_every_connection_of_a_link(
     stage: Stage, option: dict[str, str], timer: str
