@@ -37,8 +37,8 @@ def ending(command: str, run: Callable[[], int]) -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:
         _write_no_more()
-        text, status = error.strerror if error.filename is None else str(error), 1
-    print(f"{command}: {text or 'an error of the operating system'}", file=sys.stderr)
+        text, status = (None if error.filename else error.strerror) or str(error), 1
+    print(f"{command}: {text}", file=sys.stderr)
     return status
 
 
