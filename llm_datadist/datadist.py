@@ -446,6 +446,24 @@ class LLMDataDist:
         """Return the links of this engine."""
         return self._open_engine().links.all()
 
+    def drop_gone_links(self) -> int:
+        """Drop every link of link_clusters whose peer is gone (LinkState.PEER_GONE), as
+        unlink_clusters(force=True) does one by one; whoever made the link.
+
+        Such a link stays until it is unlinked or replaced, so that its transfers say that the peer
+        is gone. Links of communicators stay until unlink().
+
+        Returns:
+            How many were dropped.
+
+        Raises:
+            LLMException: LLM_TIMEOUT: a process of this host is still within this one's memory over
+                such a link; all of them are dropped all the same.
+
+        Source: decision 73.
+        """
+        return self._open_engine().links.drop_gone()
+
     def link_paths(self, cluster_id: int) -> list[PathInfo]:
         """Return how the memory of a linked peer is reached, and why.
 

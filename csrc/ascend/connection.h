@@ -39,6 +39,7 @@ public:
     void ServeStream(Fd stream) override;
     void OnMessage(std::string_view message, std::function<void()> answer) override;
     void PeerGone() override;
+    void ForgetPeer() override;
     Status Close(const Deadline &deadline) override;
     std::vector<PathDescription> Paths() const override;
 

@@ -43,9 +43,21 @@ Status AscendDevice::Unregister(uint64_t addr, uint64_t size, const Deadline &de
     OwnMemory::Withdrawn withdrawn;
     LLDD_RETURN_IF_ERROR(parts_.memory->Unregister(addr, size, &withdrawn));
     if (withdrawn.id == 0 || withdrawn.handle == nullptr) return Status::Ok();
+    return FinishWithdrawal(addr, size, withdrawn, deadline);
+}
+
+Status AscendDevice::AwaitUnregistered(uint64_t addr, uint64_t size, const Deadline &deadline) {
+    OwnMemory::Withdrawn withdrawn;
+    if (!parts_.memory->TakeLeftOver(addr, size, &withdrawn)) return Status::Ok();
+    return FinishWithdrawal(addr, size, withdrawn, deadline);
+}
+
+Status AscendDevice::FinishWithdrawal(uint64_t addr, uint64_t size,
+                                      const OwnMemory::Withdrawn &withdrawn,
+                                      const Deadline &deadline) {
     Status status = parts_.withdrawals->Finish(withdrawn, deadline);
     if (status.ok()) return status;
-    parts_.memory->DeregisterLater(withdrawn);
+    parts_.memory->DeregisterLater(addr, size, withdrawn);
     return std::move(status).WithPrefix(Format(
         "a peer may still be in the memory at %#llx (%llu bytes), which must not be used yet: ",
         Printable(addr), Printable(size)));

@@ -23,6 +23,7 @@ public:
     Status Commit(uint64_t addr, uint64_t size) override;
     Status Register(uint64_t addr, uint64_t size, Placement placement) override;
     Status Unregister(uint64_t addr, uint64_t size, const Deadline &deadline) override;
+    Status AwaitUnregistered(uint64_t addr, uint64_t size, const Deadline &deadline) override;
     Status Copy(const Run *runs, size_t count, Placement to, Placement from,
                 const Deadline &deadline) override;
     Status UseAddress(const std::string &ip, bool listens) override;
@@ -32,6 +33,8 @@ public:
 
 private:
     AscendDevice() = default;
+    Status FinishWithdrawal(uint64_t addr, uint64_t size, const OwnMemory::Withdrawn &withdrawn,
+                            const Deadline &deadline);
 
     DeviceParts parts_;
     std::unique_ptr<Copies> copies_;

@@ -109,9 +109,20 @@ Status OwnMemory::Deregister(const Withdrawn &withdrawn) {
     return IsInUse(withdrawn.handle) ? Status::Ok() : DeregisterInPatience(withdrawn.handle);
 }
 
-void OwnMemory::DeregisterLater(const Withdrawn &withdrawn) {
+void OwnMemory::DeregisterLater(uint64_t addr, uint64_t size, const Withdrawn &withdrawn) {
     MutexLock one_at_a_time(change_mutex_);
-    if (!IsInUse(withdrawn.handle)) left_over_.push_back(withdrawn.handle);
+    if (!IsInUse(withdrawn.handle)) left_over_.emplace_back(Range(addr, size), withdrawn);
+}
+
+bool OwnMemory::TakeLeftOver(uint64_t addr, uint64_t size, Withdrawn *withdrawn) {
+    MutexLock one_at_a_time(change_mutex_);
+    const auto found = std::find_if(left_over_.begin(), left_over_.end(), [&](const auto &each) {
+        return each.first == Range(addr, size);
+    });
+    if (found == left_over_.end()) return false;
+    *withdrawn = found->second;
+    left_over_.erase(found);
+    return true;
 }
 
 // HIXL has the same handle for the same range, and maybe the memory that was there before: what is
@@ -120,7 +131,8 @@ Status OwnMemory::RegisterAnew(uint64_t addr, uint64_t size, Placement placement
                                hixl::MemHandle *handle) {
     DeregisterLeftOver();
     LLDD_RETURN_IF_ERROR(engine_->Register(addr, size, placement, handle));
-    if (std::count(left_over_.begin(), left_over_.end(), *handle) == 0) return Status::Ok();
+    const auto same = [handle](const auto &each) { return each.second.handle == *handle; };
+    if (std::none_of(left_over_.begin(), left_over_.end(), same)) return Status::Ok();
     return Failure(LLDD_FAILED,
                    "%llu bytes at %#llx are known to HIXL from an earlier registration, which a "
                    "peer that did not answer may still use",
@@ -139,7 +151,9 @@ Status OwnMemory::DeregisterInPatience(hixl::MemHandle handle) {
 }
 
 void OwnMemory::DeregisterLeftOver() {
-    const auto goes = [this](hixl::MemHandle handle) { return engine_->Deregister(handle).ok(); };
+    const auto goes = [this](const auto &each) {
+        return engine_->Deregister(each.second.handle).ok();
+    };
     left_over_.erase(std::remove_if(left_over_.begin(), left_over_.end(), goes), left_over_.end());
 }
 

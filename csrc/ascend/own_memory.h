@@ -46,7 +46,9 @@ public:
     // The second half, when no link knows the region any more; HIXL may refuse.
     Status Deregister(const Withdrawn &withdrawn);
     // Called instead of Deregister: HIXL keeps the region until another one is deregistered.
-    void DeregisterLater(const Withdrawn &withdrawn);
+    void DeregisterLater(uint64_t addr, uint64_t size, const Withdrawn &withdrawn);
+    // Gives back what DeregisterLater got for that range, if HIXL still keeps it.
+    bool TakeLeftOver(uint64_t addr, uint64_t size, Withdrawn *withdrawn);
 
     // The answer changes with every registration. For transfers.
     std::shared_ptr<const Regions> Known() const;
@@ -73,7 +75,7 @@ private:
 
     // Held for calls of HIXL, which may take long; mutex_ never is.
     Mutex change_mutex_;
-    std::vector<hixl::MemHandle> left_over_ LLDD_GUARDED_BY(change_mutex_);
+    std::vector<std::pair<Range, Withdrawn>> left_over_ LLDD_GUARDED_BY(change_mutex_);
 
     mutable Mutex mutex_;
     std::map<Range, Entry> entries_ LLDD_GUARDED_BY(mutex_);

@@ -91,6 +91,8 @@ private:
     Status Check(const GroupSpec &spec) const;
     GroupPtr FindPreparingLocked(const std::string &name) const LLDD_REQUIRES(mutex_);
     Status UseOwnAddress();
+    // Where this engine dials members and the rendezvous from; not given: the kernel chooses.
+    static Status OwnAddress(SocketAddress *from);
     Status Attend(const GroupPtr &group) LLDD_REQUIRES(*loop_);
     void OnCard(const GroupPtr &group, const MeetingCard &card) LLDD_REQUIRES(*loop_);
     void Dial(const GroupPtr &group, uint64_t peer, const SocketAddress &address);

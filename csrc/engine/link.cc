@@ -137,6 +137,32 @@ void Link::ForgetPeer() {
     RunPendingShutdown();
 }
 
+bool Link::Beat() {
+    LLDD_ON_IO_THREAD(*loop_);
+    if (!established_.load() || peer_gone() || unlinked()) return false;
+    channel_.SparePeerThatIsFull(identity_.peer_timeout_ms);
+    if (channel_.TakeHeard()) {
+        beats_missed_ = 0;
+        return false;
+    }
+    // Asked once: what was sent is not lost while the connection lives.
+    if (beats_missed_++ == 0) channel_.Tell(wire::kHeartbeat, {});
+    if (beats_missed_ != kBeatsUntilSilent + 1) return false;
+    silent_.store(true);
+    channel_.OnceHeard([weak = weak_from_this()] {
+        const std::shared_ptr<Link> link = weak.lock();
+        if (link == nullptr) return;
+        LLDD_ON_IO_THREAD(*link->loop_);
+        link->SpeaksAgain();
+    });
+    return true;
+}
+
+void Link::SpeaksAgain() {
+    silent_.store(false);
+    LLDD_LOG(LLDD_LOG_WARNING, "the peer of the link to %s answers again", peer_name_.c_str());
+}
+
 void Link::Interrupt(InterruptCause cause) {
     interruption_.Raise(cause);
     turn_.WakeAll();
@@ -193,7 +219,7 @@ void Link::TellShutdown() {
 // A host that is gone answers nothing until the deadline; that it is gone is known before.
 Status Link::ConnectWhilePeerLives(const Deadline &deadline, Fd *stream) {
     Fd socket;
-    LLDD_RETURN_IF_ERROR(StartConnect(identity_.peer_address, &socket));
+    LLDD_RETURN_IF_ERROR(StartConnect(identity_.peer_address, identity_.from, &socket));
     for (;;) {
         const Deadline look = deadline.OrAt(Deadline::Clock::now() + kLookAtPeer);
         if (WaitFor(socket.get(), POLLOUT, look).ok()) break;
@@ -278,7 +304,7 @@ void Link::DialFor(uint32_t request_id) {
     LLDD_ON_IO_THREAD(*loop_);
     StopDial();
     dial_.request_id = request_id;
-    const Status status = StartConnect(identity_.peer_address, &dial_.socket);
+    const Status status = StartConnect(identity_.peer_address, identity_.from, &dial_.socket);
     if (!status.ok()) {
         channel_.Answer(wire::kDialStream, request_id, wire::StatusBody::Of(status).Encode());
         return;

@@ -66,10 +66,11 @@ private:
 // Any other member's part: dials until it gets through, and again when the connection breaks.
 class Rendezvous::Visiting final : public Meeting, public std::enable_shared_from_this<Visiting> {
 public:
-    Visiting(EventLoop *loop, const SocketAddress &address, uint32_t peer_timeout_ms,
-             MeetingCard own, MeetingCardHandler on_card)
+    Visiting(EventLoop *loop, const SocketAddress &address, const SocketAddress &from,
+             uint32_t peer_timeout_ms, MeetingCard own, MeetingCardHandler on_card)
         : loop_(loop),
           address_(address),
+          from_(from),
           peer_timeout_ms_(peer_timeout_ms),
           own_(std::move(own)),
           on_card_(std::move(on_card)) {}
@@ -77,7 +78,7 @@ public:
 
     void Dial() {
         timer_ = 0;
-        const Status status = StartConnect(address_, &dialling_);
+        const Status status = StartConnect(address_, from_, &dialling_);
         if (!status.ok()) {
             DialAgain();
             return;
@@ -138,6 +139,7 @@ private:
 
     EventLoop *const loop_;
     const SocketAddress address_;
+    const SocketAddress from_;
     const uint32_t peer_timeout_ms_;
     MeetingCard own_;
     const MeetingCardHandler on_card_;
@@ -193,7 +195,7 @@ Status Rendezvous::Attend(bool holds, MeetingCard own, MeetingCardHandler on_car
                           std::unique_ptr<Meeting> *meeting) {
     LLDD_ON_IO_THREAD(*loop_);
     if (!holds) {
-        const auto visiting = std::make_shared<Visiting>(loop_, address_, peer_timeout_ms_,
+        const auto visiting = std::make_shared<Visiting>(loop_, address_, from_, peer_timeout_ms_,
                                                          std::move(own), std::move(on_card));
         visiting->Dial();
         *meeting = std::make_unique<SharedMeeting<Visiting>>(visiting);

@@ -30,9 +30,14 @@ public:
     // LLDD_PARAM_INVALID if it says something that is not an address.
     static Status FromEnvironment(bool *given, SocketAddress *address);
 
-    // `peer_timeout_ms`: see WatchPeerHost.
-    Rendezvous(EventLoop *loop, const SocketAddress &address, uint32_t peer_timeout_ms)
-        : loop_(loop), address_(address), peer_timeout_ms_(peer_timeout_ms), listener_(loop) {}
+    // `from`: where it is dialled from, see StartConnect. `peer_timeout_ms`: see WatchPeerHost.
+    Rendezvous(EventLoop *loop, const SocketAddress &address, const SocketAddress &from,
+               uint32_t peer_timeout_ms)
+        : loop_(loop),
+          address_(address),
+          from_(from),
+          peer_timeout_ms_(peer_timeout_ms),
+          listener_(loop) {}
     ~Rendezvous();
     Rendezvous(const Rendezvous &) = delete;
     Rendezvous &operator=(const Rendezvous &) = delete;
@@ -56,6 +61,7 @@ private:
 
     EventLoop *const loop_;
     const SocketAddress address_;
+    const SocketAddress from_;
     const uint32_t peer_timeout_ms_;
     // Used by the holder only.
     Listener listener_;

@@ -91,6 +91,8 @@ enum Kind : uint16_t {
     kLocate = 8,    // request mode: Locate; answered by a LocateReply
     kCard = 9,      // at a rendezvous: a MeetingCard; not answered
     kMessage = 10,  // of the runtime, see StreamProvider::Ask; answered by an empty frame
+    // Whether the other end is there, empty; answered by an empty frame.
+    kHeartbeat = 11,
     kAnswer = 0x8000,
 };
 
