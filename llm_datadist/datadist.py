@@ -447,18 +447,11 @@ class LLMDataDist:
         return self._open_engine().links.all()
 
     def drop_gone_links(self) -> int:
-        """Drop every link of link_clusters whose peer is gone (LinkState.PEER_GONE), as
-        unlink_clusters(force=True) does one by one; whoever made the link.
-
-        Such a link stays until it is unlinked or replaced, so that its transfers say that the peer
-        is gone. Links of communicators stay until unlink().
-
-        Returns:
-            How many were dropped.
+        """Drop every link of link_clusters whose peer is gone (LinkState.PEER_GONE), whoever made
+        it, as unlink_clusters(force=True) does; returns how many.
 
         Raises:
-            LLMException: LLM_TIMEOUT: a process of this host is still within this one's memory over
-                such a link; all of them are dropped all the same.
+            LLMException: LLM_TIMEOUT, as of a forced unlink; all of them are dropped all the same.
 
         Source: decision 73.
         """
