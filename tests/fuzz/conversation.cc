@@ -105,8 +105,8 @@ public:
         args.key = &key;
         args.cache_id = cache_;
         args.size = -1;
-        args.src_blocks = kPeers;
-        args.dst_blocks = kOwn;
+        args.src_blocks = kPeersBlocks;
+        args.dst_blocks = kOwnBlocks;
         args.num_src_blocks = args.num_dst_blocks = 2;
         return lldd_pull(engine_, &args);
     }
@@ -117,8 +117,8 @@ public:
         args.tensors_per_layer = 1;
         args.key = &key;
         args.cache_id = cache_;
-        args.src_blocks = kOwn;
-        args.dst_blocks = kPeers;
+        args.src_blocks = kOwnBlocks;
+        args.dst_blocks = kPeersBlocks;
         args.num_src_blocks = args.num_dst_blocks = 2;
         args.num_layers = LLDD_ALL_LAYERS;
         uint32_t done = 0;
@@ -133,15 +133,15 @@ public:
         args.cache_id = cache_;
         args.dst_addrs = &addr;
         args.num_dst_addrs = 1;
-        args.src_blocks = kOwn;
-        args.dst_blocks = kPeers;
+        args.src_blocks = kOwnBlocks;
+        args.dst_blocks = kPeersBlocks;
         args.num_src_blocks = args.num_dst_blocks = 2;
         return lldd_transfer_layer(engine_, &args);
     }
     bool HasPulledFrom(const Side &other) const {
         for (int i = 0; i < 2; ++i) {
-            if (std::memcmp(Pointer(cache_addr() + kOwn[i] * kBlock),
-                            Pointer(other.cache_addr() + kPeers[i] * kBlock), kBlock) != 0)
+            if (std::memcmp(Pointer(cache_addr() + kOwnBlocks[i] * kBlock),
+                            Pointer(other.cache_addr() + kPeersBlocks[i] * kBlock), kBlock) != 0)
                 return false;
         }
         return true;
@@ -150,8 +150,8 @@ public:
 
 private:
     static constexpr uint64_t kMostLinks = 64;
-    static constexpr uint64_t kPeers[] = {0, 2};
-    static constexpr uint64_t kOwn[] = {1, 3};
+    static constexpr uint64_t kPeersBlocks[] = {0, 2};
+    static constexpr uint64_t kOwnBlocks[] = {1, 3};
 
     void Register() {
         const int64_t dims[] = {kBlocks, kBlock};
