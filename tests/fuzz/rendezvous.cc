@@ -19,6 +19,7 @@ namespace lldd::fuzz {
 namespace {
 
 constexpr size_t kMostChanges = 8;
+constexpr uint32_t kPeerTimeoutMs = 15000;
 constexpr uint64_t kHolder = 1;
 constexpr uint64_t kVisitor = 2;
 constexpr uint64_t kNext = 3;
@@ -74,7 +75,7 @@ uint32_t FreePort() {
 class Member {
 public:
     Member(std::shared_ptr<EventLoop> loop, uint32_t port)
-        : loop_(std::move(loop)), rendezvous_(loop_.get(), AddressOf(port)) {}
+        : loop_(std::move(loop)), rendezvous_(loop_.get(), AddressOf(port), kPeerTimeoutMs) {}
     ~Member() { Leave(); }
 
     void Attend(bool holds, uint64_t id, const std::function<void(const MeetingCard &)> &on_card) {
