@@ -100,6 +100,8 @@ void Relay::Run(const SocketAddress &victim, std::vector<Change> changes,
         if (watched[0].revents != 0) break;
         if (ready == 0) {
             for (Connection &each : connections_) HangUp(&each);
+            // One of them may have become a link, over which the victim asks.
+            strangers_.clear();
             over_ = true;
             if (until_stalled) break;
             continue;
