@@ -131,6 +131,20 @@ def drop_cache(actor: Actor, name: str) -> Outcome:
     return _timed(actor.deallocate if name == MAPPED_CACHE else actor.unregister, name)
 
 
+def register_for_a_moment(actor: Actor) -> Outcome:
+    """Register a small cache and unregister it. The latter waits until no peer is served from it,
+    and so orders what was moved before with what is moved later, also for ThreadSanitizer.
+    """
+    return _timed(_register_for_a_moment, actor)
+
+
+def _register_for_a_moment(actor: Actor) -> None:
+    name = "for a moment"
+    actor.register(name, Geometry(num_tensors=2, num_blocks=1), None)
+    actor.unregister(name)
+    release_cache(actor, name)
+
+
 def release_cache(actor: Actor, name: str) -> None:
     """Give back the memory under a cache that was dropped."""
     for each in actor.caches.pop(name).memories:

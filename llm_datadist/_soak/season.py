@@ -83,6 +83,7 @@ class SeasonRun:
 
     def _round(self, each: Round) -> None:
         self._asking.stopped.clear()
+        self._register_for_a_moment()
         for index, cache in each.renewed:
             self._drop_and_renew(self._world.peers[index], cache)
         for index in each.refused:
@@ -151,6 +152,13 @@ class SeasonRun:
         outcome = self._asking.outcome(peer, "drop", call, self._timeout)
         self._asking.require(peer, f"drop of {name}", outcome, SUCCESS)
         self._renew(peer, name)
+
+    def _register_for_a_moment(self) -> None:
+        command = peer_side.register_for_a_moment
+        calls = [(peer, self._asking.start(peer, command)) for peer in self._world.peers]
+        for peer, call in calls:
+            outcome = self._asking.outcome(peer, "register", call, self._timeout)
+            self._asking.require(peer, "register and unregister", outcome, SUCCESS)
 
     def _renew(self, peer: PeerState, name: str) -> None:
         """Make a cache anew that was dropped."""
