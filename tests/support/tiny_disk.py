@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 _MS_REMOUNT = 32
+_MNT_DETACH = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -54,4 +55,5 @@ def tiny_disk(folder: Path, size: int) -> Iterator[TinyDisk]:
     try:
         yield disk
     finally:
-        _libc.umount2(os.fsencode(folder), 0)
+        # A library that was loaded from it keeps it in use.
+        _libc.umount2(os.fsencode(folder), _MNT_DETACH)
