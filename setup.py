@@ -155,8 +155,7 @@ class build_native(Command):
         files = building.packaged_sources(ROOT)
         sources = [(path, f"{SOURCES}/{path.relative_to(ROOT)}") for path in files]
         # With the package around it, since its modules import each other by their full names.
-        parts = ("__init__.py", "conformance/*.py", "support/__init__.py", "support/netns.py")
-        tests = [path for part in parts for path in (ROOT / "tests").glob(part)]
+        tests = [ROOT / "tests" / "__init__.py", *(ROOT / "tests" / "conformance").glob("*.py")]
         suite = [
             (path, f"{SUITE}/{path.relative_to(ROOT)}")
             for path in [*sorted(tests), ROOT / "pyproject.toml"]

@@ -14,10 +14,10 @@ import pytest
 from llm_datadist import BlocksCacheKey, LLMStatusCode, TransferConfig
 from llm_datadist.testing import Geometry, Peer, PeerCache, check, eventually, moved
 from tests.conformance.layers import WAIT_MS, Ready
+from tests.conformance.netns import Quality, Wire, two_hosts
 from tests.conformance.paths import ON_ASCEND
 from tests.conformance.refusals import check_refusal
 from tests.conformance.stage import OWNER, PULLER, linked
-from tests.support.netns import Quality, Wire, two_hosts
 
 pytestmark = pytest.mark.skipif(
     ON_ASCEND, reason="capability HIXL between namespaces: the fake's hardware is one host's"

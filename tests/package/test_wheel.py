@@ -122,8 +122,7 @@ def test_contents(wheel):
     suite = {f"tests/conformance/{path.name}" for path in (ROOT / "tests/conformance").glob("*.py")}
     folder = "llm_datadist/testing/suite/"
     packaged = {name for name in names if name.startswith(folder)}
-    shared = ("tests/__init__.py", "tests/support/__init__.py", "tests/support/netns.py")
-    assert packaged == {folder + name for name in (*suite, *shared, "pyproject.toml")}
+    assert packaged == {folder + name for name in (*suite, "tests/__init__.py", "pyproject.toml")}
     dist_info = f"llm_datadist_cffi-{__version__}.dist-info/"
     others = [
         name
