@@ -12,7 +12,8 @@ import numpy as np
 from llm_datadist.testing.actor import Actor
 
 from . import peer_side
-from .asking import FACTOR, GRACE, Asking
+from .asking import Asking
+from .pace import GRACE
 from .peer_side import Outcome
 from .plan import OWN_CACHE
 from .world import PeerState, World
@@ -39,7 +40,7 @@ def plant(kind: str, world: World, asking: Asking) -> bool:
         asking.ask(world.peers[-1], _leak)
     elif kind == "late call":
         peer = next(each for each in world.peers if each.index not in asking.stopped)
-        asking.outcome(peer, kind, asking.start(peer, _sleep, 2 * GRACE * FACTOR), 0.0)
+        asking.outcome(peer, kind, asking.start(peer, _sleep, 2 * GRACE), 0.0)
     elif kind == "refusal":
         call = asking.start(peer, peer_side.unlink, peer.cluster, -1, False)
         asking.require(peer, kind, asking.outcome(peer, kind, call, 1.0), peer_side.SUCCESS)

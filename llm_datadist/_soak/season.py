@@ -10,9 +10,10 @@ from llm_datadist import LLMRole
 from llm_datadist.testing.actor import EngineSpec
 
 from . import peer_side
-from .asking import FACTOR, Asking
+from .asking import Asking
 from .blocks import WrongBlock
 from .links import Links
+from .pace import FACTOR
 from .peer_side import SUCCESS, Opened
 from .plan import CACHES, Round, Season
 from .plant import plant
