@@ -74,7 +74,7 @@ def _result(args: argparse.Namespace, found: list[Tally]) -> str:
         raise Refusal(f"--peers must be 2 to {_MOST_PEERS}, got {args.peers}")
     seed = time.time_ns() % 1_000_000 if args.seed is None else args.seed
 
-    from llm_datadist._soak import course, plant
+    from llm_datadist._soak import course
 
     plan = course.Course(
         args.seconds,
@@ -82,7 +82,7 @@ def _result(args: argparse.Namespace, found: list[Tally]) -> str:
         args.season,
         args.peers,
         () if args.transport is None else (",".join(args.transport),),
-        plant.KINDS if args.plant_for_test else (),
+        args.plant_for_test,
     )
     whole = max(1, round(args.seconds))
     progress = Progress(sys.stderr, whole)

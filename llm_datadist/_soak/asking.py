@@ -6,16 +6,12 @@ from __future__ import annotations
 from typing import Any, Callable
 
 from llm_datadist.testing import DeadlineError, PeerCall, PeerGoneError
-from llm_datadist.testing.resources import RESIDENT_TELLS
 
+from .pace import FACTOR, GRACE
 from .peer_side import Outcome
 from .tally import ENDED, LATE_CALL, REFUSED, Tally
 from .world import PeerState, World
 
-# What a call may take beyond its deadline, and how much longer than without one everything takes
-# under a sanitizer.
-GRACE = 0.5
-FACTOR = 1 if RESIDENT_TELLS else 4
 # The status of a call whose process ended.
 GONE = "process gone"
 _PATIENCE = 30.0
@@ -83,7 +79,7 @@ class Asking:
             outcome = Outcome(GONE, "", 0.0, 0.0)
         self._tally.calls[what, outcome.status] += max(1, outcome.calls)
         late = outcome.seconds - limit
-        if late > GRACE * FACTOR and peer.index not in self.stopped:
+        if late > GRACE and peer.index not in self.stopped:
             self._tally.find(
                 LATE_CALL,
                 self.where,

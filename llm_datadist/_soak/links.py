@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from llm_datadist.testing import PeerCall
 
 from . import peer_side
-from .asking import FACTOR, Asking
+from .asking import Asking
+from .pace import FACTOR
 from .peer_side import SUCCESS, Outcome
 from .plan import LinkStep
 from .world import Pair, PeerState, World

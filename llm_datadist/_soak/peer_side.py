@@ -36,6 +36,7 @@ from llm_datadist.utils.log import get_logger
 
 from . import blocks
 from .blocks import Tags, WrongBlock
+from .pace import FACTOR
 from .plan import CACHES, MAPPED_CACHE, TENSORS_PER_LAYER, Transfer
 
 if TYPE_CHECKING:
@@ -260,7 +261,7 @@ def transfer(
         return Outcome(NOT_BEGUN, "the engine is another one", 0.0, 0.0, 0)
     cache = engine.caches[what.own_cache]
     call = _CALLS[what.kind]
-    end = time.monotonic() + what.repeat_ms / 1000
+    end = time.monotonic() + what.repeat_ms / 1000 * FACTOR
     calls, seconds, waited = 0, 0.0, 0.0
     while True:
         outcome = _timed(call, engine.manager, cache, what, cluster_id, destination)

@@ -27,6 +27,9 @@ _MEMORY_KINDS = ("numpy", "page aligned", "odd", "malloc", "mmap")
 _TIMEOUTS_MS = (300, 500, 1000)
 _TRANSPORTS = ("mapped,cma,tcp", "tcp", "cma,tcp", "mapped,cma,tcp")
 
+# For how long a push that failed waits to have its end confirmed.
+_CONFIRM_MS = 100
+
 # How often a round has how many disturbances, out of 10.
 _DISTURBANCES = (0, 0, 0, 1, 1, 1, 1, 1, 2, 3)
 # How long a transfer is repeated in a round: so that a disturbance comes into one of its calls.
@@ -282,7 +285,9 @@ class _RoundDraw:
     def _stop(self, at: int, peer: int) -> list[Disturbance]:
         """A stop that some calls outlast and others do not, with barriers of some of the others."""
         rng = self._rng
-        length = round(self._timeout_ms * rng.choice([0.1, 0.5, 1.3]))
+        # The third one ends while pushes that have failed wait for their end to be confirmed.
+        lengths = [0.1, 0.5, 1 + rng.random() * _CONFIRM_MS / self._timeout_ms, 1.3]
+        length = round(self._timeout_ms * rng.choice(lengths))
         others = [each for each in self._peers if each != peer and rng.random() < 0.4]
         barriers = [
             Disturbance(at + rng.randint(1, length), "barrier", each, peer) for each in others

@@ -12,49 +12,27 @@ import numpy as np
 from llm_datadist.testing.actor import Actor
 
 from . import peer_side
-from .asking import FACTOR, GRACE, Asking
-from .peer_side import Outcome
+from .asking import Asking
+from .pace import GRACE
+from .peer_side import SUCCESS, Outcome
 from .plan import OWN_CACHE
-from .world import PeerState, World
-
-KINDS = ("late call", "refusal", "end", "wrong byte", "late byte", "leak")
+from .world import World
 
 
-def plant(kind: str, world: World, asking: Asking) -> bool:
-    """Put a fault in between the transfers of a round and the look at all bytes.
-
-    Returns:
-        Whether there was a place for it.
-    """
-    peer = world.peers[0]
-    if peer.index in asking.dead:
-        return False
-    if kind == "late byte":
-        return any(_damage_suspect(each, asking) for each in world.peers)
-    if kind == "wrong byte":
-        suspects = peer.caches[OWN_CACHE].suspects
-        block = next(each for each in range(world.geometry.num_blocks) if each not in suspects)
-        asking.ask(peer, _damage, OWN_CACHE, block)
-    elif kind == "leak":
-        asking.ask(world.peers[-1], _leak)
-    elif kind == "late call":
-        peer = next(each for each in world.peers if each.index not in asking.stopped)
-        asking.outcome(peer, kind, asking.start(peer, _sleep, 2 * GRACE * FACTOR), 0.0)
-    elif kind == "refusal":
-        call = asking.start(peer, peer_side.unlink, peer.cluster, -1, False)
-        asking.require(peer, kind, asking.outcome(peer, kind, call, 1.0), peer_side.SUCCESS)
-    else:
-        peer.peer.process.kill()
-        peer.peer.gone.result()
-    return True
-
-
-def _damage_suspect(peer: PeerState, asking: Asking) -> bool:
-    for name, cache in peer.caches.items():
-        if cache.suspects and peer.index not in asking.dead:
-            asking.ask(peer, _damage, name, next(iter(cache.suspects)))
-            return True
-    return False
+def plant(world: World, asking: Asking) -> None:
+    """Put a fault of each kind in between the transfers of a round and the look at all bytes."""
+    ends, damaged, *_, leaks = world.peers
+    cache = damaged.caches[OWN_CACHE]
+    asking.ask(damaged, _damage, OWN_CACHE, 0)
+    cache.suspects.pop(0, None)
+    asking.ask(damaged, _damage, OWN_CACHE, 1)
+    cache.suspects[1] = "a transfer that failed"
+    asking.ask(leaks, _leak)
+    asking.outcome(damaged, "sleep", asking.start(damaged, _sleep, 2 * GRACE), 0.0)
+    call = asking.start(damaged, peer_side.unlink, ends.cluster, -1, False)
+    asking.require(damaged, "unlink", asking.outcome(damaged, "unlink", call, 1.0), SUCCESS)
+    ends.peer.process.kill()
+    ends.peer.gone.result()
 
 
 def _damage(actor: Actor, name: str, block: int) -> None:
@@ -70,4 +48,4 @@ _leaked: list[Any] = []
 
 def _sleep(actor: Actor, seconds: float) -> Outcome:
     time.sleep(seconds)
-    return Outcome(peer_side.SUCCESS, "", seconds, 0.0)
+    return Outcome(SUCCESS, "", seconds, 0.0)

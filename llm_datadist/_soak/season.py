@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Callable
 
 from llm_datadist import LLMRole
 from llm_datadist.testing.actor import EngineSpec
 
 from . import peer_side
-from .asking import FACTOR, Asking
+from .asking import Asking
 from .blocks import WrongBlock
 from .links import Links
+from .pace import FACTOR
 from .peer_side import SUCCESS, Opened
 from .plan import CACHES, Round, Season
 from .plant import plant
@@ -34,7 +34,7 @@ class SeasonRun:
         tally: what is counted.
         is_over: tells whether to stop after the present round.
         show: is told what is being done.
-        faults: some of plant.KINDS, one of which is put in for each round.
+        plants: whether a fault of each kind is put into the first round.
     """
 
     def __init__(
@@ -44,14 +44,14 @@ class SeasonRun:
         tally: Tally,
         is_over: Callable[[], bool],
         show: Callable[[str], None],
-        faults: Iterable[str] = (),
+        plants: bool = False,
     ) -> None:
         self._season = season
         self._troupe = troupe
         self._tally = tally
         self._is_over = is_over
         self._show = show
-        self._faults = list(faults)
+        self._plants = plants
         self._world = World(season)
         self._asking = Asking(self._world, tally)
         self._links = Links(self._world, self._asking)
@@ -92,8 +92,9 @@ class SeasonRun:
             self._links.switch(self._world.peers[index])
         self._links.make(each.links)
         self._transfers.run(each.transfers, each.disturbances)
-        if self._faults and plant(self._faults[0], self._world, self._asking):
-            self._faults.pop(0)
+        if self._plants:
+            plant(self._world, self._asking)
+            self._plants = False
         self._verify()
         for index in sorted(self._asking.dead):
             self._replace(self._world.peers[index])

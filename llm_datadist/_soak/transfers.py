@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from typing import Callable
 
@@ -12,9 +13,10 @@ from llm_datadist.introspection import LinkState
 from llm_datadist.testing import PeerCall, eventually
 
 from . import peer_side
-from .asking import FACTOR, GONE, Asking
+from .asking import GONE, Asking
 from .blocks import Tags
 from .links import Links
+from .pace import FACTOR
 from .peer_side import NOT_BEGUN, SUCCESS, Outcome
 from .plan import MAPPED_CACHE, TENSORS_PER_LAYER, Disturbance, Transfer
 from .tally import LATE_BYTES, LATE_CALL, REFUSED, WRONG, Tally
@@ -41,7 +43,8 @@ class Running:
     sent: Tags  # what they have when all is moved
     destination: int  # the incarnation of the engine there
     must_succeed: bool
-    is_over: bool = False  # a barrier was called, and the blocks were filled anew
+    outcome: Outcome | None = None
+    is_over: bool = False  # the blocks are known, or were filled anew
 
 
 @dataclass
@@ -83,6 +86,7 @@ class Transfers:
         self._running: list[Running] = []
         self._pending: list[Pending] = []
         self._dropped: set[tuple[int, str]] = set()
+        self._stopped_now: set[int] = set()
 
     def run(self, transfers: Sequence[Transfer], disturbances: Sequence[Disturbance]) -> None:
         """Make transfers at the same time, disturb them, and settle what became of them."""
@@ -93,12 +97,14 @@ class Transfers:
         self._tally.skipped += len(transfers) - len(self._running)
         start = time.monotonic()
         for each in disturbances:
-            time.sleep(max(0.0, start + each.at_ms / 1000 - time.monotonic()))
+            self._take_outcomes(start + each.at_ms / 1000 * FACTOR)
             self._disturb(each)
-        outcomes = [self._outcome(each) for each in self._running]
+        for running in self._running:
+            if running.outcome is None:
+                self._take_outcome(running)
         self._settle_disturbances()
-        for running, outcome in zip(self._running, outcomes):
-            self._settle(running, outcome)
+        for running in self._running:
+            self._settle(running)
         for index, cache in sorted(self._dropped):
             if self._is_there(index):
                 self._renew(self._world.peers[index], cache)
@@ -154,9 +160,11 @@ class Transfers:
             peer.peer.kill()
         elif each.kind == "stop":
             self._asking.stopped.add(peer.index)
+            self._stopped_now.add(peer.index)
             peer.peer.stop()
         elif each.kind == "go on":
             peer.peer.go_on()
+            self._stopped_now.discard(peer.index)
         elif each.kind == "restart":
             self._replace(peer)
         elif each.kind == "drop":
@@ -188,7 +196,8 @@ class Transfers:
             return
         for running in self._running:
             what = running.what
-            if what.writes_to_a_peer and (what.caller, what.other) == (each.other, each.peer):
+            of_these = (what.caller, what.other) == (each.other, each.peer)
+            if what.writes_to_a_peer and of_these and not running.is_over:
                 self._fill_anew(running, f"{what} (stopped, and unlinked)")
                 running.is_over = True
 
@@ -218,6 +227,32 @@ class Transfers:
     def _is_there(self, index: int) -> bool:
         return index not in self._asking.dead
 
+    def _take_outcomes(self, end: float) -> None:
+        """Take what the transfers come to until time.monotonic() is end."""
+        while True:
+            waiting = [each for each in self._running if each.outcome is None]
+            seconds = end - time.monotonic()
+            if seconds <= 0 or not waiting:
+                time.sleep(max(0.0, seconds))
+                return
+            calls = [each.call.response for each in waiting if each.call is not None]
+            wait(calls, seconds, return_when=FIRST_COMPLETED)
+            for each in waiting:
+                if each.call is None or each.call.done():
+                    self._take_outcome(each)
+
+    def _take_outcome(self, running: Running) -> None:
+        """Take what a transfer came to. Blocks that nothing can land in are used at once."""
+        outcome = running.outcome = self._outcome(running)
+        destination = running.what.destination[0]
+        if destination not in self._stopped_now and not self._needs_barrier(running, outcome):
+            self._settle(running)
+
+    @staticmethod
+    def _needs_barrier(running: Running, outcome: Outcome) -> bool:
+        unsure = outcome.status == GONE or UNCONFIRMED in outcome.text
+        return running.what.writes_to_a_peer and unsure
+
     def _outcome(self, running: Running) -> Outcome:
         what = running.what
         caller = self._world.peers[what.caller]
@@ -232,12 +267,13 @@ class Transfers:
         self._tally.moved_bytes += max(0, moved) * self._world.bytes_of(what)
         return outcome
 
-    def _settle(self, running: Running, outcome: Outcome) -> None:
+    def _settle(self, running: Running) -> None:
         """Note what the destination has now; after a failure call a barrier and fill it anew."""
-        what = running.what
+        what, outcome = running.what, running.outcome
         index, name = what.destination
-        if running.is_over or not self._is_there(index):
+        if running.is_over or outcome is None or not self._is_there(index):
             return
+        running.is_over = True
         if self._world.peers[index].incarnation != running.destination:
             return
         if outcome.succeeded:
@@ -246,8 +282,7 @@ class Transfers:
             for block in what.dst:
                 cache.suspects.pop(block, None)
         elif outcome.status != NOT_BEGUN:
-            unsure = outcome.status == GONE or UNCONFIRMED in outcome.text
-            if what.writes_to_a_peer and unsure:
+            if self._needs_barrier(running, outcome):
                 self._call_barrier(running)
             self._fill_anew(running, f"{what}, which ended with {outcome.status} {outcome.text}")
 

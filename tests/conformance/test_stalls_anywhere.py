@@ -38,7 +38,7 @@ from tests.conformance.work import repeat
 
 S = LLMStatusCode
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "ci"
-MANY = 200
+MANY = 80
 KEY = BlocksCacheKey(OWNER, 0)
 TIMEOUT_MS = 300
 # What answers a pull: 8 requests of 1 MiB, each with an answer before and after its bytes.
