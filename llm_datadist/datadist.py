@@ -124,11 +124,13 @@ class LLMDataDist:
             except LLMException as failure:
                 # Only a forked child gets here: its parent's engine is not its to close.
                 get_logger().error(str(failure))
-            self._engine = None
-            self._cache_manager = None
-            if self in _live:
-                _live.remove(self)
-            LLMDataDist.llm_engine_instance = _live[-1] if _live else None
+            finally:
+                # Also when Ctrl-C has shortened it: the engine is closed then.
+                self._engine = None
+                self._cache_manager = None
+                if self in _live:
+                    _live.remove(self)
+                LLMDataDist.llm_engine_instance = _live[-1] if _live else None
 
     def _open_engine(self) -> Engine:
         engine = self._engine

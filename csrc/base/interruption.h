@@ -6,9 +6,17 @@
 #include <atomic>
 #include <cstdint>
 
+#include "base/status.h"
+
 namespace lldd {
 
 enum class InterruptCause : uint32_t { kNone, kUnlink, kFinalize, kCaller };
+
+// What an interrupted call answers, wherever it was by then: LLDD_TIMEOUT.
+Status Interrupted(InterruptCause cause);
+// The status of a call that ended by then: an LLDD_TIMEOUT says what interrupted the call, if anything
+// did.
+Status WithCause(Status status, InterruptCause cause);
 
 // What one or more calls look at while they wait or move bytes. Thread-safe.
 class Interruption {

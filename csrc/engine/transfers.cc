@@ -51,14 +51,6 @@ lldd_transfer_args OneLayerOf(const lldd_push_args &args) {
     return one;
 }
 
-// What a transfer that was interrupted answers, wherever it was by then.
-Status Interrupted(InterruptCause cause) {
-    const char *by = cause == InterruptCause::kUnlink     ? "unlink"
-                     : cause == InterruptCause::kFinalize ? "finalize"
-                                                          : "the caller";
-    return Failure(LLDD_TIMEOUT, "interrupted by %s", by);
-}
-
 // Runs body(until) with the turn of the link, for which other transfers of it are waited for. The
 // deadline is that of the whole call; `until` is the same one, which ends with the link.
 template <typename Body>
@@ -68,10 +60,9 @@ Status InTurn(const std::shared_ptr<Link> &link, const Deadline &deadline, const
     const Link::Turn turn(link, until);
     if (until.cause() != InterruptCause::kNone) return Interrupted(until.cause());
     if (!turn) return Failure(LLDD_TIMEOUT, "not done in time: other transfers have the link");
-    Status status = body(until);
-    if (status.code() != LLDD_TIMEOUT || until.cause() == InterruptCause::kNone) return status;
     // The text says what a push has left behind.
-    return std::move(status).WithPrefix(Interrupted(until.cause()).text() + ": ");
+    Status status = body(until);
+    return WithCause(std::move(status), until.cause());
 }
 
 }  // namespace
