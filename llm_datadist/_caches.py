@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._checks import check_elements, check_optional, check_type, refuse, require
+from ._finalized import FinalizedEngine
 from .cache import Cache, CacheDesc, Placement
 from .keys import BlocksCacheKey, CacheKey
 from .status import LLMDataDistWarning
 
 if TYPE_CHECKING:
     from ._native.engine import Engine
+    from .cache_manager import CacheManager
 
 
 def allocate_cache(engine: Engine, cache_desc: CacheDesc, cache_keys: Sequence[CacheKey]) -> Cache:
@@ -46,6 +48,18 @@ def deallocate_blocks_cache(engine: Engine, cache: Cache) -> None:
     require(cache.is_blocks_cache, "deallocate_blocks_cache: the cache has no blocks")
     engine.deallocate("deallocate_blocks_cache", cache.cache_id)
     cache.tensor_addrs.clear()
+
+
+def end(manager: CacheManager, cache: Cache) -> None:
+    """Deallocate or unregister a cache; one of a finalized engine is gone already."""
+    if isinstance(manager._engine, FinalizedEngine):
+        return
+    if not cache._is_pooled:
+        manager.unregister_cache(cache.cache_id)
+    elif cache.is_blocks_cache:
+        manager.deallocate_blocks_cache(cache)
+    else:
+        manager.deallocate_cache(cache)
 
 
 def register_cache(

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "ascend/installed.h"
 #include "base/log.h"
 #include "base/socket.h"
 
@@ -101,6 +102,7 @@ Status HixlEngine::StartLocked(const std::string &ip, bool listens) {
 // *taken: it failed, and the port turns out to be another's.
 Status HixlEngine::InitializeAt(const std::string &ip, bool *taken) {
     *taken = false;
+    const Status hcomm = OpenHcomm();
     SocketAddress address;
     LLDD_RETURN_IF_ERROR(FindFreePort(ip, &address));
     auto hixl = std::make_unique<hixl::Hixl>();
@@ -111,7 +113,8 @@ Status HixlEngine::InitializeAt(const std::string &ip, bool *taken) {
     if (!status.ok()) {
         Fd socket;
         *taken = !Listen(address, &socket).ok();
-        return status;
+        if (hcomm.ok()) return status;
+        return Status(status.code(), status.text() + ". " + hcomm.text(), status.raw());
     }
     hixl_ = std::move(hixl);
     connector_ = std::make_unique<Worker>(context_);

@@ -42,6 +42,15 @@ bool SocketAddress::IsWildcard() const {
     return text == "0.0.0.0" || text == "::" || text == "::ffff:0.0.0.0";
 }
 
+uint64_t SocketAddress::Network() const {
+    if (family() != AF_INET6)
+        return reinterpret_cast<const sockaddr_in *>(&storage_)->sin_addr.s_addr;
+    uint64_t network = 0;
+    std::memcpy(&network, &reinterpret_cast<const sockaddr_in6 *>(&storage_)->sin6_addr,
+                sizeof network);
+    return network;
+}
+
 SocketAddress SocketAddress::OfSocket(int fd) {
     SocketAddress address;
     address.size_ = sizeof address.storage_;

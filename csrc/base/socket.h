@@ -34,6 +34,9 @@ public:
     const sockaddr *data() const { return reinterpret_cast<const sockaddr *>(&storage_); }
     socklen_t size() const { return size_; }
     int family() const { return storage_.ss_family; }
+    // Equal for addresses that one host can have at will: the IPv4 address, or the first half of the
+    // IPv6 one.
+    uint64_t Network() const;
     // 0.0.0.0 or ::, which stands for all addresses of a host that listens and names no host.
     bool IsWildcard() const;
 

@@ -76,6 +76,11 @@ void ControlChannel::Start(std::weak_ptr<void> owner, RequestHandler on_request,
         });
 }
 
+void ControlChannel::SetHeldHandler(std::function<void(size_t bytes)> on_held) {
+    LLDD_ON_IO_THREAD(*loop_);
+    on_held_ = std::move(on_held);
+}
+
 void ControlChannel::SetMaxBody(uint32_t max_body) {
     LLDD_ON_IO_THREAD(*loop_);
     parser_.set_max_body(max_body);
@@ -211,6 +216,11 @@ void ControlChannel::OnEvents(uint32_t events) {
     parser_.Append(buffer, static_cast<size_t>(received));
     served_ = 0;
     Dispatch();
+    if (on_held_ && !closed()) {
+        // It may be replaced meanwhile.
+        const std::function<void(size_t)> on_held = on_held_;
+        on_held(parser_.held());
+    }
 }
 
 // What is thrown while this connection is served ends it, and nothing else.

@@ -37,6 +37,8 @@ public:
     // broken() is true.
     bool Next(wire::FrameHeader *header, std::string_view *body);
     bool broken() const { return broken_; }
+    // The memory of a frame that has not arrived whole.
+    size_t held() const { return bytes_.size() == taken_ ? 0 : bytes_.capacity(); }
 
 private:
     uint32_t max_body_;
@@ -72,6 +74,10 @@ public:
     void Start(std::weak_ptr<void> owner, RequestHandler on_request, ClosedHandler on_closed);
     // How large a frame the peer may send. On the I/O thread.
     void SetMaxBody(uint32_t max_body);
+
+    // Gets what a frame that has not arrived whole takes, whenever bytes come; null: nobody does. On
+    // the I/O thread, where it runs and may close this channel.
+    void SetHeldHandler(std::function<void(size_t bytes)> on_held);
 
     // Sends a request and waits for its answer. LLDD_TIMEOUT; LLDD_FAILED with kConnectionClosed.
     // Not on the I/O thread.
@@ -126,6 +132,7 @@ private:
     RequestHandler on_request_;
     ClosedHandler on_closed_;
     FrameParser parser_ LLDD_GUARDED_BY(*loop_);
+    std::function<void(size_t bytes)> on_held_ LLDD_GUARDED_BY(*loop_);
     std::weak_ptr<void> owner_;
 
     // A request that waits because this connection had its turn, or because the peer does not read

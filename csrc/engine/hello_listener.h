@@ -15,6 +15,7 @@
 #include "base/mutex.h"
 #include "base/socket.h"
 #include "base/status.h"
+#include "base/strangers.h"
 #include "engine/notices.h"
 #include "engine/wire.h"
 
@@ -24,11 +25,14 @@ class HelloListener {
 public:
     // A connection whose Hello is complete and valid; nothing after it has been read. Runs on the
     // I/O thread.
-    using GreetedHandler = std::function<void(Fd socket, const wire::Hello &hello)>;
+    using GreetedHandler =
+        std::function<void(Fd socket, const wire::Hello &hello, Strangers::Place place)>;
 
-    // `notices` gets a text when connections have to wait.
-    HelloListener(EventLoop *loop, GreetedHandler on_greeted, Notices *notices)
+    // `strangers` outlives it. `notices` gets a text when connections have to wait.
+    HelloListener(EventLoop *loop, Strangers *strangers, GreetedHandler on_greeted,
+                  Notices *notices)
         : loop_(loop),
+          strangers_(strangers),
           on_greeted_(std::move(on_greeted)),
           listener_(loop, [notices](const std::string &why) { notices->Add(why); }) {}
     ~HelloListener() { Stop(); }
@@ -49,7 +53,7 @@ private:
     struct Newcomer {
         Fd socket;
         EventLoop::Token token = 0;
-        EventLoop::Token timer = 0;
+        Strangers::Place place;
         char greeting[wire::Hello::kSize] = {};
         size_t received = 0;
     };
@@ -60,10 +64,11 @@ private:
     void Drop(Newcomers::iterator newcomer) LLDD_REQUIRES(*loop_);
 
     EventLoop *const loop_;
+    Strangers *const strangers_;
     const GreetedHandler on_greeted_;
     Listener listener_;
     SocketAddress address_;
-    Newcomers newcomers_ LLDD_GUARDED_BY(*loop_);  // oldest first
+    Newcomers newcomers_ LLDD_GUARDED_BY(*loop_);
 };
 
 }  // namespace lldd

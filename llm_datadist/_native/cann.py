@@ -25,7 +25,8 @@ DEVICE_PATTERN = "/dev/davinci*"
 
 HEADERS = ("hixl/hixl.h", "acl/acl.h")
 # Each line is one library, under the names that it has had; the newest first.
-LIBRARIES = (("cann_hixl",), ("acl_rt", "ascendcl"), ("ascend_hal",))
+# metadef has the strings of the interface of cann_hixl.
+LIBRARIES = (("cann_hixl",), ("metadef",), ("acl_rt", "ascendcl"), ("ascend_hal",))
 
 # In front of what a library tells of its toolkit, in the file of the library.
 _RECORD = "LLDD_BUILT_AGAINST="

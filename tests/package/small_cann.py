@@ -8,7 +8,7 @@ from pathlib import Path
 
 HEADER = Path(__file__).resolve().parents[2] / "csrc" / "include" / "llm_datadist.h"
 
-HIXL = '#pragma once\nextern "C" int hixl_number();\n'
+HIXL = '#pragma once\nextern "C" int hixl_number();\nextern "C" int metadef_number();\n'
 # A header of someone else's, with what would be an error in one of ours.
 ACL = '#pragma once\n#include <vector>\nextern "C" inline int acl_shorten(long x) { return x; }\n'
 
@@ -19,7 +19,7 @@ def empty_toolkit(root, *, runtime="acl_rt"):
         (root / "include" / name).parent.mkdir(parents=True)
         (root / "include" / name).touch()
     (root / "lib64").mkdir()
-    for name in ("cann_hixl", runtime, "ascend_hal"):
+    for name in ("cann_hixl", "metadef", runtime, "ascend_hal"):
         (root / "lib64" / f"lib{name}.so").touch()
     return root
 
@@ -30,7 +30,9 @@ def small_toolkit(root):
     (root / "include" / "hixl" / "hixl.h").write_text(HIXL)
     (root / "include" / "acl" / "acl.h").write_text(ACL)
     sources = {
-        "cann_hixl": "int hixl_number(void); int hixl_number(void) { return 42; }",
+        "cann_hixl": "int hixl_number(void); int hixl_number(void) { return 2; }",
+        # As CANN's: the strings of the interface of one library are in another.
+        "metadef": "int metadef_number(void); int metadef_number(void) { return 40; }",
         "acl_rt": "int acl_nothing;",
         "ascend_hal": "int hal_nothing;",
     }
@@ -56,7 +58,7 @@ def small_tree(root):
             'extern "C" __attribute__((visibility("default"))) int lldd_number();\n'
             "int lldd_number() {\n"
             "    try { throw std::runtime_error(std::string(20, 'x')); }\n"
-            "    catch (const std::exception &) { return hixl_number(); }\n"
+            "    catch (const std::exception &) { return metadef_number() + hixl_number(); }\n"
             "}\n"
         ),
     }

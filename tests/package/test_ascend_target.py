@@ -64,6 +64,7 @@ def test_home_path_comes_before_toolkit_home(machine, tmp_path):
         ("include/hixl/hixl.h", "include/hixl/hixl.h"),
         ("include/acl/acl.h", "include/acl/acl.h"),
         ("lib64/libcann_hixl.so", "lib64/libcann_hixl.so"),
+        ("lib64/libmetadef.so", "lib64/libmetadef.so"),
         ("lib64/libacl_rt.so", "lib64/libacl_rt.so or lib64/libascendcl.so"),
         ("lib64/libascend_hal.so", "lib64/libascend_hal.so"),
     ],
@@ -77,7 +78,8 @@ def test_what_is_missing_is_named(machine, gone, named):
 
 def test_older_toolkits_have_the_runtime_under_another_name(machine):
     empty_toolkit(machine, runtime="ascendcl")
-    assert [name for name, _ in cann.find().libraries] == ["cann_hixl", "ascendcl", "ascend_hal"]
+    names = [name for name, _ in cann.find().libraries]
+    assert names == ["cann_hixl", "metadef", "ascendcl", "ascend_hal"]
 
 
 def test_the_driver_may_be_a_stub_that_is_only_linked(machine):
@@ -279,7 +281,9 @@ def test_a_changed_header_of_the_toolkit_counts(machine, needs_compiler, generat
 
     assert len(build()) == 4
     assert build() == []
-    (machine / "include" / "hixl" / "hixl.h").write_text('extern "C" int hixl_number();\n')
+    (machine / "include" / "hixl" / "hixl.h").write_text(
+        'extern "C" int hixl_number(), metadef_number();\n'
+    )
     assert build() == [(1, 1, "csrc/ascend/c.cc")]
 
 

@@ -298,6 +298,7 @@ def toolkit_at(root):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
     (root / "lib64" / "libacl_rt.so").touch()
+    (root / "lib64" / "libmetadef.so").touch()
     (root / "version.info").write_text("Version=8.5.0\n")
     return root
 

@@ -27,7 +27,7 @@ def test_needs_cann_and_the_dynamic_cxx_runtime(library):
         ["readelf", "-d", library], check=True, capture_output=True, text=True
     ).stdout
     needed = set(re.findall(r"\(NEEDED\).*\[(.+)\]", listing))
-    assert {"libcann_hixl.so", "libacl_rt.so", "libstdc++.so.6"} <= needed
+    assert {"libcann_hixl.so", "libmetadef.so", "libacl_rt.so", "libstdc++.so.6"} <= needed
 
 
 def test_strings_are_of_the_old_abi(library):

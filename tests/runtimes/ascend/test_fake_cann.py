@@ -21,7 +21,9 @@ SOURCE = toolkit.HERE / "refusals.cc"
 def program(on_fake: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = toolkit.toolkit()
     made = tmp_path_factory.mktemp("fake_cann") / "refusals"
-    libraries = [f"-L{root / 'lib64'}", f"-Wl,-rpath,{root / 'lib64'}", "-lcann_hixl", "-lacl_rt"]
+    folder = root / "lib64"
+    libraries = [f"-L{folder}", f"-Wl,-rpath,{folder}", "-Wl,--disable-new-dtags"]
+    libraries += ["-lcann_hixl", "-lmetadef", "-lacl_rt"]
     command = [*compiler.find_compiler(), *toolkit.FLAGS, str(SOURCE), *libraries, "-o", str(made)]
     subprocess.run(command, check=True)
     return made

@@ -7,6 +7,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hixl/hixl.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -23,16 +24,6 @@
 
 #include "fake.h"
 #include "wire.h"
-
-namespace ge {
-
-AscendString::AscendString(const char *text) : text_(std::make_shared<std::string>(text)) {}
-const char *AscendString::GetString() const { return text_ == nullptr ? "" : text_->c_str(); }
-bool AscendString::operator<(const AscendString &other) const {
-    return std::strcmp(GetString(), other.GetString()) < 0;
-}
-
-}  // namespace ge
 
 namespace hixl {
 namespace {
@@ -184,6 +175,9 @@ Status Hixl::Engine::Start(const std::string &local,
                            const std::map<AscendString, AscendString> &options) {
     Name name;
     if (!Name::Parse(local, &name)) return Refuse(PARAM_INVALID, "local_engine is " + local);
+    // By its bare name: it is there if it is loaded already, or on the path of the process.
+    if (dlopen("libhcomm.so", RTLD_NOW) == nullptr)
+        return Refuse(FAILED, std::string("no libhcomm.so: ") + dlerror());
     for (const auto &[key, value] : options) {
         if (!IsLegal(key.GetString(), value.GetString()))
             return Refuse(PARAM_INVALID,

@@ -33,8 +33,10 @@ FLAGS = [
 # Name, sources, and the libraries of the fake that it needs.
 LIBRARIES = (
     ("acl_rt", ("acl.cc",), ()),
+    ("metadef", ("metadef.cc",), ()),
+    ("hcomm", ("hcomm.cc",), ()),
     ("ascend_hal", ("hal.cc",), ()),
-    ("cann_hixl", ("hixl.cc", "wire.cc"), ("acl_rt",)),
+    ("cann_hixl", ("hixl.cc", "wire.cc"), ("metadef", "acl_rt")),
 )
 
 
@@ -67,7 +69,8 @@ def _link(folder: Path, name: str, sources: tuple[str, ...], needed: tuple[str, 
         f"-Wl,-soname,lib{name}.so",
     ]
     command += [str(HERE / source) for source in sources]
-    command += [f"-L{folder}", "-Wl,-rpath,$ORIGIN", *(f"-l{library}" for library in needed)]
+    # As CANN's, none knows where the others are: whoever loads one of them has to.
+    command += [f"-L{folder}", *(f"-l{library}" for library in needed)]
     command += ["-o", str(folder / f"lib{name}.so")]
     # A sanitizer that watches Python (tests/sanitizers) shall not watch the compiler.
     environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
