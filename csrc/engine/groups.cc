@@ -150,7 +150,9 @@ Status Groups::Attend(const GroupPtr &group) {
         if (alive != nullptr) OnCard(alive, other);
     };
     if (several_hosts) {
-        if (rendezvous_ == nullptr) rendezvous_ = std::make_unique<Rendezvous>(loop_, address);
+        if (rendezvous_ == nullptr) {
+            rendezvous_ = std::make_unique<Rendezvous>(loop_, address, options_.peer_timeout_ms);
+        }
         const bool holds = LowestRank(group->spec) == options_.cluster_id;
         return rendezvous_->Attend(holds, card, on_card, &group->meeting);
     }

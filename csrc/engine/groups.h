@@ -50,6 +50,7 @@ public:
         uint32_t sync_timeout_ms = 0;
         // Raised when the engine is closed; null: it is not.
         const Interruption *closing = nullptr;
+        uint32_t peer_timeout_ms = 0;  // see WatchPeerHost
     };
 
     Groups(EventLoop *loop, LinkDirectory *directory, LinkAcceptor *acceptor,

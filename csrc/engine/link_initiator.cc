@@ -179,11 +179,13 @@ Status LinkInitiator::Dial(const SocketAddress &address, const Deadline &deadlin
     wire::Hello peer;
     const wire::Hello own = options_.OwnHello();
     LLDD_RETURN_IF_ERROR(lldd::Connect(address, deadline, &socket));
+    WatchPeerHost(socket.get(), options_.peer_timeout_ms);
     LLDD_RETURN_IF_ERROR(device_->UseAddress(SocketAddress::OfSocket(socket.get()).ip(), false));
     LLDD_RETURN_IF_ERROR(Greet(socket.get(), deadline, own, &peer));
     identity.initiator_greeting = own.nonce;
     identity.acceptor_greeting = peer.nonce;
     identity.peer_features = peer.features;
+    identity.peer_timeout_ms = options_.peer_timeout_ms;
     identity.own_cluster_id = options_.cluster_id;
     identity.peer_cluster_id = peer.cluster_id;
     identity.end = LinkEnd::kInitiator;
