@@ -166,8 +166,8 @@ class LLMDataDist:
                 # Only a forked child gets here: its parent's engine is not its to close.
                 get_logger().error(str(failure))
             finally:
-                # Also when Ctrl-C has shortened it: the engine is closed then. Peers were in the memory
-                # until now.
+                # Also when Ctrl-C has shortened it: the engine is closed then. Peers were in the
+                # memory until now.
                 manager._kept.clear()
                 self._engine = None
                 self._cache_manager = None
