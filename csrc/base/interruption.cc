@@ -8,6 +8,7 @@ namespace lldd {
 Status Interrupted(InterruptCause cause) {
     const char *by = cause == InterruptCause::kUnlink     ? "unlink"
                      : cause == InterruptCause::kFinalize ? "finalize"
+                     : cause == InterruptCause::kCancel   ? "cancel"
                                                           : "the caller";
     return Failure(LLDD_TIMEOUT, "interrupted by %s", by);
 }
