@@ -312,7 +312,9 @@ class TaskThreads:
             else:
                 begins = True
                 if self._executor is None:
-                    self._executor = ThreadPoolExecutor(_MOST_THREADS, "llm_datadist task")
+                    self._executor = ThreadPoolExecutor(
+                        _MOST_THREADS, thread_name_prefix="llm_datadist task"
+                    )
                 # At the interpreter's exit it raises: then there is nothing to be undone.
                 self._executor.submit(self._serve, task)
                 self._waiting[task.peer] = deque()

@@ -147,7 +147,7 @@ Status MockConnection::Transfer(Direction direction, const Run *runs, size_t cou
         const MoveFailure failure = MovePlanned(*plan, direction, deadline);
         if (!failure.failed()) return Status::Ok();
         if (failure.kind != MoveFailure::kRefused) return ExplainWithEnd(failure);
-        peer_.CmaIsRefused();
+        peer_.CmaIsRefused(failure.error);
     }
 }
 
