@@ -87,9 +87,9 @@ void PeerMemory::CmaIsRefused(int error) {
     std::string instead;
     {
         MutexLock lock(paths_mutex_);
-        why_not_cma_ = Format(
-            "the kernel refuses process_vm calls to the peer since the link was made: %s",
-            strerror(error));
+        why_not_cma_ =
+            Format("the kernel refuses process_vm calls to the peer since the link was made: %s",
+                   strerror(error));
         DecidePathsLocked();
         instead = path_to_registered_.path;
     }
