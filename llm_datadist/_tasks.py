@@ -231,6 +231,7 @@ class TransferTask(CacheTask):
     ) -> None:
         super().__init__(token)
         self.peer = peer
+        self.begun = False  # or ended before; guarded by the threads
         self._threads = threads
         self._name = name
         self._transfer: Callable[[], None] | None = transfer
@@ -240,7 +241,7 @@ class TransferTask(CacheTask):
         if not super().cancel():
             return False
         # One that has not begun need not wait for those before it.
-        if self._threads.take_back(self):
+        if self._threads.claim(self):
             self.end_unbegun("cancel")
         return True
 
@@ -321,13 +322,15 @@ class TaskThreads:
         if not begins:
             task.end_unbegun("finalize")
 
-    def take_back(self, task: TransferTask) -> bool:
-        """Whether the task had not begun; then it does not."""
+    def claim(self, task: TransferTask) -> bool:
+        """Whether the task had not begun: then it is the caller's to run or to end."""
         with self._lock:
-            waiting = self._waiting.get(task.peer)
-            if waiting is None or task not in waiting:
+            if task.begun:
                 return False
-            waiting.remove(task)
+            task.begun = True
+            waiting = self._waiting.get(task.peer)
+            if waiting is not None and task in waiting:
+                waiting.remove(task)
             return True
 
     def _serve(self, task: TransferTask) -> None:
@@ -338,7 +341,11 @@ class TaskThreads:
         peer = task.peer
         following: TransferTask | None = task
         while following is not None:
-            following.run()
+            if self.claim(following):
+                if self._stopped:
+                    following.end_unbegun("finalize")
+                else:
+                    following.run()
             with self._lock:
                 waiting = self._waiting[peer]
                 following = waiting.popleft() if waiting else None
@@ -353,6 +360,8 @@ class TaskThreads:
         with self._lock:
             self._stopped = True
             unbegun = [task for waiting in self._waiting.values() for task in waiting]
+            for task in unbegun:
+                task.begun = True
             for waiting in self._waiting.values():
                 waiting.clear()
         for task in unbegun:
