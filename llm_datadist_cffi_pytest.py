@@ -13,6 +13,7 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
         DatadistFaults,
         DatadistPeers,
     )
+    from llm_datadist.testing.warm import WarmPeers
 
-_STRICT = "LLM_DATADIST_STRICT_HARDWARE"
+_STRICT, _BACKEND = "LLM_DATADIST_STRICT_HARDWARE", "LLM_DATADIST_BACKEND"
 # Whether a test has failed so far, at its node.
 _FAILED = "_llm_datadist_failed"
 
@@ -39,6 +41,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "set, for the tests and their peers",
         type="bool",
         default=False,
+    )
+    parser.addini(
+        "datadist_backend",
+        "the library that tests use, such as mock: sets LLM_DATADIST_BACKEND, unless it is set",
+        default="",
     )
     parser.addini(
         "datadist_leaks",
@@ -56,10 +63,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set the variable of datadist_strict, for everything that the session runs."""
-    if config.getini("datadist_strict") and _STRICT not in os.environ:
-        os.environ[_STRICT] = "1"
-        config.add_cleanup(lambda: os.environ.pop(_STRICT, None))
+    """Set the variables of the ini options, for everything that the session runs."""
+    strict = "1" if config.getini("datadist_strict") else ""
+    for name, value in ((_STRICT, strict), (_BACKEND, config.getini("datadist_backend"))):
+        if value and name not in os.environ:
+            os.environ[name] = value
+            config.add_cleanup(partial(os.environ.pop, name, None))
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -156,6 +165,16 @@ def datadist_cluster(_datadist_process: DatadistPeers) -> Iterator[DatadistClust
     clusters = DatadistCluster(_datadist_process)
     yield clusters
     clusters.end()
+
+
+@pytest.fixture(scope="session")
+def _datadist_warm_peers() -> Iterator[WarmPeers]:
+    """Processes for the cases of a connector suite, which reset them."""
+    from llm_datadist.testing.warm import WarmPeers
+
+    peers = WarmPeers()
+    yield peers
+    peers.end()
 
 
 @pytest.fixture

@@ -18,15 +18,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ._checks import check_type, check_uint32, refuse
+from ._layers import PullKeywords
 from ._pulls import PullKey
 from .cache import Cache
 from .transfer import LayerSynchronizer
 
 if TYPE_CHECKING:
-    from ._layers import PullKeywords
     from .cache_manager import CacheManager
 
 __all__ = [
@@ -40,7 +39,8 @@ __all__ = [
     "pull_many",
 ]
 
-Blocks = NDArray[np.int64]
+# Lists, since a device, and strict mode, take nothing else.
+Blocks = list[int]
 
 
 def parts_of_blocks(
@@ -63,10 +63,10 @@ def parts_of_blocks(
     _check_positive("parts", parts)
     _check_positive("rows", rows)
     picked = np.arange(parts) if chosen is None else np.asarray(chosen, np.int64)
-    if picked.size and not (0 <= picked.min() and picked.max() < parts):
+    if picked.size and not (picked.min() >= 0 and picked.max() < parts):
         refuse(f"chosen must be parts from 0 to {parts - 1}, got {list(picked)}")
     first = np.asarray(list(blocks), np.int64)[:, np.newaxis] * rows + np.arange(rows)
-    small: Blocks = (first[..., np.newaxis] * parts + picked).reshape(-1)
+    small: Blocks = (first[..., np.newaxis] * parts + picked).reshape(-1).tolist()
     return small
 
 
@@ -117,6 +117,8 @@ class HeadSplit:
         num_heads: KV heads of the model.
         src_ranks: ranks of the source; divides num_heads, or is a multiple of it.
         dst_ranks: the same of the destination.
+        single_heads: each part is one head, so that one cache by heads serves peers of any number
+            of ranks; otherwise parts are as large as both sides allow.
 
     Raises:
         LLMException: LLM_PARAM_INVALID: a number of ranks neither divides num_heads nor is a
@@ -126,6 +128,7 @@ class HeadSplit:
     num_heads: int
     src_ranks: int
     dst_ranks: int
+    single_heads: bool = False
     src_parts: int = field(init=False)
     dst_parts: int = field(init=False)
     heads_of_part: int = field(init=False)
@@ -143,7 +146,7 @@ class HeadSplit:
                 )
             owned.append(max(1, self.num_heads // ranks))
         # Both are divisors of num_heads; what divides both is what the parts are made of.
-        heads = int(np.gcd(*owned))
+        heads = 1 if self.single_heads else int(np.gcd(*owned))
         for name, value in zip(
             ("heads_of_part", "src_parts", "dst_parts"), (heads, *(each // heads for each in owned))
         ):
@@ -159,9 +162,7 @@ class HeadSplit:
         wanted = self._parts_of("dst", dst_rank)
         found: dict[int, list[tuple[int, int]]] = {}
         for dst_part, part in enumerate(wanted):
-            owners = [
-                rank for rank in range(self.src_ranks) if part in self._parts_of("src", rank)
-            ]
+            owners = [rank for rank in range(self.src_ranks) if part in self._parts_of("src", rank)]
             owner = owners[dst_rank % len(owners)]
             found.setdefault(owner, []).append((self._parts_of("src", owner).index(part), dst_part))
         return [
@@ -216,7 +217,7 @@ def layer_shares(src_layers: Sequence[int], dst_first: int, dst_count: int) -> l
         LLMException: LLM_PARAM_INVALID: the source has not all of these layers.
     """
     total = sum(src_layers)
-    if not (0 <= dst_first and 0 < dst_count and dst_first + dst_count <= total):
+    if not (dst_first >= 0 and dst_count > 0 and dst_first + dst_count <= total):
         refuse(
             f"the destination has layers {dst_first} to {dst_first + dst_count - 1}, the source "
             f"has 0 to {total - 1}"
@@ -227,7 +228,9 @@ def layer_shares(src_layers: Sequence[int], dst_first: int, dst_count: int) -> l
         if first < end:
             shares.append(
                 LayerShare(
-                    stage, range(first - start, end - start), range(first - dst_first, end - dst_first)
+                    stage,
+                    range(first - start, end - start),
+                    range(first - dst_first, end - dst_first),
                 )
             )
         start += count
@@ -280,7 +283,7 @@ class Pull:
     cache: Cache
     src_blocks: Any
     dst_blocks: Any
-    keywords: PullKeywords = field(default_factory=lambda: PullKeywords())
+    keywords: PullKeywords = field(default_factory=PullKeywords)
 
 
 def pull_many(manager: CacheManager, pulls: Sequence[Pull]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..keys import BlocksCacheKey
+from ..status import LLMException
 from .actor import ClusterAddress
 from .commands import PeerCache
 from .pattern import Geometry, Stamp, Words, describe_difference, fill, moved
@@ -20,9 +21,12 @@ from .warm import WarmPeers
 
 __all__ = ["Adapter", "Remote", "Scene"]
 
+VARIABLE = "LLM_DATADIST_MOCK_TRANSPORT"
+
 # What the connector's own cache is filled with; prompts have small stamps.
 _OWN_STAMP = 0xC0
 _CACHE = "kv"
+_LIE = "the connector says that the blocks have arrived: they cannot"
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,12 @@ class Adapter(ABC):
     """Five methods by which the suite drives a connector, as the decoder that loads blocks.
 
     key is that of the connector's own cache, where prompts may push into it; None: they may not.
+    failures are the exceptions by which the connector says that something failed; others are
+    mistakes and fail the case.
     """
 
     key: BlocksCacheKey | None = None
+    failures: tuple[type[Exception], ...] = (LLMException,)
 
     @abstractmethod
     def open(self, cluster_id: int, geometry: Geometry, timeout_ms: int) -> None:
@@ -58,24 +65,30 @@ class Adapter(ABC):
     def connect(self, remote: Remote) -> None:
         """Make a prompt known, as its metadata does; again when a prompt has new metadata.
 
-        Raises any exception when the connector says that this failed.
+        Raises one of failures where the connector says that this failed.
         """
 
     @abstractmethod
-    def load(
-        self, remote: Remote, src_blocks: Sequence[int], dst_blocks: Sequence[int]
-    ) -> bool:
+    def load(self, remote: Remote, src_blocks: Sequence[int], dst_blocks: Sequence[int]) -> bool:
         """Load blocks of a prompt into own blocks; whether they have arrived. Links again where the
-        link is lost. An exception is a failure that was said.
+        link is lost. One of failures means the same as False.
         """
 
     @abstractmethod
     def tensors(self) -> list[Words]:
-        """Return the own cache as it lies in memory: for each tensor, 8-byte words [block, word]."""
+        """Return the own cache as it lies in memory: each tensor as 8-byte words, [block, word]."""
 
     @abstractmethod
     def close(self) -> None:
         """Close the connector; also while another thread is in load()."""
+
+
+def transports(transport: str) -> str:
+    """Return what VARIABLE must be for this transport.
+
+    The memory of a connector is its own, so those that push into it cannot map it.
+    """
+    return "mapped,cma" if transport == "mapped" else transport
 
 
 class Prompt:
@@ -119,6 +132,7 @@ class Scene:
         self._deadline_s = deadline_s
         self._peers: list[Peer] = []
         self._known: Remote | None = None
+        self._last: Exception | None = None
         for index, words in enumerate(adapter.tensors()):
             fill(words.reshape(-1), _OWN_STAMP, index)
         self._expected = geometry.filled(_OWN_STAMP)
@@ -136,8 +150,14 @@ class Scene:
         shape = geometry or self.geometry
         peer = self.idle_peer()
         is_allocated = self._transport == "mapped"
-        pool = {"device_pool": 2 * shape.pool_bytes(), "page_shift": 16} if is_allocated else {}
-        address = peer.init(cluster_id, listen=listen, environment=self.environment(), **pool)
+        address = peer.init(
+            cluster_id,
+            listen=listen,
+            # Room for a second cache that takes the place of the first.
+            device_pool=2 * shape.pool_bytes() if is_allocated else 0,
+            page_shift=16,
+            environment=self.environment(),
+        )
         assert address is not None
         cache = self.give_cache(peer, stamp, shape)
         return Prompt(peer, Remote(cluster_id, address, 0, shape), cache)
@@ -160,7 +180,7 @@ class Scene:
 
     def environment(self) -> dict[str, str | None]:
         """Return the variables of this scene."""
-        return {} if self._transport is None else {"LLM_DATADIST_MOCK_TRANSPORT": self._transport}
+        return {} if self._transport is None else {VARIABLE: transports(self._transport)}
 
     def own_address(self) -> ClusterAddress:
         """Return what prompts unlink from."""
@@ -187,6 +207,9 @@ class Scene:
         now = np.stack([words.copy() for words in self.adapter.tensors()])
         if arrived:
             source = prompt.cache.filled()
+            there, here = source.shape[1], self.geometry.num_blocks
+            if len(src) != len(dst) or max(src) >= there or max(dst) >= here:
+                raise AssertionError(_LIE)
             self._expected = moved(self._expected, source, src, dst)
         else:
             # What became of these blocks is open.
@@ -203,27 +226,30 @@ class Scene:
                 self.adapter.connect(remote)
                 self._known = remote
             arrived = self.adapter.load(remote, src, dst)
-        except Exception as error:
+        except self.adapter.failures as error:
+            self._last = error
             return False, repr(error)
+        self._last = None
         return bool(arrived), "that the blocks have arrived" if arrived else "that it failed"
 
     def succeeds(self, prompt: Prompt, src: Sequence[int], dst: Sequence[int]) -> None:
         """Require that the blocks arrive at the first attempt."""
         __tracebackhide__ = True
         if not self.attempt(prompt, src, dst):
-            raise AssertionError(f"the load of {list(src)} failed, nothing is wrong with it")
+            raise AssertionError(f"{list(src)} failed, nothing is wrong with it") from self._last
 
     def fails(self, prompt: Prompt, src: Sequence[int], dst: Sequence[int]) -> None:
         """Require that the connector says that the blocks have not arrived."""
         __tracebackhide__ = True
         if self.attempt(prompt, src, dst):
-            raise AssertionError("the connector says that the blocks have arrived: they cannot")
+            raise AssertionError(_LIE)
 
     def recovers(self, prompt: Prompt, src: Sequence[int], dst: Sequence[int]) -> None:
         """Require that the blocks arrive within some attempts."""
         __tracebackhide__ = True
         if not any(self.attempt(prompt, src, dst) for _ in range(self.attempts)):
-            raise AssertionError(f"no load succeeded in {self.attempts} attempts after the fault")
+            text = f"no load succeeded in {self.attempts} attempts after the fault"
+            raise AssertionError(text) from self._last
 
 
 def _forget(actor: Any, name: str) -> None:

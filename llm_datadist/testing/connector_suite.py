@@ -23,7 +23,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .connector_scene import Adapter, Prompt, Remote, Scene
+from .connector_scene import VARIABLE, Adapter, Prompt, Remote, Scene, transports
 from .faults import here
 from .leaks import LeakCheck
 from .pattern import Geometry
@@ -65,7 +65,7 @@ class ConnectorSuite:
         """The connector, open, and what a case does with it."""
         leaks = LeakCheck()
         if self.transport is not None:
-            monkeypatch.setenv("LLM_DATADIST_MOCK_TRANSPORT", self.transport)
+            monkeypatch.setenv(VARIABLE, transports(self.transport))
         adapter = self.make_adapter()
         adapter.open(self.own_id, self.geometry, self.timeout_ms)
         scene = Scene(

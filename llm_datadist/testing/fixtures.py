@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _LISTEN = "127.0.0.1:0"
+_DEFAULT = Geometry()
 _SHAPE = re.compile(r"(\d+)P(\d+)D", re.IGNORECASE)
 
 
@@ -124,6 +125,8 @@ class Cluster:
     def __init__(self, prompts: Sequence[Member], decoders: Sequence[Member]) -> None:
         self.prompts = list(prompts)
         self.decoders = list(decoders)
+        self.caches: list[PeerCache] = []
+        """The cache "kv" of each member, in the order of members; [] if none was asked for."""
 
     @property
     def members(self) -> list[Member]:
@@ -131,7 +134,7 @@ class Cluster:
         return [*self.prompts, *self.decoders]
 
     def register(
-        self, name: str, geometry: Geometry | None = None, model_id: int = 0, **options: Any
+        self, name: str, geometry: Geometry, model_id: int = 0, **options: Any
     ) -> list[PeerCache]:
         """Register a paged cache at each member, which is filled with its cluster id as the stamp.
 
@@ -140,8 +143,7 @@ class Cluster:
         caches = []
         for member in self.members:
             stamp = member.cluster_id
-            shape = Geometry() if geometry is None else geometry
-            caches.append(member.register(name, shape, stamp, model_id, **options))
+            caches.append(member.register(name, geometry, stamp, model_id, **options))
         return caches
 
     def link(self, timeout_ms: int | None = None) -> None:
@@ -166,6 +168,7 @@ class DatadistCluster:
         self,
         shape: str,
         *,
+        geometry: Geometry | None = _DEFAULT,
         in_process: bool = False,
         linked: bool = True,
         environment: Mapping[str, str | None] | None = None,
@@ -175,6 +178,9 @@ class DatadistCluster:
 
         Args:
             shape: how many of each.
+            geometry: of the paged cache "kv" that each member registers, before anybody links: on a
+                device, and in strict mode, memory that is registered later is not reached. It is
+                filled with the cluster id as its stamp. None: no cache.
             in_process: in the process of the test, instead of one process for each.
             linked: False: nobody is linked yet.
             environment: variables, of the processes or of the engines.
@@ -196,6 +202,8 @@ class DatadistCluster:
             role = LLMRole.PROMPT if number <= prompts else LLMRole.DECODER
             member.init(number, **{"role": role, "listen": _LISTEN, **init})
         cluster = Cluster(members[:prompts], members[prompts:])
+        if geometry is not None:
+            cluster.caches = cluster.register("kv", geometry)
         if linked:
             cluster.link()
         return cluster

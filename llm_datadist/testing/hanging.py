@@ -15,10 +15,12 @@ __all__ = ["HangWatch", "stacks_of_this_process"]
 
 
 def stacks_of_this_process() -> str:
-    """Return the stack of each thread, as a traceback has it."""
+    """Return the stack of each other thread, as a traceback has it."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     parts = []
     for ident, frame in sys._current_frames().items():
+        if ident == threading.get_ident():
+            continue  # This thread only tells.
         stack = "".join(traceback.format_stack(frame))
         parts.append(f"thread {names.get(ident, ident)}:\n{stack}")
     return "\n".join(parts)

@@ -117,6 +117,7 @@ class Peer(Member):
         # What faulthandler of the process writes.
         self._stacks = stacks
         self._scripts: list[PeerCall] = []
+        self._is_started = False
         self._lock = threading.Condition()
         self._calls: dict[int, PeerCall] = {}
         self._announced: Counter[str] = Counter()
@@ -171,6 +172,7 @@ class Peer(Member):
                 break
             with self._lock:
                 if isinstance(message, Announcement):
+                    self._is_started = True
                     self._announced[message.text] += 1
                     self._lock.notify_all()
                     continue
@@ -251,8 +253,10 @@ class Peer(Member):
         return [AssertionError(failure.text) for failure in failures if failure is not None]
 
     def set_flag(self, name: str) -> None:
-        """Set an event that commands of the peer wait for or look at."""
-        self.call("set_flag", name)
+        """Set an event that commands of the peer wait for or look at; does not wait until it is
+        set, since the command may be to end.
+        """
+        self.tell("set_flag", name)
 
     def _control_runtime(self, command: str, argument: str) -> str:
         # On a thread of its own: the main one may be in a call that a fault holds up.
@@ -286,8 +290,11 @@ class Peer(Member):
         """Return the stacks of the process's threads; when it does not give them in time, what it
         has given.
         """
-        if self.process.poll() is not None:
+        if self.process.poll() is not None or self.gone.done():
             return f"it has ended with {self.process.returncode}"
+        if not self._is_started:
+            # The signal would end it.
+            return "it has not started yet"
         before = os.fstat(self._stacks).st_size
         self.process.send_signal(signal.SIGUSR1)
         end = time.monotonic() + seconds
