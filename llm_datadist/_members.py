@@ -36,6 +36,7 @@ Options = Mapping[str, str]
 
 DEFAULT_PAGE_SHIFT = 16
 DEFAULT_SYNC_TIMEOUT_MS = 1000
+DEFAULT_PEER_TIMEOUT_MS = 15000
 
 
 @dataclass(frozen=True)

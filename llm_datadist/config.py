@@ -12,6 +12,7 @@ from . import _addresses
 from ._checks import INT32_MAX, UINT32_MAX, check_type, check_uint16, check_uint64
 from ._enums import NamedIntEnum
 from ._members import (
+    DEFAULT_PEER_TIMEOUT_MS,
     DEFAULT_SYNC_TIMEOUT_MS,
     AnyNumber,
     DeviceIds,
@@ -148,6 +149,15 @@ class LLMConfig(WarnsOfUnknownMembers):
     auth_token = Secret(
         "lldd.AuthToken",
         "A secret that both ends of a link must have (decision 41); not shown by repr and logs.",
+    )
+
+    peer_timeout = Number(
+        "lldd.PeerTimeout",
+        "After how many milliseconds a peer that does not answer is noticed (decision 24); 0: "
+        "never.",
+        low=0,
+        high=INT32_MAX,
+        default=DEFAULT_PEER_TIMEOUT_MS,
     )
 
     def __init__(self) -> None:

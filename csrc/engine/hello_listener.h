@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <list>
 #include <memory>
@@ -29,11 +30,13 @@ public:
         std::function<void(Fd socket, const wire::Hello &hello, Strangers::Place place)>;
 
     // `strangers` outlives it. `notices` gets a text when connections have to wait.
+    // `peer_timeout_ms`: see WatchPeerHost.
     HelloListener(EventLoop *loop, Strangers *strangers, GreetedHandler on_greeted,
-                  Notices *notices)
+                  Notices *notices, uint32_t peer_timeout_ms)
         : loop_(loop),
           strangers_(strangers),
           on_greeted_(std::move(on_greeted)),
+          peer_timeout_ms_(peer_timeout_ms),
           listener_(loop, [notices](const std::string &why) { notices->Add(why); }) {}
     ~HelloListener() { Stop(); }
     HelloListener(const HelloListener &) = delete;
@@ -66,6 +69,7 @@ private:
     EventLoop *const loop_;
     Strangers *const strangers_;
     const GreetedHandler on_greeted_;
+    const uint32_t peer_timeout_ms_;
     Listener listener_;
     SocketAddress address_;
     Newcomers newcomers_ LLDD_GUARDED_BY(*loop_);

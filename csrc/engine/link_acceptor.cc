@@ -3,6 +3,7 @@
 
 #include <sys/socket.h>
 
+#include <cerrno>
 #include <utility>
 
 #include "base/deadline.h"
@@ -41,8 +42,8 @@ LinkAcceptor::LinkAcceptor(EventLoop *loop, Device *device, LinkDirectory *direc
       options_(options),
       strangers_(loop, "the listener", {kMaxPending, kGreetingMs, kMaxUnfinished}),
       prepared_(loop, "links that are not confirmed", {kMaxPending, kHandshakeMs, kMaxUnfinished}),
-      listener_(loop, &strangers_, GreetedHandler(), notices),
-      group_listener_(loop, &strangers_, GreetedHandler(), notices) {}
+      listener_(loop, &strangers_, GreetedHandler(), notices, options.peer_timeout_ms),
+      group_listener_(loop, &strangers_, GreetedHandler(), notices, options.peer_timeout_ms) {}
 
 HelloListener::GreetedHandler LinkAcceptor::GreetedHandler() {
     return [this](Fd socket, const wire::Hello &hello, Strangers::Place place) {
@@ -125,6 +126,7 @@ void LinkAcceptor::BeginHandshake(Fd socket, const wire::Hello &hello, Strangers
     identity.initiator_greeting = hello.nonce;
     identity.acceptor_greeting = own.nonce;
     identity.peer_features = hello.features;
+    identity.peer_timeout_ms = options_.peer_timeout_ms;
     const auto link = std::make_shared<Link>(loop_, identity, std::move(socket), options_.closing);
     Keep(link, std::move(place));
     link->channel().SetMaxBody(wire::kMaxStrangersBody);
@@ -352,6 +354,13 @@ void LinkAcceptor::OnClosed(const std::weak_ptr<Link> &weak) {
         return;
     }
     if (link->unlinked()) return;
+    const int error = link->channel().lost_error();
+    if (error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH) {
+        LLDD_LOG(LLDD_LOG_WARNING,
+                 "the peer of the link to %s is gone: its host has not answered for %u ms "
+                 "(lldd.PeerTimeout)",
+                 link->peer_name().c_str(), options_.peer_timeout_ms);
+    }
     const LinkPtr dropped = directory_->PeerGone(link);
     if (link->unlinked()) link->ShutdownWhenIdle([] {});
     if (dropped == nullptr) return;
