@@ -67,6 +67,7 @@ class LLMDataDist:
         self._role = role
         self._cluster_id = cluster_id
         self._engine: Engine | None = None
+        self._is_closing = False
         self._cache_manager: CacheManager | None = None
 
     # ---- life ----
@@ -141,6 +142,7 @@ class LLMDataDist:
             read = read_options(self._cluster_id, self._role, options)
             get_logger().info("init cluster %d with %s", self._cluster_id, config.masked(options))
             self._engine = Engine(read)
+            self._is_closing = False
             self._cache_manager = CacheManager(self._engine)
             _live.append(self)
             LLMDataDist.llm_engine_instance = self
@@ -148,9 +150,8 @@ class LLMDataDist:
     def finalize(self) -> None:
         """Close the engine, waiting for running calls; nothing happens when it is not open.
 
-        Transfers that run end with LLM_TIMEOUT (decision 83).
-        Peers are not told; they see the connections close. A CacheManager that is kept raises
-        LLM_ENGINE_FINALIZED from now on.
+        Transfers that run end with LLM_TIMEOUT (decision 83). Peers see the connections close. A
+        CacheManager that is kept raises LLM_ENGINE_FINALIZED from now on.
         """
         with _life:
             engine = self._engine
@@ -159,23 +160,26 @@ class LLMDataDist:
             for notice in engine.take_notices():
                 get_logger().warning(notice)
             manager = self.cache_manager
+            self._is_closing = True
             manager._leave_engine(self._cluster_id)
             try:
                 engine.close()
             except LLMException as failure:
                 # Only a forked child gets here: its parent's engine is not its to close.
                 get_logger().error(str(failure))
-            # Peers were in the memory until now.
-            manager._kept.clear()
-            self._engine = None
-            self._cache_manager = None
-            if self in _live:
-                _live.remove(self)
-            LLMDataDist.llm_engine_instance = _live[-1] if _live else None
+            finally:
+                # Also when Ctrl-C has shortened it: the engine is closed then. Peers were in the
+                # memory until now.
+                manager._kept.clear()
+                self._engine = None
+                self._cache_manager = None
+                if self in _live:
+                    _live.remove(self)
+                LLMDataDist.llm_engine_instance = _live[-1] if _live else None
 
     @property
     def _is_open(self) -> bool:
-        return self._engine is not None
+        return self._engine is not None and not self._is_closing
 
     def _open_engine(self) -> Engine:
         engine = self._engine
@@ -230,11 +234,10 @@ class LLMDataDist:
         check_optional("switch_options", switch_options, dict)
         ip: str | None = None
         port = 0
-        if switch_options and LLMConfig.listen_ip_info.key in switch_options:
-            check_type(
-                LLMConfig.listen_ip_info.key, switch_options[LLMConfig.listen_ip_info.key], str
-            )
-            ip, port = _addresses.split_listen_info(switch_options[LLMConfig.listen_ip_info.key])
+        key = LLMConfig.listen_ip_info.key
+        if switch_options and key in switch_options:
+            check_type(key, switch_options[key], str)
+            ip, port = _addresses.split_listen_info(switch_options[key])
         # The "hixl" backend goes on listening where it does (contract 7.3).
         if ip is not None or not engine.options.one_way_links:
             engine.switch_listener(ip, port)
@@ -451,12 +454,7 @@ class LLMDataDist:
 
     def drop_gone_links(self) -> int:
         """Drop every link of link_clusters whose peer is gone (LinkState.PEER_GONE), whoever made
-        it, as unlink_clusters(force=True) does; returns how many.
-
-        Raises:
-            LLMException: LLM_TIMEOUT, as of a forced unlink; all of them are dropped all the same.
-
-        Source: decision 73.
+        it, and return how many; LLMException as a forced unlink answers. Source: decision 73.
         """
         return self._open_engine().links.drop_gone()
 

@@ -164,6 +164,7 @@ void Engine::StartLinks(const lldd_config &config) {
     group_options.cluster_id = cluster_id_;
     group_options.total_time_s = config.link_total_time_s;
     group_options.sync_timeout_ms = sync_timeout_ms_;
+    group_options.closing = &closing_;
     group_options.peer_timeout_ms = peer_timeout_ms_;
     groups_ = std::make_unique<Groups>(loop_.get(), directory_.get(), acceptor_.get(),
                                        initiator_.get(), &notices_, group_options);
@@ -191,10 +192,12 @@ void Engine::Close() {
             link->Interrupt(InterruptCause::kFinalize);
     }
     gate_.WaitUntilEmpty();
-    if (groups_ != nullptr) groups_->Close();
+    // Ctrl-C ends the waits for peers; everything is taken down all the same.
+    Interruption call;
+    if (groups_ != nullptr) groups_->Close(SyncDeadline().InterruptedBy(&call));
     if (initiator_ != nullptr) {
         acceptor_->Close();
-        initiator_->EndAll(SyncDeadline());
+        initiator_->EndAll(SyncDeadline().InterruptedBy(&call));
     }
     // The memory of the caches goes with the pools; registrations of the client's memory with the
     // device.
@@ -296,6 +299,12 @@ void Engine::AddNotices(std::vector<std::string> notices) {
     for (std::string &notice : notices) notices_.Add(std::move(notice));
 }
 
+Status Engine::DropGoneLinks(uint64_t *count) {
+    Interruption call(&closing_);
+    const Deadline deadline = SyncDeadline().InterruptedBy(&call);
+    return WithCause(initiator_->DropGone(deadline, count), deadline.cause());
+}
+
 // ---- communicators ----
 
 Status Engine::CheckHasGroups() const {
@@ -310,7 +319,8 @@ Status Engine::JoinGroup(const GroupSpec &spec, uint64_t *comm_id) {
 
 Status Engine::LeaveGroup(uint64_t comm_id) {
     LLDD_RETURN_IF_ERROR(CheckHasGroups());
-    return groups_->Leave(comm_id);
+    Interruption call(&closing_);
+    return groups_->Leave(comm_id, SyncDeadline().InterruptedBy(&call));
 }
 
 Status Engine::GroupState(uint64_t comm_id, uint32_t *state) {
@@ -439,7 +449,9 @@ Status Engine::Deallocate(int64_t cache_id) {
 }
 
 Status Engine::Unregister(int64_t cache_id) {
-    return unregistrations_->Unregister(cache_id, SyncDeadline());
+    Interruption call(&closing_);
+    const Deadline deadline = SyncDeadline().InterruptedBy(&call);
+    return WithCause(unregistrations_->Unregister(cache_id, deadline), deadline.cause());
 }
 
 Status Engine::RemoveKey(const lldd_cache_key &key) {

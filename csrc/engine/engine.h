@@ -66,7 +66,7 @@ public:
     bool tells_notices() const { return tells_notices_; }
     const LinkDirectory &links() const { return *directory_; }
     LinkInitiator &initiator() { return *initiator_; }
-    Status DropGoneLinks(uint64_t *count) { return initiator_->DropGone(SyncDeadline(), count); }
+    Status DropGoneLinks(uint64_t *count);
     Transfers &transfers() { return *transfers_; }
     LocalCopies &copies() { return *copies_; }
     // Raised when the engine is closed.
