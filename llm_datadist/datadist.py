@@ -168,13 +168,15 @@ class LLMDataDist:
             except LLMException as failure:
                 # Only a forked child gets here: its parent's engine is not its to close.
                 get_logger().error(str(failure))
-            # Peers were in the memory until now.
-            manager._kept.clear()
-            self._engine = None
-            self._cache_manager = None
-            if self in _live:
-                _live.remove(self)
-            LLMDataDist.llm_engine_instance = _live[-1] if _live else None
+            finally:
+                # Also when Ctrl-C has shortened it: the engine is closed then. Peers were in the
+                # memory until now.
+                manager._kept.clear()
+                self._engine = None
+                self._cache_manager = None
+                if self in _live:
+                    _live.remove(self)
+                LLMDataDist.llm_engine_instance = _live[-1] if _live else None
 
     @property
     def _is_open(self) -> bool:
