@@ -103,7 +103,7 @@ FOLDERS = {
                 ),
                 "transfers|mismatches": (
                     *conformance("pull_check_order", "push_order", "silent_mismatches"),
-                    *conformance("async_transfer"),
+                    *conformance("async_transfer", "decisions_strict"),
                 ),
                 "abi_|engine.cc|call_gate": (
                     "tests/abi/test_library.py",
