@@ -194,6 +194,20 @@ def test_a_closed_engine_answers_a_status(mock_library, engine, parsed):
         assert "closed" in ffi.string(lib.lldd_last_error()).decode()
 
 
+@pytest.mark.parametrize("member", ["src_blocks", "dst_blocks"])
+@pytest.mark.parametrize("call", ["pull", "push", "transfer_layer"])
+def test_a_list_of_blocks_that_is_not_there(mock_library, engine, call, member):
+    ffi, lib = mock_library.ffi, mock_library.lib
+    key = ffi.new("lldd_cache_key *", {"struct_size": ffi.sizeof("lldd_cache_key")})
+    key.kind = lib.LLDD_KEY_BLOCKS
+    struct = f"lldd_{call.partition('_')[0]}_args"
+    args = ffi.new(f"{struct} *", {"struct_size": ffi.sizeof(struct), "key": key})
+    setattr(args, f"num_{member}", 3)
+    more = [ffi.NULL] if call == "push" else []
+    assert getattr(lib, f"lldd_{call}")(engine, args, *more) == lib.LLDD_PARAM_INVALID
+    assert member in ffi.string(lib.lldd_last_error()).decode()
+
+
 @pytest.mark.rule("C10-75")
 def test_an_empty_auth_token_does_not_switch_authentication_off(mock_library):
     ffi, lib = mock_library.ffi, mock_library.lib

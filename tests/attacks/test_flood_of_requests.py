@@ -57,3 +57,18 @@ def test_as_many_requests_as_may_wait_are_all_answered(victim: Victim) -> None:
     assert numbers == list(range(count))
     assert victim.links() == [(5, "LIVE")]
     attacker.close()
+
+
+@pytest.mark.rule("C10-92", "C10-93")
+def test_answers_wait_for_a_peer_that_reads_late(victim: Victim) -> None:
+    """More than the kernel holds is sent as the peer reads, and the link stays."""
+    victim.peer.call(register_many, CACHES)
+    attacker = Attacker(victim.port, 5, transports=4)
+    table = attacker.ask(TABLE)
+    count = 32 * ENGINE_AT_ONCE
+    attacker.stream.sendall(b"".join(frame(TABLE, number) for number in range(count)))
+    answers = [receive_frame(attacker.stream)[1:] for _ in range(count)]
+    assert answers == [(number, table) for number in range(count)]
+    assert attacker.ask(TABLE) == table
+    assert victim.links() == [(5, "LIVE")]
+    attacker.close()
