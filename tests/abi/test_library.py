@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 
 import pytest
@@ -192,6 +193,22 @@ def test_a_closed_engine_answers_a_status(mock_library, engine, parsed):
     for name, nothing in calls.items():
         assert getattr(lib, name)(engine, *nothing) == lib.LLDD_ENGINE_FINALIZED, name
         assert "closed" in ffi.string(lib.lldd_last_error()).decode()
+
+
+def test_a_link_that_fails_names_the_cluster_that_was_asked_for(mock_library, engine):
+    ffi, lib = mock_library.ffi, mock_library.lib
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        host = ffi.new("char[]", b"127.0.0.1")
+        address = ffi.new("lldd_address *", {"struct_size": ffi.sizeof("lldd_address")})
+        address.ip, address.port = host, closed.getsockname()[1]
+        cluster = ffi.new("lldd_cluster *", {"struct_size": ffi.sizeof("lldd_cluster")})
+        cluster.flags, cluster.remote_cluster_id = lib.LLDD_CLUSTER_HAS_ID, 5
+        cluster.remote, cluster.num_remote = address, 1
+        size = ffi.sizeof("lldd_cluster_result")
+        result = ffi.new("lldd_cluster_result *", {"struct_size": size})
+        assert lib.lldd_link_clusters(engine, cluster, 1, 1000, result) == lib.LLDD_LINK_FAILED
+        assert (result.status, result.remote_cluster_id) == (lib.LLDD_LINK_FAILED, 5)
 
 
 @pytest.mark.parametrize("member", ["src_blocks", "dst_blocks"])

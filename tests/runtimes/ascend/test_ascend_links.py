@@ -202,6 +202,35 @@ def test_taking_memory_back_and_registering_it_again(peers):
     check(target, moved(expected, other.filled(), [2], [2]))
 
 
+def register_once_more(actor) -> None:
+    addrs = actor.caches["kv"].tensor_addrs
+    actor.datadist.cache_manager.register_blocks_cache(SMALL.desc(), addrs, key(OWNER, 1))
+
+
+def test_memory_of_two_caches_stays_with_the_second(peers):
+    owner, puller = peers.start(OWNER), peers.start(PULLER, listen=None)
+    source = owner.register("kv", SMALL, 1, 0)
+    owner.call(register_once_more)
+    target = puller.register("kv", SMALL, 2)
+    assert puller.link(owner) == S.LLM_SUCCESS
+    owner.call("unregister", "kv")
+    puller.pull("kv", key(OWNER, 1), [0], [0])
+    check(target, moved(target.filled(), source.filled(), [0], [0]))
+
+
+def register_at(actor, address: int) -> None:
+    desc = CacheDesc(1, [1, 512], DataType.DT_INT8, Placement.DEVICE)
+    actor.datadist.cache_manager.register_blocks_cache(desc, [address], key(OWNER))
+
+
+def test_memory_past_the_address_space(peers):
+    owner = peers.start(OWNER)
+    for address in (2**64 - 511, 2**64 - 1):
+        with pytest.raises(LLMException, match="past the address space") as caught:
+            owner.call(register_at, address)
+        assert caught.value.status_code == S.LLM_PARAM_INVALID
+
+
 def register_again(actor) -> None:
     addrs = actor.caches["kv"].tensor_addrs
     actor.datadist.cache_manager.register_blocks_cache(SMALL.desc(), addrs, key(OWNER))
