@@ -155,7 +155,7 @@ FOLDERS = {
                 *conformance("pull_blocks", "push_blocks", "copies", "unmapped_memory"),
                 *conformance("withdrawing_memory", "refused_process_vm", "link_steps"),
                 *conformance("fault_rules", "fault_statuses", "fault_shaping", "forked_child"),
-                *conformance("late_bytes", "interrupted_transfers", "dead_and_stopped_peers"),
+                *conformance("interrupted_transfers", "dead_and_stopped_peers"),
                 *conformance("caches_register", "caches_pools", "engine_options", "control_port"),
                 "tests/runtimes/mock/test_absurd_lengths.py",
                 *ATTACKS,
