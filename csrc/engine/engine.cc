@@ -27,6 +27,11 @@ bool ChecksWanted() {
     return text != nullptr && text[0] != '\0' && std::strcmp(text, "0") != 0;
 }
 
+Status ParseListen(const char *ip, uint32_t port, SocketAddress *address) {
+    Status status = SocketAddress::Parse(ip, port, address);
+    return status.ok() ? status : std::move(status).WithPrefix("listen_ip_info: ");
+}
+
 Status CheckConfig(const lldd_config &config) {
     const auto out_of = [](const char *member, uint64_t value, const char *allowed) {
         return Failure(LLDD_PARAM_INVALID, "%s is %llu, allowed is %s", member, Printable(value),
@@ -96,8 +101,7 @@ Status Engine::Start(const lldd_config &config) {
     SocketAddress listen_address;
     const bool listen = (config.flags & LLDD_CONFIG_LISTEN) != 0;
     if (listen)
-        LLDD_RETURN_IF_ERROR(
-            SocketAddress::Parse(config.listen_ip, config.listen_port, &listen_address));
+        LLDD_RETURN_IF_ERROR(ParseListen(config.listen_ip, config.listen_port, &listen_address));
     loop_ = EventLoop::Acquire();
     DeviceOptions options;
     options.device_id = config.device_id;
@@ -156,6 +160,7 @@ void Engine::StartLinks(const lldd_config &config) {
     group_options.cluster_id = cluster_id_;
     group_options.total_time_s = config.link_total_time_s;
     group_options.sync_timeout_ms = sync_timeout_ms_;
+    group_options.closing = &closing_;
     group_options.peer_timeout_ms = peer_timeout_ms_;
     groups_ = std::make_unique<Groups>(loop_.get(), directory_.get(), acceptor_.get(),
                                        initiator_.get(), &notices_, group_options);
@@ -183,10 +188,12 @@ void Engine::Close() {
             link->Interrupt(InterruptCause::kFinalize);
     }
     gate_.WaitUntilEmpty();
-    if (groups_ != nullptr) groups_->Close();
+    // Ctrl-C ends the waits for peers; everything is taken down all the same.
+    Interruption call;
+    if (groups_ != nullptr) groups_->Close(SyncDeadline().InterruptedBy(&call));
     if (initiator_ != nullptr) {
         acceptor_->Close();
-        initiator_->EndAll(SyncDeadline());
+        initiator_->EndAll(SyncDeadline().InterruptedBy(&call));
     }
     // The memory of the caches goes with the pools; registrations of the client's memory with the
     // device.
@@ -216,7 +223,7 @@ Status Engine::SwitchListener(const char *ip, uint32_t port) {
                        Printable(directory_->count()));
     }
     SocketAddress address;
-    if (ip != nullptr) LLDD_RETURN_IF_ERROR(SocketAddress::Parse(ip, port, &address));
+    if (ip != nullptr) LLDD_RETURN_IF_ERROR(ParseListen(ip, port, &address));
     MutexLock lock(listener_mutex_);
     if (ip != nullptr && acceptor_->listener().listening() && port == listen_port_asked_)
         return Status::Ok();
@@ -232,7 +239,7 @@ Status Engine::SwitchListener(const char *ip, uint32_t port) {
 Status Engine::CheckSameListener(const char *ip, uint32_t port) const {
     if (ip == nullptr) return Status::Ok();
     SocketAddress address;
-    LLDD_RETURN_IF_ERROR(SocketAddress::Parse(ip, port, &address));
+    LLDD_RETURN_IF_ERROR(ParseListen(ip, port, &address));
     MutexLock lock(listener_mutex_);
     const SocketAddress &now = acceptor_->listener().address();
     if (address.ip() == now.ip() && (port == listen_port_asked_ || port == now.port()))
@@ -299,7 +306,8 @@ Status Engine::JoinGroup(const GroupSpec &spec, uint64_t *comm_id) {
 
 Status Engine::LeaveGroup(uint64_t comm_id) {
     LLDD_RETURN_IF_ERROR(CheckHasGroups());
-    return groups_->Leave(comm_id);
+    Interruption call(&closing_);
+    return groups_->Leave(comm_id, SyncDeadline().InterruptedBy(&call));
 }
 
 Status Engine::GroupState(uint64_t comm_id, uint32_t *state) {
@@ -430,7 +438,8 @@ Status Engine::Deallocate(int64_t cache_id) {
 Status Engine::Unregister(int64_t cache_id) {
     const CacheRef cache = store_.Unregister(cache_id);
     if (cache == nullptr || !cache->registered) return Status::Ok();
-    const Deadline deadline = SyncDeadline();
+    Interruption call(&closing_);
+    const Deadline deadline = SyncDeadline().InterruptedBy(&call);
     Status status;
     if (!in_use_.WaitUntilUnused(cache_id, deadline)) {
         status = Failure(
@@ -438,7 +447,8 @@ Status Engine::Unregister(int64_t cache_id) {
             "cache %lld is unregistered, but a transfer of this engine still uses its memory",
             Printable(cache_id));
     }
-    if (!cache->remote_accessible && mode_ != LLDD_MODE_REQUEST) return status;
+    if (!cache->remote_accessible && mode_ != LLDD_MODE_REQUEST)
+        return WithCause(std::move(status), deadline.cause());
     for (const uint64_t addr : cache->addrs) {
         if (addr == 0) continue;
         const Status withdrawn = device_->Unregister(addr, cache->shape.tensor_bytes, deadline);
@@ -449,7 +459,7 @@ Status Engine::Unregister(int64_t cache_id) {
                             withdrawn.raw());
         }
     }
-    return status;
+    return WithCause(std::move(status), deadline.cause());
 }
 
 Status Engine::RemoveKey(const lldd_cache_key &key) {

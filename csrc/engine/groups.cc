@@ -40,7 +40,7 @@ std::string Describe(const GroupSpec &spec) {
 
 }  // namespace
 
-Groups::~Groups() { Close(); }
+Groups::~Groups() { Close(Deadline::InMs(options_.sync_timeout_ms)); }
 
 Status Groups::Check(const GroupSpec &spec) const {
     if (spec.name.empty() || spec.name.size() > kMaxName) {
@@ -74,6 +74,10 @@ Status Groups::Check(const GroupSpec &spec) const {
     return Status::Ok();
 }
 
+uint64_t Groups::TotalS() const {
+    return options_.total_time_s == 0 ? kDefaultTotalS : options_.total_time_s;
+}
+
 Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
     MutexLock one_at_a_time(join_mutex_);
     LLDD_RETURN_IF_ERROR(Check(spec));
@@ -82,7 +86,6 @@ Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
     group->spec = spec;
     group->description = Describe(spec);
     group->rank_table = RankTable(spec.rank_table);
-    const uint64_t total_s = options_.total_time_s == 0 ? kDefaultTotalS : options_.total_time_s;
     {
         // The next join gets the id of one that failed: joins are made one at a time.
         MutexLock lock(mutex_);
@@ -100,16 +103,15 @@ Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
             last_id_ = group->comm_id;
             groups_.emplace(group->comm_id, group);
         }
-        group->timer = loop_->PostAt(Deadline::InMs(total_s * 1000),
+        group->timer = loop_->PostAt(Deadline::InMs(TotalS() * 1000),
                                      [this, weak = std::weak_ptr<Group>(group)] {
                                          const GroupPtr late = weak.lock();
-                                         if (late != nullptr)
-                                             Fail(late, "not all members came in time");
+                                         if (late != nullptr) Fail(late, NotAllCame(*late));
                                      });
     });
     if (!status.ok()) {
         // This end may have dialled a member already.
-        const Status ended = EndLinks(group);
+        const Status ended = EndLinks(group, Deadline::InMs(options_.sync_timeout_ms));
         if (!ended.ok()) LLDD_LOG(LLDD_LOG_WARNING, "join that failed: %s", ended.text().c_str());
         return status;
     }
@@ -129,6 +131,18 @@ Status Groups::UseOwnAddress() {
 }
 
 // Begins to meet the other members.
+std::string Groups::NotAllCame(const Group &group) const {
+    std::string missing;
+    MutexLock lock(mutex_);
+    for (const auto &member : group.spec.members) {
+        if (member.cluster_id == options_.cluster_id || group.links.count(member.cluster_id) != 0)
+            continue;
+        missing += Format("%s%llu", missing.empty() ? "" : ", ", Printable(member.cluster_id));
+    }
+    return Format("not all members came in time (link_total_time: %llu s); missing: cluster %s",
+                  Printable(TotalS()), missing.c_str());
+}
+
 Status Groups::Attend(const GroupPtr &group) {
     bool several_hosts = false;
     SocketAddress address;
@@ -166,7 +180,7 @@ Status Groups::Attend(const GroupPtr &group) {
     return Status::Ok();
 }
 
-Status Groups::Leave(uint64_t comm_id) {
+Status Groups::Leave(uint64_t comm_id, const Deadline &deadline) {
     GroupPtr group;
     {
         MutexLock lock(mutex_);
@@ -181,10 +195,10 @@ Status Groups::Leave(uint64_t comm_id) {
         LLDD_ON_IO_THREAD(*loop_);
         EndMeeting(group);
     });
-    return EndLinks(group);
+    return EndLinks(group, deadline);
 }
 
-Status Groups::EndLinks(const GroupPtr &group) {
+Status Groups::EndLinks(const GroupPtr &group, const Deadline &deadline) {
     std::map<uint64_t, std::shared_ptr<Link>> links;
     {
         // A link that is being made finds the group left, and is taken down by the thread that
@@ -196,7 +210,7 @@ Status Groups::EndLinks(const GroupPtr &group) {
     Status status;
     for (const auto &entry : links) {
         const Status ended =
-            initiator_->EndGroupLink(entry.second, Deadline::InMs(options_.sync_timeout_ms));
+            WithCause(initiator_->EndGroupLink(entry.second, deadline), deadline.cause());
         if (!ended.ok()) status = Failure(LLDD_UNLINK_FAILED, "%s", ended.text().c_str());
     }
     return status;
@@ -212,7 +226,7 @@ Status Groups::State(uint64_t comm_id, uint32_t *state) const {
     return Status::Ok();
 }
 
-void Groups::Close() {
+void Groups::Close(const Deadline &deadline) {
     {
         MutexLock lock(tasks_mutex_);
         stopping_ = true;
@@ -224,7 +238,7 @@ void Groups::Close() {
         for (const auto &entry : groups_) ids.push_back(entry.first);
     }
     for (const uint64_t id : ids) {
-        const Status status = Leave(id);
+        const Status status = Leave(id, deadline);
         if (!status.ok())
             LLDD_LOG(LLDD_LOG_WARNING, "communicator left: %s", status.text().c_str());
     }
@@ -286,8 +300,10 @@ void Groups::Dial(const GroupPtr &group, uint64_t peer, const SocketAddress &add
     }
     Post([this, group, peer, address] {
         std::shared_ptr<Link> link;
-        Status status = initiator_->LinkForGroup(address, peer, group->spec.name, group->comm_id,
-                                                 Deadline::InMs(kDialMs), &link);
+        Interruption call(options_.closing);
+        Status status =
+            initiator_->LinkForGroup(address, peer, group->spec.name, group->comm_id,
+                                     Deadline::InMs(kDialMs).InterruptedBy(&call), &link);
         if (status.ok() && AddLink(group, link)) return;
         if (!status.ok()) {
             Fail(group, status.text());

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <future>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -19,9 +20,10 @@ namespace {
 // How many clusters of one call are handled at the same time.
 constexpr size_t kParallel = 16;
 
-// The results of body(spec) for each spec, several at a time.
+// The results of body(spec) for each spec, several at a time, all until the deadline.
 template <typename Body>
-std::vector<ClusterResult> InParallel(const std::vector<ClusterSpec> &specs, const Body &body) {
+std::vector<ClusterResult> InParallel(const std::vector<ClusterSpec> &specs,
+                                      const Deadline &deadline, const Body &body) {
     const size_t count = specs.size();
     std::vector<ClusterResult> results(count);
     std::atomic<size_t> next{0};
@@ -29,6 +31,7 @@ std::vector<ClusterResult> InParallel(const std::vector<ClusterSpec> &specs, con
         for (size_t i = next++; i < count; i = next++) {
             try {
                 results[i] = body(specs[i]);
+                results[i].status = WithCause(std::move(results[i].status), deadline.cause());
             } catch (const std::exception &error) {
                 results[i].status =
                     Failure(LLDD_FAILED, "an error inside the library: %s", error.what());
@@ -36,9 +39,13 @@ std::vector<ClusterResult> InParallel(const std::vector<ClusterSpec> &specs, con
         }
     };
     std::vector<std::thread> threads;
-    for (size_t i = 1; i < std::min(count, kParallel); ++i) {
+    std::vector<std::promise<void>> ends(count == 0 ? 0 : std::min(count, kParallel) - 1);
+    for (std::promise<void> &end : ends) {
         try {
-            threads.push_back(StartThread("lldd-link", work));
+            threads.push_back(StartThread("lldd-link", [&] {
+                work();
+                end.set_value();
+            }));
         } catch (const std::system_error &error) {
             // Fewer threads only make it slower.
             LLDD_LOG(LLDD_LOG_WARNING, "cannot start a thread for linking: %s", error.what());
@@ -46,7 +53,15 @@ std::vector<ClusterResult> InParallel(const std::vector<ClusterSpec> &specs, con
         }
     }
     work();
-    for (std::thread &thread : threads) thread.join();
+    // Only the caller's thread learns of Ctrl-C, so it looks as long as the others wait.
+    for (size_t i = 0; i < threads.size(); ++i) {
+        const std::future<void> ended = ends[i].get_future();
+        while (ended.wait_until(deadline.NextLook()) != std::future_status::ready &&
+               !deadline.passed()) {
+            deadline.LookAtCaller();
+        }
+        threads[i].join();
+    }
     return results;
 }
 
@@ -62,7 +77,8 @@ Status OneRemoteAddress(const ClusterSpec &spec, SocketAddress *address) {
         return Failure(LLDD_PARAM_INVALID, "exactly one remote ip info is needed, %zu are given",
                        spec.remote.size());
     }
-    return SocketAddress::Parse(spec.remote[0].ip, spec.remote[0].port, address);
+    Status status = SocketAddress::Parse(spec.remote[0].ip, spec.remote[0].port, address);
+    return status.ok() ? status : std::move(status).WithPrefix("remote ip info: ");
 }
 
 }  // namespace
@@ -70,7 +86,8 @@ Status OneRemoteAddress(const ClusterSpec &spec, SocketAddress *address) {
 std::vector<ClusterResult> LinkInitiator::LinkClusters(const std::vector<ClusterSpec> &specs,
                                                        const Deadline &deadline) {
     LLDD_OFF_IO_THREAD(*loop_);
-    return InParallel(specs, [&](const ClusterSpec &spec) { return LinkOne(spec, deadline); });
+    return InParallel(specs, deadline,
+                      [&](const ClusterSpec &spec) { return LinkOne(spec, deadline); });
 }
 
 ClusterResult LinkInitiator::LinkOne(const ClusterSpec &spec, const Deadline &deadline) {
@@ -117,6 +134,13 @@ void LinkInitiator::WarnOfId(const ClusterSpec &spec, const SocketAddress &addre
     }
 }
 
+Status LinkInitiator::AlreadyLinked(const Link &old) {
+    return Failure(LLDD_ALREADY_LINK, "%s is linked already%s", old.peer_name().c_str(),
+                   old.peer_gone()
+                       ? "; its peer is gone: call unlink_clusters with force=True first"
+                       : "; unlink first");
+}
+
 Status LinkInitiator::LinkMutually(const ClusterSpec &spec, const LinkPtr &link,
                                    const Deadline &deadline) {
     // Known before the directory is looked at, so that the peer's own link is not taken for an old
@@ -129,8 +153,7 @@ Status LinkInitiator::LinkMutually(const ClusterSpec &spec, const LinkPtr &link,
     const bool named = by_other_name ? directory_->Find(spec.id) != nullptr : old != nullptr;
     // This call does not replace the link of a communicator.
     if (old != nullptr && (named || !old->identity().group.empty())) {
-        return Failure(LLDD_ALREADY_LINK, "%s is linked already; unlink first",
-                       old->peer_name().c_str());
+        return AlreadyLinked(*old);
     }
     if (old != nullptr) LLDD_RETURN_IF_ERROR(End(old, deadline));
     Status status = Shake(link, !named, deadline);
@@ -150,8 +173,7 @@ Status LinkInitiator::LinkOneWay(const ClusterSpec &spec, const LinkPtr &link,
     if (spec.has_id) link->SetPeer(spec.id);
     if (old == nullptr) old = directory_->Find(link->peer());
     if (old != nullptr) {
-        return Failure(LLDD_ALREADY_LINK, "%s is linked already; unlink first",
-                       old->peer_name().c_str());
+        return AlreadyLinked(*old);
     }
     Status status = Shake(link, false, deadline);
     return status.ok() ? status : Undo(link, deadline, std::move(status));
@@ -308,7 +330,7 @@ Status LinkInitiator::Confirm(const LinkPtr &link, const Deadline &deadline) {
 std::vector<ClusterResult> LinkInitiator::UnlinkClusters(const std::vector<ClusterSpec> &specs,
                                                          const Deadline &deadline, bool force) {
     LLDD_OFF_IO_THREAD(*loop_);
-    return InParallel(specs,
+    return InParallel(specs, deadline,
                       [&](const ClusterSpec &spec) { return UnlinkOne(spec, deadline, force); });
 }
 
@@ -347,7 +369,10 @@ ClusterResult LinkInitiator::UnlinkOne(const ClusterSpec &spec, const Deadline &
 }
 
 Status LinkInitiator::UnlinkBoth(const LinkPtr &link, const Deadline &deadline) {
-    if (link->peer_gone()) return Failure(LLDD_UNLINK_FAILED, "%s", kConnectionClosed);
+    if (link->peer_gone()) {
+        return Failure(LLDD_UNLINK_FAILED, "%s; call unlink_clusters with force=True",
+                       kConnectionClosed);
+    }
     std::string answer;
     link->unlink_under_way.store(true);
     const Status status = link->channel().Call(wire::kUnlink, {}, deadline, &answer);

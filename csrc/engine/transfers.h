@@ -72,6 +72,7 @@ private:
         KeyTarget target;  // unless the destination is given by addresses
         std::vector<Run> *runs = nullptr;
         bool *notice_left = nullptr;
+        uint32_t waited_ms = 0;  // by the caller, before the layer that is sent next
     };
 
     Status FindLink(uint64_t cluster_id, std::shared_ptr<Link> *link) const;
@@ -100,6 +101,7 @@ private:
     Status PushLayer(PushSource *source, const lldd_cache_key &key);
     Status PushLayerInTurn(PushSource *source, const lldd_cache_key &key, Link *link,
                            const Deadline &deadline, uint64_t *bytes) LLDD_REQUIRES(link->turn());
+    Status Explained(Status status, const Deadline &deadline, const std::string &what) const;
     Status ReadTable(Link *link, const Deadline &deadline, const PeerTable **table)
         LLDD_REQUIRES(link->turn());
     void CountPush(Link *link, uint64_t bytes);
