@@ -81,7 +81,8 @@ private:
     void WarnOfId(const ClusterSpec &spec, const SocketAddress &address, uint64_t real_id);
     Status LinkMutually(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline);
     Status LinkOneWay(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline);
-    Status Greet(int socket, const Deadline &deadline, const wire::Hello &own, wire::Hello *peer);
+    Status Introduce(int socket, const Deadline &deadline, const wire::Hello &own,
+                     wire::Hello *peer, LinkKey *key);
     Status Dial(const SocketAddress &address, const Deadline &deadline, Link::Identity identity,
                 LinkPtr *link);
     Status Shake(const LinkPtr &link, bool replace, const Deadline &deadline);

@@ -46,7 +46,7 @@ def test_a_join_that_fails_while_a_member_dials_leaves_no_link(victim: Victim) -
                 # Everything at once, so that it is confirmed while the join fails.
                 with socket.create_connection(("127.0.0.1", victim.port)) as stream:
                     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    stream.sendall(protocol.hello(cluster_id=9))
+                    stream.sendall(protocol.hello(identifier=9))
                     protocol.receive(stream, protocol.HELLO_BYTES)
                     request = (9).to_bytes(8, "little") + bytes([1, 0, 0, 0]) + bytes(5)
                     request += os.urandom(16) + protocol.sized(b"held")
