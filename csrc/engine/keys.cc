@@ -31,12 +31,13 @@ LinkNonce RandomNonce() {
 
 LinkKey DeriveKey(std::string_view base, const wire::Hello &initiator,
                   const wire::Hello &acceptor) {
-    const auto first = initiator.Encode();
-    const auto second = acceptor.Encode();
     Writer writer;
     writer.Raw(kKeyLabel.data(), kKeyLabel.size());
-    writer.Raw(first.data(), first.size());
-    writer.Raw(second.data(), second.size());
+    for (wire::Hello hello : {initiator, acceptor}) {
+        if (base.empty()) hello.features = 0;
+        const auto bytes = hello.Encode();
+        writer.Raw(bytes.data(), bytes.size());
+    }
     return HmacSha256(base, writer.Take());
 }
 

@@ -104,16 +104,16 @@ void LinkAcceptor::Serve(const LinkPtr &link) {
 
 HelloListener::Answer LinkAcceptor::AnswerTo(const wire::Hello &hello) {
     HelloListener::Answer answer;
-    if (hello.purpose == wire::Purpose::kLink) {
+    answer.hello = options_.OwnHello();
+    if (hello.purpose == wire::Purpose::kLink || hello.purpose == wire::Purpose::kMeeting) {
         answer.greets = true;
-        answer.hello = options_.OwnHello();
         answer.base = options_.secret;
-        // The other end comes to the same conclusion, and can tell its client.
-        answer.served = CheckAuth(answer.hello, hello).ok();
+        // The other end comes to the same conclusion, and can tell its client. Nobody meets here.
+        answer.served =
+            hello.purpose == wire::Purpose::kLink && CheckAuth(answer.hello, hello).ok();
         return answer;
     }
     const LinkPtr link = directory_->FindByNonce(hello.nonce);
-    answer.hello = options_.OwnHello();
     answer.hello.purpose = hello.purpose;
     answer.hello.id = 0;
     answer.greets = link != nullptr && hello.auth != wire::Auth::kNone;

@@ -48,7 +48,7 @@ Status Hello::Decode(std::string_view bytes) {
     id = reader.Number<uint64_t>();
     reader.Raw(nonce.data(), nonce.size());
     if (purpose_number < static_cast<uint8_t>(Purpose::kLink) ||
-        purpose_number > static_cast<uint8_t>(Purpose::kStreamAcceptorAsks)) {
+        purpose_number > static_cast<uint8_t>(Purpose::kMeeting)) {
         return Failure(LLDD_LINK_FAILED, "the other end asks for an unknown purpose %u",
                        purpose_number);
     }

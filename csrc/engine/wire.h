@@ -55,6 +55,7 @@ enum class Purpose : uint8_t {
     kLink = 1,
     kStreamInitiatorAsks = 2,
     kStreamAcceptorAsks = 3,
+    kMeeting = 4,  // in a frame, at a rendezvous: see kGreeting
 };
 
 // How the two ends prove that they know the shared secret.
@@ -88,10 +89,11 @@ enum Kind : uint16_t {
     kDialStream = 5,
     // Request mode: Resolve; answered by a ResolveReply, which may have to wait for another pull.
     kResolve = 6,
-    kRelease = 7,   // request mode: Release; answered by an empty frame
-    kLocate = 8,    // request mode: Locate; answered by a LocateReply
-    kCard = 9,      // at a rendezvous: a MeetingCard; not answered
-    kMessage = 10,  // of the runtime, see StreamProvider::Ask; answered by an empty frame
+    kRelease = 7,    // request mode: Release; answered by an empty frame
+    kLocate = 8,     // request mode: Locate; answered by a LocateReply
+    kCard = 9,       // at a rendezvous: with a secret a proof, then a MeetingCard; not answered
+    kMessage = 10,   // of the runtime, see StreamProvider::Ask; answered by an empty frame
+    kGreeting = 11,  // at a rendezvous with a secret: a Hello; the holder's has its proof behind it
     kAnswer = 0x8000,
 };
 

@@ -34,6 +34,8 @@ def hello(purpose: int = 1, auth: int = 0, identifier: int = 0, nonce: bytes = b
 
 def derived(base: bytes, initiator: bytes, acceptor: bytes) -> bytes:
     """Derive the key of a connection from the secret, or that of a link, and both greetings."""
+    if not base:
+        initiator, acceptor = (each[:8] + bytes(4) + each[12:] for each in (initiator, acceptor))
     return hmac.new(base, b"lldd 2 key" + initiator + acceptor, hashlib.sha256).digest()
 
 
