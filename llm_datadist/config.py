@@ -12,6 +12,7 @@ from . import _addresses
 from ._checks import INT32_MAX, UINT32_MAX, check_type, check_uint16, check_uint64
 from ._enums import NamedIntEnum
 from ._members import (
+    DEFAULT_PEER_TIMEOUT_MS,
     DEFAULT_SYNC_TIMEOUT_MS,
     AnyNumber,
     DeviceIds,
@@ -25,6 +26,7 @@ from ._members import (
     Text,
     Timeout,
     Uint32,
+    read_json,
 )
 from ._misspelt import WarnsOfUnknownMembers
 
@@ -149,6 +151,15 @@ class LLMConfig(WarnsOfUnknownMembers):
         "A secret that both ends of a link must have (decision 41); not shown by repr and logs.",
     )
 
+    peer_timeout = Number(
+        "lldd.PeerTimeout",
+        "After how many milliseconds a peer that does not answer is noticed (decision 24); 0: "
+        "never.",
+        low=0,
+        high=INT32_MAX,
+        default=DEFAULT_PEER_TIMEOUT_MS,
+    )
+
     def __init__(self) -> None:
         self._options: dict[str, str] = {}
         self._values: dict[str, Any] = {}
@@ -213,13 +224,17 @@ def masked(options: dict[str, str]) -> dict[str, str]:
 
 
 def _with_numeric_ips(text: str) -> str:
-    info: Any = json.loads(text)
+    info: Any = read_json(text)
     for cluster in info if isinstance(info, list) else [info]:
-        if isinstance(cluster, dict):
-            for address in cluster.get("listen_ip_info") or ():
+        addresses = cluster.get("listen_ip_info") if isinstance(cluster, dict) else None
+        if isinstance(addresses, list):
+            for address in addresses:
                 if isinstance(address, dict) and isinstance(address.get("ip"), str):
                     address["ip"] = _addresses.parse(address["ip"])
-    return json.dumps(info)
+    try:
+        return json.dumps(info)
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", text, 0) from None
 
 
 class LLMClusterInfo:

@@ -51,6 +51,11 @@ Status AddressTowards(const SocketAddress &address, SocketAddress *own);
 // A listening, non-blocking socket. LLDD_FAILED if the address cannot be bound.
 Status Listen(const SocketAddress &address, Fd *listener);
 
+// Has the kernel end a connection whose other host has not answered for that time: an idle one is
+// probed (keepalive, in whole seconds), and what was sent must be acknowledged (TCP_USER_TIMEOUT).
+// 0: it does not.
+void WatchPeerHost(int fd, uint32_t timeout_ms);
+
 // Begins to connect; the non-blocking socket becomes writable when it is decided, see
 // ConnectResult.
 Status StartConnect(const SocketAddress &address, Fd *socket);

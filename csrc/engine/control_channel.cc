@@ -174,6 +174,7 @@ bool ControlChannel::FlushLocked() {
             if (sent_ >= outgoing_.size() / 2) outgoing_.erase(0, std::exchange(sent_, 0));
             return true;
         } else if (errno != EINTR) {
+            lost_error_ = errno;
             // The I/O thread sees the end of the connection, and fails the calls that wait.
             shutdown(socket_.get(), SHUT_RDWR);
             broken_ = true;
@@ -210,6 +211,7 @@ void ControlChannel::OnEvents(uint32_t events) {
     const ssize_t received = recv(socket_.get(), buffer, sizeof buffer, MSG_DONTWAIT);
     if (received < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (received <= 0) {
+        if (received < 0) NoteError(errno);
         Lost();
         return;
     }
@@ -365,6 +367,16 @@ bool ControlChannel::Close() {
     if (token_ != 0) loop_->Remove(token_);
     socket_.Close();
     return true;
+}
+
+void ControlChannel::NoteError(int error) {
+    MutexLock lock(mutex_);
+    lost_error_ = error;
+}
+
+int ControlChannel::lost_error() const {
+    MutexLock lock(mutex_);
+    return lost_error_;
 }
 
 bool ControlChannel::closed() const {

@@ -99,6 +99,8 @@ public:
     bool Close();
 
     bool closed() const;
+    // Why a connection that was lost broke: an errno; 0: the peer closed it.
+    int lost_error() const;
     // Whether nothing that the peer has sent lies unread, not even the end of the connection. Any
     // thread; never blocks.
     bool Quiet() const;
@@ -124,6 +126,7 @@ private:
     void PostTurn() LLDD_REQUIRES(*loop_);
     void Guarded(const std::function<void()> &body) LLDD_REQUIRES(*loop_);
     void Lost() LLDD_REQUIRES(*loop_);
+    void NoteError(int error);
     uint32_t NextIdLocked() LLDD_REQUIRES(mutex_);
 
     EventLoop *const loop_;
@@ -155,6 +158,7 @@ private:
     size_t sent_ LLDD_GUARDED_BY(mutex_) = 0;  // of outgoing_
     uint32_t next_request_id_ LLDD_GUARDED_BY(mutex_) = 0;
     bool closed_ LLDD_GUARDED_BY(mutex_) = false;
+    int lost_error_ LLDD_GUARDED_BY(mutex_) = 0;
     bool close_after_flush_ LLDD_GUARDED_BY(mutex_) = false;
     bool broken_ LLDD_GUARDED_BY(mutex_) =
         false;  // shut down: nothing that comes over it is served

@@ -14,6 +14,7 @@ namespace lldd {
 namespace {
 
 constexpr uint32_t kDefaultSyncTimeoutMs = 1000;
+constexpr uint32_t kDefaultPeerTimeoutMs = 15000;
 constexpr uint64_t kMaxTableBytes = 1 << 20;
 
 template <typename T>
@@ -39,6 +40,8 @@ Status CheckConfig(const lldd_config &config) {
     if (config.link_style > LLDD_LINK_STYLE_ONE_WAY) {
         return out_of("link_style", config.link_style, "0 (mutual), 1 (one way)");
     }
+    if (config.peer_timeout_ms > INT32_MAX && config.peer_timeout_ms != LLDD_UNSET)
+        return out_of("peer_timeout_ms", config.peer_timeout_ms, "0..2147483647, LLDD_UNSET");
     if (config.link_retry_count > 100)
         return out_of("link_retry_count", config.link_retry_count, "1..100");
     const uint32_t known_flags =
@@ -69,6 +72,9 @@ Engine::Engine(const lldd_config &config)
       link_style_(config.link_style),
       device_id_(config.device_id),
       sync_timeout_ms_(Default(config.sync_timeout_ms, kDefaultSyncTimeoutMs)),
+      peer_timeout_ms_(config.peer_timeout_ms == LLDD_UNSET
+                           ? 0
+                           : Default(config.peer_timeout_ms, kDefaultPeerTimeoutMs)),
       strict_hardware_((config.flags & LLDD_CONFIG_STRICT_HARDWARE) != 0),
       tells_notices_((config.flags & LLDD_CONFIG_TELL_NOTICES) != 0),
       // Only in request mode do peers name places of caches by their address.
@@ -139,6 +145,7 @@ void Engine::StartLinks(const lldd_config &config) {
     link_options.link_style = link_style_;
     if (config.auth_token != nullptr) link_options.secret = config.auth_token;
     link_options.closing = &closing_;
+    link_options.peer_timeout_ms = peer_timeout_ms_;
     directory_ = std::make_unique<LinkDirectory>(cluster_id_, link_options.one_way());
     acceptor_ = std::make_unique<LinkAcceptor>(loop_.get(), device_.get(), directory_.get(),
                                                owner_.get(), &notices_, link_options);
@@ -150,6 +157,7 @@ void Engine::StartLinks(const lldd_config &config) {
     group_options.total_time_s = config.link_total_time_s;
     group_options.sync_timeout_ms = sync_timeout_ms_;
     group_options.secret = link_options.secret;
+    group_options.peer_timeout_ms = peer_timeout_ms_;
     groups_ = std::make_unique<Groups>(loop_.get(), directory_.get(), acceptor_.get(),
                                        initiator_.get(), &notices_, group_options);
     acceptor_->SetGroupHost(groups_.get());

@@ -155,7 +155,8 @@ Status Groups::Attend(const GroupPtr &group) {
     }
     if (several_hosts) {
         if (rendezvous_ == nullptr)
-            rendezvous_ = std::make_unique<Rendezvous>(loop_, address, options_.secret);
+            rendezvous_ = std::make_unique<Rendezvous>(loop_, address, options_.secret,
+                                                       options_.peer_timeout_ms);
         const bool holds = LowestRank(group->spec) == options_.cluster_id;
         return rendezvous_->Attend(holds, card, std::move(others), on_card, &group->meeting);
     }

@@ -48,7 +48,8 @@ public:
         uint64_t cluster_id = 0;
         uint32_t total_time_s = 0;
         uint32_t sync_timeout_ms = 0;
-        std::string secret;  // "": none
+        std::string secret;            // "": none
+        uint32_t peer_timeout_ms = 0;  // see WatchPeerHost
     };
 
     Groups(EventLoop *loop, LinkDirectory *directory, LinkAcceptor *acceptor,

@@ -35,6 +35,7 @@ void HelloListener::Stop() {
 
 void HelloListener::OnConnection(Fd socket) {
     SetNoDelay(socket.get());
+    WatchPeerHost(socket.get(), peer_timeout_ms_);
     const uint64_t origin = SocketAddress::OfPeer(socket.get()).Network();
     const auto newcomer = newcomers_.emplace(newcomers_.end());
     newcomer->socket = std::move(socket);

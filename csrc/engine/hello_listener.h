@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <functional>
 #include <list>
 #include <memory>
@@ -47,12 +48,14 @@ public:
     using GreetedHandler = std::function<void(Greeted greeted)>;
 
     // `strangers` outlives it. `notices` gets a text when connections have to wait.
+    // `peer_timeout_ms`: see WatchPeerHost.
     HelloListener(EventLoop *loop, Strangers *strangers, HelloHandler on_hello,
-                  GreetedHandler on_greeted, Notices *notices)
+                  GreetedHandler on_greeted, Notices *notices, uint32_t peer_timeout_ms)
         : loop_(loop),
           strangers_(strangers),
           on_hello_(std::move(on_hello)),
           on_greeted_(std::move(on_greeted)),
+          peer_timeout_ms_(peer_timeout_ms),
           listener_(loop, [notices](const std::string &why) { notices->Add(why); }) {}
     ~HelloListener() { Stop(); }
     HelloListener(const HelloListener &) = delete;
@@ -94,6 +97,7 @@ private:
     Strangers *const strangers_;
     const HelloHandler on_hello_;
     const GreetedHandler on_greeted_;
+    const uint32_t peer_timeout_ms_;
     Listener listener_;
     SocketAddress address_;
     Newcomers newcomers_ LLDD_GUARDED_BY(*loop_);

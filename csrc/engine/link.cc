@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/link.h"
 
+#include <poll.h>
+
+#include <chrono>
 #include <cstring>
 #include <utility>
 
@@ -13,6 +16,8 @@ namespace {
 // Bounds of the messages between the runtimes, see StreamProvider::Ask.
 constexpr size_t kMaxMessage = 4096;
 constexpr size_t kMaxEarlyMessages = 1024;
+// How often a thread that dials looks whether the peer is gone.
+constexpr std::chrono::milliseconds kLookAtPeer{50};
 
 }  // namespace
 
@@ -198,10 +203,26 @@ wire::Hello Link::StreamHello(wire::Purpose purpose) const {
     return hello;
 }
 
+// A host that is gone answers nothing until the deadline; that it is gone is known before.
+Status Link::ConnectWhilePeerLives(const Deadline &deadline, Fd *stream) {
+    Fd socket;
+    LLDD_RETURN_IF_ERROR(StartConnect(identity_.peer_address, &socket));
+    for (;;) {
+        const Deadline look = deadline.OrAt(Deadline::Clock::now() + kLookAtPeer);
+        if (WaitFor(socket.get(), POLLOUT, look).ok()) break;
+        if (peer_gone()) return Failure(LLDD_FAILED, "%s", kConnectionClosed);
+        if (deadline.passed()) return Failure(LLDD_TIMEOUT, "no data stream in time");
+    }
+    LLDD_RETURN_IF_ERROR(ConnectResult(socket.get(), identity_.peer_address));
+    WatchPeerHost(socket.get(), identity_.peer_timeout_ms);
+    *stream = std::move(socket);
+    return Status::Ok();
+}
+
 Status Link::OpenStream(const Deadline &deadline, Fd *stream) {
     LLDD_OFF_IO_THREAD(*loop_);
     if (identity_.end == LinkEnd::kInitiator) {
-        LLDD_RETURN_IF_ERROR(Connect(identity_.peer_address, deadline, stream));
+        LLDD_RETURN_IF_ERROR(ConnectWhilePeerLives(deadline, stream));
         const wire::Hello hello = StreamHello(wire::Purpose::kStreamInitiatorAsks);
         if (identity_.has_secret) {
             wire::Hello peer;
@@ -284,7 +305,10 @@ void Link::DialFor(uint32_t request_id) {
 }
 
 void Link::FinishDial(Status status, Fd stream, uint32_t request_id) {
-    if (status.ok()) connection()->ServeStream(std::move(stream));
+    if (status.ok()) {
+        WatchPeerHost(stream.get(), identity_.peer_timeout_ms);
+        connection()->ServeStream(std::move(stream));
+    }
     channel_.Answer(wire::kDialStream, request_id, wire::StatusBody::Of(status).Encode());
 }
 

@@ -37,10 +37,11 @@ public:
         SocketAddress peer_address;  // the initiator: where the acceptor listens
         LinkNonce nonce{};
         LinkKey key{};
-        bool has_secret = false;     // the key is one; streams must be proved
-        uint32_t peer_features = 0;  // see wire::kOwnFeatures
-        std::string group;           // of a communicator: its name
-        uint64_t comm_id = 0;        // and its id on this end
+        bool has_secret = false;       // the key is one; streams must be proved
+        uint32_t peer_features = 0;    // see wire::kOwnFeatures
+        uint32_t peer_timeout_ms = 0;  // see WatchPeerHost
+        std::string group;             // of a communicator: its name
+        uint64_t comm_id = 0;          // and its id on this end
     };
 
     // Holds the link for one transfer or for its end; others wait, each until its own deadline. For
@@ -149,6 +150,7 @@ public:
     } counters;
 
 private:
+    Status ConnectWhilePeerLives(const Deadline &deadline, Fd *stream);
     wire::Hello StreamHello(wire::Purpose purpose) const;
     void FinishDial(Status status, Fd stream, uint32_t request_id) LLDD_REQUIRES(*loop_);
     void RunPendingShutdown() LLDD_EXCLUDES(turn_);

@@ -3,6 +3,7 @@
 
 #include <sys/socket.h>
 
+#include <cerrno>
 #include <utility>
 
 #include "base/codec.h"
@@ -42,8 +43,10 @@ LinkAcceptor::LinkAcceptor(EventLoop *loop, Device *device, LinkDirectory *direc
       options_(options),
       strangers_(loop, "the listener", {kMaxPending, kGreetingMs, kMaxUnfinished}),
       prepared_(loop, "links that are not confirmed", {kMaxPending, kHandshakeMs, kMaxUnfinished}),
-      listener_(loop, &strangers_, HelloHandler(), GreetedHandler(), notices),
-      group_listener_(loop, &strangers_, HelloHandler(), GreetedHandler(), notices) {}
+      listener_(loop, &strangers_, HelloHandler(), GreetedHandler(), notices,
+                options.peer_timeout_ms),
+      group_listener_(loop, &strangers_, HelloHandler(), GreetedHandler(), notices,
+                      options.peer_timeout_ms) {}
 
 HelloListener::HelloHandler LinkAcceptor::HelloHandler() {
     return [this](const wire::Hello &hello) {
@@ -148,6 +151,7 @@ void LinkAcceptor::BeginHandshake(HelloListener::Greeted greeted) {
     identity.key = greeted.key;
     identity.has_secret = !options_.secret.empty();
     identity.peer_features = greeted.hello.features;
+    identity.peer_timeout_ms = options_.peer_timeout_ms;
     if (identity.has_secret) {
         Writer own_id;
         own_id.Number(options_.cluster_id);
@@ -386,6 +390,13 @@ void LinkAcceptor::OnClosed(const std::weak_ptr<Link> &weak) {
         return;
     }
     if (link->unlinked()) return;
+    const int error = link->channel().lost_error();
+    if (error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH) {
+        LLDD_LOG(LLDD_LOG_WARNING,
+                 "the peer of the link to %s is gone: its host has not answered for %u ms "
+                 "(lldd.PeerTimeout)",
+                 link->peer_name().c_str(), options_.peer_timeout_ms);
+    }
     const LinkPtr dropped = directory_->PeerGone(link);
     if (link->unlinked()) link->ShutdownWhenIdle([] {});
     if (dropped == nullptr) return;

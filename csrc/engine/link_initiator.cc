@@ -164,10 +164,12 @@ Status LinkInitiator::Dial(const SocketAddress &address, const Deadline &deadlin
     wire::Hello peer;
     const wire::Hello own = options_.OwnHello();
     LLDD_RETURN_IF_ERROR(lldd::Connect(address, deadline, &socket));
+    WatchPeerHost(socket.get(), options_.peer_timeout_ms);
     LLDD_RETURN_IF_ERROR(device_->UseAddress(SocketAddress::OfSocket(socket.get()).ip(), false));
     LLDD_RETURN_IF_ERROR(Introduce(socket.get(), deadline, own, &peer, &identity.key));
     identity.has_secret = !options_.secret.empty();
     identity.peer_features = peer.features;
+    identity.peer_timeout_ms = options_.peer_timeout_ms;
     identity.own_cluster_id = options_.cluster_id;
     identity.peer_cluster_id = peer.id;
     identity.end = LinkEnd::kInitiator;

@@ -45,8 +45,10 @@ bool IsProof(std::string_view proof, const LinkKey &key, LinkEnd sender, std::st
 // A connection between a member and the holder: either's end of it.
 class Rendezvous::Session {
 public:
-    Session(EventLoop *loop, Fd socket, LinkEnd own_end, bool has_secret)
-        : channel(loop, std::move(socket)), own_end_(own_end), has_secret_(has_secret) {
+    Session(EventLoop *loop, Fd socket, LinkEnd own_end, bool has_secret, uint32_t peer_timeout_ms)
+        : channel(loop, Watched(std::move(socket), peer_timeout_ms)),
+          own_end_(own_end),
+          has_secret_(has_secret) {
         channel.SetMaxBody(has_secret ? kGreetingBytes : kMaxMeetingCard);
     }
 
@@ -87,6 +89,11 @@ public:
     MeetingCard card;
 
 private:
+    static Fd Watched(Fd socket, uint32_t peer_timeout_ms) {
+        WatchPeerHost(socket.get(), peer_timeout_ms);
+        return socket;
+    }
+
     const LinkEnd own_end_;
     const bool has_secret_;
     bool keyed_ = false;
@@ -122,11 +129,12 @@ private:
 // Any other member's part: dials until it gets through, and again when the connection breaks.
 class Rendezvous::Visiting final : public Meeting, public std::enable_shared_from_this<Visiting> {
 public:
-    Visiting(EventLoop *loop, const SocketAddress &address, std::string secret, MeetingCard own,
-             MeetingCardHandler on_card)
+    Visiting(EventLoop *loop, const SocketAddress &address, std::string secret,
+             uint32_t peer_timeout_ms, MeetingCard own, MeetingCardHandler on_card)
         : loop_(loop),
           address_(address),
           secret_(std::move(secret)),
+          peer_timeout_ms_(peer_timeout_ms),
           own_(std::move(own)),
           on_card_(std::move(on_card)) {}
     ~Visiting() override { Stop(); }
@@ -167,7 +175,7 @@ private:
         // The way to the holder is the way to the others, as far as this process can tell.
         own_.ip = SocketAddress::OfSocket(socket.get()).ip();
         session_ = std::make_shared<Session>(loop_, std::move(socket), LinkEnd::kInitiator,
-                                             !secret_.empty());
+                                             !secret_.empty(), peer_timeout_ms_);
         const std::weak_ptr<Visiting> weak = weak_from_this();
         session_->channel.Start(
             weak,
@@ -229,6 +237,7 @@ private:
     EventLoop *const loop_;
     const SocketAddress address_;
     const std::string secret_;
+    const uint32_t peer_timeout_ms_;
     wire::Hello hello_;
     MeetingCard own_;
     const MeetingCardHandler on_card_;
@@ -272,10 +281,12 @@ Status Rendezvous::FromEnvironment(bool *given, SocketAddress *address) {
                    text);
 }
 
-Rendezvous::Rendezvous(EventLoop *loop, const SocketAddress &address, std::string secret)
+Rendezvous::Rendezvous(EventLoop *loop, const SocketAddress &address, std::string secret,
+                       uint32_t peer_timeout_ms)
     : loop_(loop),
       address_(address),
       secret_(std::move(secret)),
+      peer_timeout_ms_(peer_timeout_ms),
       strangers_(loop, "the rendezvous", {kMaxSessions, kCardMs, kMaxStrangersCards}),
       listener_(loop) {}
 
@@ -291,8 +302,8 @@ Status Rendezvous::Attend(bool holds, MeetingCard own, std::vector<uint64_t> oth
                           MeetingCardHandler on_card, std::unique_ptr<Meeting> *meeting) {
     LLDD_ON_IO_THREAD(*loop_);
     if (!holds) {
-        const auto visiting = std::make_shared<Visiting>(loop_, address_, secret_, std::move(own),
-                                                         std::move(on_card));
+        const auto visiting = std::make_shared<Visiting>(loop_, address_, secret_, peer_timeout_ms_,
+                                                         std::move(own), std::move(on_card));
         visiting->Dial();
         *meeting = std::make_unique<SharedMeeting<Visiting>>(visiting);
         return Status::Ok();
@@ -326,8 +337,8 @@ Status Rendezvous::Attend(bool holds, MeetingCard own, std::vector<uint64_t> oth
 
 void Rendezvous::OnVisitor(Fd socket) {
     const uint64_t origin = SocketAddress::OfPeer(socket.get()).Network();
-    const auto session =
-        std::make_shared<Session>(loop_, std::move(socket), LinkEnd::kAcceptor, !secret_.empty());
+    const auto session = std::make_shared<Session>(loop_, std::move(socket), LinkEnd::kAcceptor,
+                                                   !secret_.empty(), peer_timeout_ms_);
     const std::weak_ptr<Session> weak = session;
     sessions_.insert(session);
     BecomeStranger(session, origin);

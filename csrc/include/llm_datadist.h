@@ -252,6 +252,8 @@ typedef struct lldd_config {
     const char *local_comm_res;         /* JSON for the device, or null; kept until a link is made */
     const char *global_resource_config; /* JSON for the device, or null */
     const char *auth_token;             /* shared secret that both ends of a link must have, or null; not "" */
+    uint32_t peer_timeout_ms;   /* after which a peer that does not answer is noticed; 0: 15000; LLDD_UNSET: never */
+    uint32_t reserved;
 } lldd_config;
 
 /* What an open engine is. */

@@ -13,6 +13,12 @@ const char kEndNotConfirmed[] =
 
 Status PeerIsGone() { return Failure(LLDD_TIMEOUT, "%s", kConnectionClosed); }
 
+Status HostIsSilent() {
+    return Failure(LLDD_TIMEOUT,
+                   "the peer's host has acknowledged nothing on the data stream for the time of "
+                   "lldd.PeerTimeout");
+}
+
 Status NotDoneInTime() { return Failure(LLDD_TIMEOUT, "not done in time"); }
 
 Status WithdrawnByOwner(const std::string &peer, uint64_t addr) {

@@ -132,6 +132,8 @@ def config(ffi: FFI, options: EngineOptions) -> tuple[lldd_config, Keep]:
         ffi, "global_resource_config", options.global_resource_config, keep
     )
     struct.auth_token = chars(ffi, "auth_token", options.auth_token, keep)
+    # In the struct 0 is the default.
+    struct.peer_timeout_ms = options.peer_timeout_ms or unset
     return struct, keep
 
 

@@ -123,6 +123,14 @@ class TestLife:
         assert (config["rdma_traffic_class"], config["rdma_service_level"]) == (100, 0xFFFFFFFF)
         assert config["auth_token"] == "s\u00e9cret"
         assert (config["local_comm_res"], config["global_resource_config"]) == (None, None)
+        assert config["peer_timeout_ms"] == 15000
+
+    @pytest.mark.rule("C10-210")
+    @pytest.mark.parametrize(("given", "told"), [(0, 0xFFFFFFFF), (1, 1), (2**31 - 1, 2**31 - 1)])
+    def test_a_peer_timeout_of_0_is_none(self, native, open_datadist, given, told):
+        open_datadist(peer_timeout=given)
+        config, _out = native.last("engine_open")
+        assert config["peer_timeout_ms"] == told
 
     def test_hixl_makes_one_way_links(self, native, open_datadist):
         open_datadist(
