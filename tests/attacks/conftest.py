@@ -59,3 +59,15 @@ def victim(start: Callable[..., Peer]) -> Victim:
 def scope() -> str:
     """Name what the communicators of this test session meet in."""
     return f"{SCOPE}-{os.getpid()}"
+
+
+def meeting_name(communicator: str, cluster_id: int) -> str:
+    """Name the socket at which a member waits for the others."""
+    return f"lldd-meet-{os.getuid()}-{_hashed(scope())}-{_hashed(communicator)}-{cluster_id}"
+
+
+def _hashed(text: str) -> str:
+    value = 14695981039346656037
+    for byte in text.encode():
+        value = ((value ^ byte) * 1099511628211) % 2**64
+    return f"{value:016x}"

@@ -32,8 +32,8 @@ PLANTS = (
         "greeting",
         "the end of a greeting's purposes is one too far",
         "csrc/engine/wire.cc",
-        "purpose_number > static_cast<uint8_t>(Purpose::kStreamAcceptorAsks)) {",
-        "purpose_number > 4) {\n    } else if (purpose_number == 4) {\n        __builtin_trap();",
+        "purpose_number > static_cast<uint8_t>(Purpose::kMeeting)) {",
+        "purpose_number > 5) {\n    } else if (purpose_number == 5) {\n        __builtin_trap();",
     ),
     Plant(
         "frames",
