@@ -268,7 +268,10 @@ class LLMDataDist:
         clusters = self._check_clusters(clusters, timeout)
         for cluster in clusters:
             if not engine.options.local_comm_res and not cluster.local_ip_info_list:
-                refuse(f"local_ip_info_list is empty, and local_comm_res is not set: {cluster}")
+                refuse(
+                    "local_ip_info_list is empty, and local_comm_res is not set: call "
+                    f"append_local_ip_info(ip, 0) with an address of this host: {cluster}"
+                )
             if cluster.remote_cluster_id is None and not cluster.remote_ip_info_list:
                 raise TypeError(
                     "remote_cluster_id only support int, got None and no remote address to learn "

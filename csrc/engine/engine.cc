@@ -27,6 +27,11 @@ bool ChecksWanted() {
     return text != nullptr && text[0] != '\0' && std::strcmp(text, "0") != 0;
 }
 
+Status ParseListen(const char *ip, uint32_t port, SocketAddress *address) {
+    Status status = SocketAddress::Parse(ip, port, address);
+    return status.ok() ? status : std::move(status).WithPrefix("listen_ip_info: ");
+}
+
 Status CheckConfig(const lldd_config &config) {
     const auto out_of = [](const char *member, uint64_t value, const char *allowed) {
         return Failure(LLDD_PARAM_INVALID, "%s is %llu, allowed is %s", member, Printable(value),
@@ -96,8 +101,7 @@ Status Engine::Start(const lldd_config &config) {
     SocketAddress listen_address;
     const bool listen = (config.flags & LLDD_CONFIG_LISTEN) != 0;
     if (listen)
-        LLDD_RETURN_IF_ERROR(
-            SocketAddress::Parse(config.listen_ip, config.listen_port, &listen_address));
+        LLDD_RETURN_IF_ERROR(ParseListen(config.listen_ip, config.listen_port, &listen_address));
     loop_ = EventLoop::Acquire();
     DeviceOptions options;
     options.device_id = config.device_id;
@@ -217,7 +221,7 @@ Status Engine::SwitchListener(const char *ip, uint32_t port) {
                        Printable(directory_->count()));
     }
     SocketAddress address;
-    if (ip != nullptr) LLDD_RETURN_IF_ERROR(SocketAddress::Parse(ip, port, &address));
+    if (ip != nullptr) LLDD_RETURN_IF_ERROR(ParseListen(ip, port, &address));
     MutexLock lock(listener_mutex_);
     if (ip != nullptr && acceptor_->listener().listening() && port == listen_port_asked_)
         return Status::Ok();
@@ -233,7 +237,7 @@ Status Engine::SwitchListener(const char *ip, uint32_t port) {
 Status Engine::CheckSameListener(const char *ip, uint32_t port) const {
     if (ip == nullptr) return Status::Ok();
     SocketAddress address;
-    LLDD_RETURN_IF_ERROR(SocketAddress::Parse(ip, port, &address));
+    LLDD_RETURN_IF_ERROR(ParseListen(ip, port, &address));
     MutexLock lock(listener_mutex_);
     const SocketAddress &now = acceptor_->listener().address();
     if (address.ip() == now.ip() && (port == listen_port_asked_ || port == now.port()))

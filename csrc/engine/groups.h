@@ -89,8 +89,10 @@ private:
     };
     using GroupPtr = std::shared_ptr<Group>;
 
+    uint64_t TotalS() const;
     Status Check(const GroupSpec &spec) const;
     GroupPtr FindPreparingLocked(const std::string &name) const LLDD_REQUIRES(mutex_);
+    std::string NotAllCame(const Group &group) const;
     Status UseOwnAddress();
     Status Attend(const GroupPtr &group) LLDD_REQUIRES(*loop_);
     void OnCard(const GroupPtr &group, const MeetingCard &card) LLDD_REQUIRES(*loop_);

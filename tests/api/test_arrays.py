@@ -263,3 +263,18 @@ def test_type_of_a_dtype(dtype, expected):
 def test_no_type_of_a_dtype(dtype):
     with pytest.raises(ValueError, match=r"no DataType for .*unsigned integer of its size"):
         DataType.of(dtype)
+
+
+@pytest.mark.parametrize(
+    ("array", "how"),
+    [
+        (np.zeros(8, np.int8), r"array\.ctypes\.data"),
+        (Torch(np.zeros(8, np.int8), "int8"), r"array\.data_ptr\(\)"),
+    ],
+)
+def test_an_array_where_an_address_is_meant(manager, native, array, how):
+    desc = CacheDesc(1, [8], DataType.DT_INT8)
+    for given, name in (([array], r"addrs\[0\]"), (array, "addrs")):
+        for register in (manager.register_cache, manager.register_blocks_cache):
+            with pytest.raises(TypeError, match=f"^{name} is .*{how}.*llm_datadist.arrays"):
+                register(desc, given)

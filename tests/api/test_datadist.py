@@ -379,7 +379,8 @@ class TestLinkClusters:
     def test_a_local_address_is_needed_without_comm_res(self, datadist, open_datadist):
         info = cluster(1, local=None)
         call = lambda: datadist.link_clusters([info])  # noqa: E731
-        assert_status(call, S.LLM_PARAM_INVALID, "local_ip_info_list is empty")
+        how = r"local_ip_info_list is empty, .*call append_local_ip_info\(ip, 0\)"
+        assert_status(call, S.LLM_PARAM_INVALID, how)
         datadist.finalize()
         with_resource = open_datadist(local_comm_res="{}")
         assert with_resource.link_clusters([info])[0] is S.LLM_SUCCESS

@@ -14,6 +14,9 @@ void Run(std::string_view input) {
         DEMAND(status.code() == LLDD_LINK_FAILED && !status.text().empty());
         return;
     }
+    DEMAND(hello.purpose >= wire::Purpose::kLink);
+    DEMAND(hello.purpose <= wire::Purpose::kStreamAcceptorAsks);
+    DEMAND(hello.auth <= wire::Auth::kHmacSha256);
     const auto again = hello.Encode();
     DEMAND(input == std::string_view(again.data(), again.size()));
 }
