@@ -15,7 +15,7 @@ void Run(std::string_view input) {
         return;
     }
     DEMAND(hello.purpose >= wire::Purpose::kLink);
-    DEMAND(hello.purpose <= wire::Purpose::kStreamAcceptorAsks);
+    DEMAND(hello.purpose <= wire::Purpose::kMeeting);
     DEMAND(hello.auth <= wire::Auth::kHmacSha256);
     const auto again = hello.Encode();
     DEMAND(input == std::string_view(again.data(), again.size()));

@@ -124,9 +124,9 @@ PLANTS = (
         "rendezvous",
         "a card that cannot be read closes the rendezvous to those that come later",
         "csrc/engine/rendezvous.cc",
-        "        End(session);\n        return;\n    }\n    session->introduced = true;",
-        "        End(session);\n        listener_.Stop();\n        return;\n    }\n"
-        "    session->introduced = true;",
+        "if (known != nullptr && !OnFrame(known, kind, body)) End(known);",
+        "if (known != nullptr && !OnFrame(known, kind, body)) {\n"
+        "                listener_.Stop();\n                End(known);\n            }",
     ),
     Plant(
         "conversation",
