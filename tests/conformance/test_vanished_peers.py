@@ -22,8 +22,10 @@ PEER_TIMEOUT = "lldd.PeerTimeout"
 ESTABLISHED, KEEPALIVE = "01", "02"
 
 
-def timers(actor: Any) -> list[str]:
-    """The kernel's timer of each established TCP connection of this process, 00 for none."""
+def connections(actor: Any) -> list[tuple[str, str]]:
+    """The established TCP connections of this process: the own end, and the kernel's timer of each,
+    00 for none.
+    """
     held = set()
     for entry in os.scandir("/proc/self/fd"):
         try:
@@ -36,8 +38,12 @@ def timers(actor: Any) -> list[str]:
         for line in table.readlines()[1:]:
             words = line.split()
             if words[3] == ESTABLISHED and f"socket:[{words[9]}]" in held:
-                found.append(words[5].split(":")[0])
+                found.append((words[1], words[5].split(":")[0]))
     return found
+
+
+def timers(actor: Any) -> list[str]:
+    return [timer for _, timer in connections(actor)]
 
 
 @pytest.mark.rule("C10-210")
@@ -118,7 +124,13 @@ def test_a_stopped_peer_is_silent_and_its_link_stays(stage: Stage, path: Path) -
     owner.stop()
     # Over TCP more than the buffers of a stream hold: the kernel ends one after the other.
     push = puller.start_call("push", "kv", BlocksCacheKey(OWNER, 0), everything, everything)
+    streams = {end for end, _ in puller.call(connections)}
     eventually(lambda: states((puller, OWNER)) == [LinkState.SILENT], "it is stopped")
+    if path.name == "tcp":
+        eventually(
+            lambda: {end for end, _ in puller.call(connections)} - streams,
+            "the kernel has ended the stream, and there is another one",
+        )
     if not path.needs_the_peer:
         # Its memory is there.
         push.result()
