@@ -36,6 +36,7 @@ Options = Mapping[str, str]
 
 DEFAULT_PAGE_SHIFT = 16
 DEFAULT_SYNC_TIMEOUT_MS = 1000
+DEFAULT_FINALIZE_TIMEOUT_MS = 10_000
 
 
 @dataclass(frozen=True)

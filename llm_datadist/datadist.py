@@ -25,7 +25,7 @@ from .cache import RegisterMemStatus
 from .cache_manager import CacheManager
 from .config import LLMClusterInfo, LLMConfig, LLMRole
 from .options import allows_multiple_instances, read_options
-from .status import LLMException, LLMStatusCode
+from .status import LLMException, LLMStatusCode, warn
 from .utils.log import get_logger
 
 if TYPE_CHECKING:
@@ -104,13 +104,17 @@ class LLMDataDist:
             self._cache_manager = CacheManager(self._engine)
             _live.append(self)
             LLMDataDist.llm_engine_instance = self
+        # What the device's library says of the options.
+        self._open_engine().warn_of_notices()
 
     def finalize(self) -> None:
         """Close the engine, waiting for running calls; nothing happens when it is not open.
 
         Transfers that run end with LLM_TIMEOUT (decision 83).
         Peers are not told; they see the connections close. A CacheManager that is kept raises
-        LLM_ENGINE_FINALIZED from now on.
+        LLM_ENGINE_FINALIZED from now on. A warning says so if the library of the device does not
+        return within LLMConfig.finalize_timeout: then the device and the memory of the pools stay
+        taken, and init() on that device is refused.
         """
         with _life:
             engine = self._engine
@@ -119,16 +123,21 @@ class LLMDataDist:
             for notice in engine.take_notices():
                 get_logger().warning(notice)
             self.cache_manager._leave_engine(self._cluster_id)
+            left = ""
             try:
                 engine.close()
             except LLMException as failure:
-                # Only a forked child gets here: its parent's engine is not its to close.
+                # A forked child, whose parent's engine is not its to close; or a device's library
+                # that has not returned, of which the client is told.
                 get_logger().error(str(failure))
+                left = str(failure) if failure.status_code == LLMStatusCode.LLM_TIMEOUT else ""
             self._engine = None
             self._cache_manager = None
             if self in _live:
                 _live.remove(self)
             LLMDataDist.llm_engine_instance = _live[-1] if _live else None
+        if left:
+            warn(left)
 
     def _open_engine(self) -> Engine:
         engine = self._engine

@@ -14,6 +14,7 @@ namespace lldd {
 namespace {
 
 constexpr uint32_t kDefaultSyncTimeoutMs = 1000;
+constexpr uint32_t kDefaultFinalizeTimeoutMs = 10'000;
 constexpr uint64_t kMaxTableBytes = 1 << 20;
 
 template <typename T>
@@ -74,7 +75,10 @@ Engine::Engine(const lldd_config &config)
       // Only in request mode do peers name places of caches by their address.
       store_(config.mode == LLDD_MODE_REQUEST) {}
 
-Engine::~Engine() { Close(); }
+Engine::~Engine() {
+    const Status closed = Close();
+    if (!closed.ok()) LLDD_LOG(LLDD_LOG_WARNING, "%s", closed.text().c_str());
+}
 
 // ---- opening, closing ----
 
@@ -100,6 +104,9 @@ Status Engine::Start(const lldd_config &config) {
         config.global_resource_config == nullptr ? "" : config.global_resource_config;
     options.rdma_traffic_class = config.rdma_traffic_class;
     options.rdma_service_level = config.rdma_service_level;
+    options.buffer_pool = config.buffer_pool == nullptr ? "" : config.buffer_pool;
+    options.finalize_timeout_ms = Default(config.finalize_timeout_ms, kDefaultFinalizeTimeoutMs);
+    options.tell = [this](std::string text) { notices_.Add(std::move(text)); };
     LLDD_RETURN_IF_ERROR(ThisRuntime().OpenDevice(options, &device_));
     LLDD_RETURN_IF_ERROR(device_->UseAddress(listen ? listen_address.ip() : "", listen));
     // Before the listener, so that no peer can connect to a device that lacks its pools.
@@ -165,9 +172,9 @@ Status Engine::OpenPool(const char *name, Placement placement, uint64_t size, ui
     return Status::Ok();
 }
 
-void Engine::Close() {
+Status Engine::Close() {
     MutexLock one_at_a_time(close_mutex_);
-    if (!gate_.Close()) return;
+    if (!gate_.Close()) return Status::Ok();
     // Calls that wait or move bytes need not be waited for until their deadlines.
     closing_.Raise(InterruptCause::kFinalize);
     if (directory_ != nullptr) {
@@ -190,13 +197,16 @@ void Engine::Close() {
     directory_.reset();
     owner_.reset();
     store_.Clear();
+    Status ended;
     if (device_ != nullptr) {
+        ended = device_->End();
         if (device_pool_.pages != nullptr) device_->FreePool(device_pool_.base);
         if (host_pool_.pages != nullptr) device_->FreePool(host_pool_.base);
         device_.reset();
     }
     loop_.reset();
     LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu closed", Printable(cluster_id_));
+    return ended;
 }
 
 Deadline Engine::SyncDeadline() const { return Deadline::InMs(sync_timeout_ms_); }

@@ -197,7 +197,6 @@ def test_options_reach_hixl(peers, option, value):
     ("option", "value"),
     [
         ("llm.LocalCommRes", "nonsense"),
-        ("llm.GlobalResourceConfig", "nonsense"),
         ("llm.RdmaTrafficClass", "133"),
         ("llm.RdmaServiceLevel", "8"),
     ],
