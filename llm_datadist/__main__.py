@@ -15,6 +15,8 @@ import sys
 from collections.abc import Sequence
 
 import llm_datadist._cli
+from llm_datadist._tools.outcome import ending
+from llm_datadist._tools.table import DescriptionFormatter
 from llm_datadist._version import __version__
 
 
@@ -35,20 +37,29 @@ def build_parser() -> argparse.ArgumentParser:
             found.name.replace("_", "-"),
             help=summary,
             description=f"{summary}\n{details}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=DescriptionFormatter,
         )
         module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        # An argument that nobody knows is told with the usage of the command that it was given to.
+        command.set_defaults(run=module.run, refuse=command.error)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with the given arguments (default: those of the process).
 
-    Returns the exit status of the subcommand; wrong arguments end the process with status 2.
+    Returns the exit status of the subcommand; 130 when it was interrupted, 141 when nobody reads
+    its output any more, 1 when the output cannot be written. Wrong arguments end the process with
+    status 2.
     """
-    args = build_parser().parse_args(arguments)
-    return int(args.run(args))
+
+    def run() -> int:
+        args, unknown = build_parser().parse_known_args(arguments)
+        if unknown:
+            args.refuse(f"unrecognized arguments: {' '.join(unknown)}")
+        return int(args.run(args))
+
+    return ending("llm-datadist", run)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._checks import check_elements, check_optional, check_type, refuse, require
+from ._finalized import FinalizedEngine
 from .cache import Cache, CacheDesc, Placement
 from .keys import BlocksCacheKey, CacheKey
 from .status import LLMDataDistWarning
 
 if TYPE_CHECKING:
     from ._native.engine import Engine
+    from .cache_manager import CacheManager
+
+# What an array has that is no address, and how its address is written.
+_ADDRESS_OF = {"data_ptr": "array.data_ptr()", "__array_interface__": "array.ctypes.data"}
 
 
 def allocate_cache(engine: Engine, cache_desc: CacheDesc, cache_keys: Sequence[CacheKey]) -> Cache:
@@ -48,6 +53,18 @@ def deallocate_blocks_cache(engine: Engine, cache: Cache) -> None:
     cache.tensor_addrs.clear()
 
 
+def end(manager: CacheManager, cache: Cache) -> None:
+    """Deallocate or unregister a cache; one of a finalized engine is gone already."""
+    if isinstance(manager._engine, FinalizedEngine):
+        return
+    if not cache._is_pooled:
+        manager.unregister_cache(cache.cache_id)
+    elif cache.is_blocks_cache:
+        manager.deallocate_blocks_cache(cache)
+    else:
+        manager.deallocate_cache(cache)
+
+
 def register_cache(
     engine: Engine,
     cache_desc: CacheDesc,
@@ -58,7 +75,7 @@ def register_cache(
 ) -> Cache:
     """Do CacheManager.register_cache; is_call_linked: link() was called."""
     check_type("cache_desc", cache_desc, CacheDesc)
-    taken = check_elements("addrs", addrs, int, list)
+    taken = _check_addrs(addrs)
     keys = () if cache_keys is None else check_elements("cache_keys", cache_keys, CacheKey)
     accessible = _is_accessible(cache_desc, remote_accessible, is_call_linked)
     require(taken, "addrs is empty")
@@ -80,7 +97,7 @@ def register_blocks_cache(
 ) -> Cache:
     """Do CacheManager.register_blocks_cache; is_call_linked: link() was called."""
     check_type("cache_desc", cache_desc, CacheDesc)
-    taken = check_elements("addrs", addrs, int, list)
+    taken = _check_addrs(addrs)
     check_optional("blocks_cache_key", blocks_cache_key, BlocksCacheKey)
     accessible = _is_accessible(cache_desc, remote_accessible, is_call_linked)
     require(taken, "addrs is empty")
@@ -88,6 +105,20 @@ def register_blocks_cache(
     cache_id = engine.register("register_blocks_cache", cache_desc, taken, keys, True, accessible)
     _warn_after(engine, cache_id)
     return Cache(cache_id, cache_desc, addrs, True)
+
+
+def _check_addrs(addrs: Any) -> list[int]:
+    """Refuse what is not a list of int, and say how an array in it is turned into one."""
+    given = addrs if isinstance(addrs, list) else [addrs]
+    for place, each in enumerate(given):
+        how = next((how for name, how in _ADDRESS_OF.items() if hasattr(each, name)), None)
+        if how is not None:
+            name = f"addrs[{place}]" if given is addrs else "addrs"
+            raise TypeError(
+                f"{name} is {type(each).__name__}, not a list of addresses: write the address of "
+                f"each array as {how}, or see llm_datadist.arrays"
+            )
+    return check_elements("addrs", addrs, int, list)
 
 
 def _is_accessible(cache_desc: CacheDesc, asked: bool | None, is_call_linked: bool) -> bool:

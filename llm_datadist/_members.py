@@ -37,6 +37,7 @@ Options = Mapping[str, str]
 DEFAULT_PAGE_SHIFT = 16
 DEFAULT_SYNC_TIMEOUT_MS = 1000
 DEFAULT_FINALIZE_TIMEOUT_MS = 10_000
+DEFAULT_PEER_TIMEOUT_MS = 15000
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,14 @@ class Secret(Text):
         return {self.key: value} if value else {}
 
 
+def read_json(text: str) -> Any:
+    """Read JSON; raises json.JSONDecodeError, also for what is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", text, 0) from None
+
+
 class Pool(Text):
     """A pool of memory, as JSON, which only the engine reads: contract 3.3."""
 
@@ -162,7 +171,7 @@ class Pool(Text):
         if self.key not in options:
             return PoolOptions()
         try:
-            pool = json.loads(options[self.key])
+            pool = read_json(options[self.key])
         except ValueError as cause:
             refuse(f"{self.key} is not JSON: {cause}")
         if not isinstance(pool, dict):

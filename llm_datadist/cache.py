@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._checks import (
     INT64_MAX,
@@ -21,6 +21,11 @@ from ._checks import (
 )
 from ._enums import NamedIntEnum
 from .data_type import BYTES_OF, DataType
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .cache_manager import CacheManager
 
 __all__ = ["Cache", "CacheDesc", "KvCache", "MemInfo", "Memtype", "Placement", "RegisterMemStatus"]
 
@@ -194,7 +199,14 @@ class CacheDesc:
 
 
 class Cache:
-    """A cache of the own process, made by CacheManager. Dropping the object frees nothing."""
+    """A cache of the own process, made by CacheManager. Dropping the object frees nothing.
+
+    As a context manager it is deallocated, or unregistered, at the end of the block (an extension
+    of this package):
+
+        with manager.allocate_blocks_cache(desc, key) as cache:
+            ...
+    """
 
     def __init__(
         self, cache_id: int, cache_desc: CacheDesc, tensor_addrs: list[int], is_blocks_cache: bool
@@ -205,6 +217,8 @@ class Cache:
         self._is_blocks_cache = is_blocks_cache
         # The batch size or number of blocks; the client may write into the shape of its desc.
         self._count = cache_desc.shape[0]
+        self._manager: CacheManager | None = None
+        self._is_pooled = False
 
     @classmethod
     def create_cpu_cache(cls, cache_desc: CacheDesc, addrs: list[int]) -> Cache:
@@ -245,6 +259,31 @@ class Cache:
     def is_blocks_cache(self) -> bool:
         """Whether shape[0] counts blocks, not batch entries."""
         return self._is_blocks_cache
+
+    def as_numpy(self) -> list[NDArray[Any]]:
+        """Return one array per tensor, of the shape and type of cache_desc, over the memory itself.
+
+        DT_BF16 is viewed as uint16, since numpy has no bfloat16. An array over the memory of a pool
+        must not be touched once the cache is deallocated or the engine is finalized.
+
+        An extension of this package.
+
+        Raises:
+            LLMException: LLM_PARAM_INVALID (the cache was deallocated, or is in the memory of a
+                device, which this process cannot touch).
+        """
+        from ._views import views_of
+
+        return views_of(self)
+
+    def __enter__(self) -> Cache:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        from ._caches import end
+
+        if self._manager is not None:
+            end(self._manager, self)
 
     def __repr__(self) -> str:
         return (

@@ -38,6 +38,8 @@ class CacheManager:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._is_call_linked = False
+        # What keeps the memory of caches over arrays, by cache id.
+        self._kept: dict[int, list[Any]] = {}
 
     def set_is_call_linked(self) -> None:
         """Note that link() was called: nothing is registered as remote accessible from now on.
@@ -50,6 +52,11 @@ class CacheManager:
         """Have each operation raise LLM_ENGINE_FINALIZED from now on."""
         # What each operation reads of its engine first raises, so none has to ask for it.
         self._engine = cast("Engine", FinalizedEngine(cluster_id))
+
+    def _managed(self, cache: Cache, is_pooled: bool = False) -> Cache:
+        """Let a cache end itself, when it is used as a context manager."""
+        cache._manager, cache._is_pooled = self, is_pooled
+        return cache
 
     # ---- life of caches ----
 
@@ -67,7 +74,8 @@ class CacheManager:
 
         Source: 4.2.
         """
-        return _caches.allocate_cache(self._engine.opened, cache_desc, cache_keys)
+        cache = _caches.allocate_cache(self._engine.opened, cache_desc, cache_keys)
+        return self._managed(cache, is_pooled=True)
 
     def allocate_blocks_cache(
         self, cache_desc: CacheDesc, blocks_cache_key: BlocksCacheKey | None = None
@@ -80,7 +88,8 @@ class CacheManager:
 
         Raises as allocate_cache.
         """
-        return _caches.allocate_blocks_cache(self._engine.opened, cache_desc, blocks_cache_key)
+        cache = _caches.allocate_blocks_cache(self._engine.opened, cache_desc, blocks_cache_key)
+        return self._managed(cache, is_pooled=True)
 
     def deallocate_cache(self, cache: Cache) -> None:
         """Release an allocated contiguous cache: at once, or when its last key is gone. Repeating
@@ -127,9 +136,10 @@ class CacheManager:
         Source: 4.3.
         """
         engine, is_call_linked = self._engine.opened, self._is_call_linked
-        return _caches.register_cache(
+        cache = _caches.register_cache(
             engine, cache_desc, addrs, cache_keys, remote_accessible, is_call_linked
         )
+        return self._managed(cache)
 
     def register_blocks_cache(
         self,
@@ -151,9 +161,10 @@ class CacheManager:
         Raises as register_cache.
         """
         engine, is_call_linked = self._engine.opened, self._is_call_linked
-        return _caches.register_blocks_cache(
+        cache = _caches.register_blocks_cache(
             engine, cache_desc, addrs, blocks_cache_key, remote_accessible, is_call_linked
         )
+        return self._managed(cache)
 
     def unregister_cache(self, cache_id: int) -> None:
         """Remove a cache with its keys and registration; success for unknown ids.
@@ -169,6 +180,7 @@ class CacheManager:
         engine = self._engine.opened
         check_int64("cache_id", cache_id)
         engine.unregister(cache_id)
+        self._kept.pop(cache_id, None)
 
     def remove_cache_key(self, cache_key: CacheKey) -> None:
         """Unbind a key of an allocated cache, which is released if that was the last reference.

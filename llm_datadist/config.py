@@ -13,6 +13,7 @@ from ._checks import INT32_MAX, UINT32_MAX, check_type, check_uint16, check_uint
 from ._enums import NamedIntEnum
 from ._members import (
     DEFAULT_FINALIZE_TIMEOUT_MS,
+    DEFAULT_PEER_TIMEOUT_MS,
     DEFAULT_SYNC_TIMEOUT_MS,
     AnyNumber,
     DeviceIds,
@@ -26,6 +27,7 @@ from ._members import (
     Text,
     Timeout,
     Uint32,
+    read_json,
 )
 from ._misspelt import WarnsOfUnknownMembers
 
@@ -161,6 +163,14 @@ class LLMConfig(WarnsOfUnknownMembers):
         "returned then keeps the device.",
         default=DEFAULT_FINALIZE_TIMEOUT_MS,
     )
+    peer_timeout = Number(
+        "lldd.PeerTimeout",
+        "After how many milliseconds a peer that does not answer is noticed (decision 24); 0: "
+        "never.",
+        low=0,
+        high=INT32_MAX,
+        default=DEFAULT_PEER_TIMEOUT_MS,
+    )
 
     def __init__(self) -> None:
         self._options: dict[str, str] = {}
@@ -205,6 +215,20 @@ MEMBERS: tuple[Member[Any, Any], ...] = tuple(
 LlmConfig = LLMConfig
 
 
+def config_of_members(members: dict[str, Any]) -> LLMConfig:
+    """Return a config with these members set.
+
+    Raises AttributeError for a name that is no member, and what the setters raise.
+    """
+    names = {member.name for member in MEMBERS}
+    config = LLMConfig()
+    for name, value in members.items():
+        if name not in names:
+            raise AttributeError(f"LLMConfig has no member {name!r}; there are {sorted(names)}")
+        setattr(config, name, value)
+    return config
+
+
 def masked(options: dict[str, str]) -> dict[str, str]:
     """Copy options for a log, without the secret."""
     secret = LLMConfig.auth_token.key
@@ -212,13 +236,17 @@ def masked(options: dict[str, str]) -> dict[str, str]:
 
 
 def _with_numeric_ips(text: str) -> str:
-    info: Any = json.loads(text)
+    info: Any = read_json(text)
     for cluster in info if isinstance(info, list) else [info]:
-        if isinstance(cluster, dict):
-            for address in cluster.get("listen_ip_info") or ():
+        addresses = cluster.get("listen_ip_info") if isinstance(cluster, dict) else None
+        if isinstance(addresses, list):
+            for address in addresses:
                 if isinstance(address, dict) and isinstance(address.get("ip"), str):
                     address["ip"] = _addresses.parse(address["ip"])
-    return json.dumps(info)
+    try:
+        return json.dumps(info)
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", text, 0) from None
 
 
 class LLMClusterInfo:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,33 @@ class DataType(Enum):
     DT_STRING = 13
     DT_BF16 = 27
 
+    @classmethod
+    def of(cls, dtype: Any) -> DataType:
+        """Return the type for a dtype of numpy, ml_dtypes or torch, a scalar type, or its name.
+
+        An extension of this package.
+
+        Raises:
+            ValueError: there is none for it. Eight-bit floats have none: view them as uint8.
+        """
+        if isinstance(dtype, cls):
+            return dtype
+        import numpy as np  # importing the package must not wait for it
+
+        name = str(dtype)
+        if name.startswith("torch."):
+            name = name[len("torch.") :]
+        else:
+            # "bfloat16" without ml_dtypes, say; the table decides.
+            with suppress(TypeError):
+                name = np.dtype(dtype).name
+        if name not in _BY_NAME:
+            raise ValueError(
+                f"no DataType for {dtype!r}; there is one for {', '.join(sorted(_BY_NAME))}. View "
+                "another as an unsigned integer of its size"
+            )
+        return _BY_NAME[name]
+
 
 # A string is two 64-bit words: its address and its length.
 BYTES_OF: dict[DataType, int] = {
@@ -49,6 +77,23 @@ BYTES_OF: dict[DataType, int] = {
     DataType.DT_BOOL: 1,
     DataType.DT_STRING: 16,
     DataType.DT_BF16: 2,
+}
+
+
+_BY_NAME: dict[str, DataType] = {
+    "float32": DataType.DT_FLOAT,
+    "float16": DataType.DT_FLOAT16,
+    "int8": DataType.DT_INT8,
+    "int32": DataType.DT_INT32,
+    "uint8": DataType.DT_UINT8,
+    "int16": DataType.DT_INT16,
+    "uint16": DataType.DT_UINT16,
+    "uint32": DataType.DT_UINT32,
+    "int64": DataType.DT_INT64,
+    "uint64": DataType.DT_UINT64,
+    "float64": DataType.DT_DOUBLE,
+    "bool": DataType.DT_BOOL,
+    "bfloat16": DataType.DT_BF16,
 }
 
 

@@ -7,7 +7,8 @@ import atexit
 import os
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import _addresses, config
 from ._checks import (
@@ -23,12 +24,13 @@ from ._checks import (
 )
 from .cache import RegisterMemStatus
 from .cache_manager import CacheManager
-from .config import LLMClusterInfo, LLMConfig, LLMRole
+from .config import LLMClusterInfo, LLMConfig, LLMRole, config_of_members
 from .options import allows_multiple_instances, read_options
 from .status import LLMException, LLMStatusCode, warn
 from .utils.log import get_logger
 
 if TYPE_CHECKING:
+    from ._linked import Peer
     from ._native.engine import Engine
     from .introspection import Counters, LinkInfo, PathInfo
 
@@ -68,6 +70,44 @@ class LLMDataDist:
         self._cache_manager: CacheManager | None = None
 
     # ---- life ----
+
+    @classmethod
+    def open(
+        cls, role: LLMRole, cluster_id: int, config: LLMConfig | None = None, **members: Any
+    ) -> LLMDataDist:
+        """Make an engine and open it; a context manager that finalizes it.
+
+            with LLMDataDist.open(LLMRole.PROMPT, 1, listen_ip_info="127.0.0.1:0") as engine:
+                ...
+
+        An extension of this package.
+
+        Args:
+            role, cluster_id: as for the class.
+            config: its members; None: those of a new LLMConfig. It is not changed.
+            members: further members of LLMConfig by name, which win over those of config.
+                enable_cache_manager is set unless one of the two sets it.
+
+        Raises:
+            AttributeError: LLMConfig has no such member.
+
+        Further, as the setters of LLMConfig and init().
+        """
+        check_optional("config", config, LLMConfig)
+        options = config_of_members(members).generate_options()
+        if config is not None:
+            options = {**config.generate_options(), **options}
+        options.setdefault(LLMConfig.enable_cache_manager.key, "1")
+        engine = cls(role, cluster_id)
+        engine.init(options)
+        return engine
+
+    def __enter__(self) -> LLMDataDist:
+        self._open_engine()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.finalize()
 
     def init(self, options: dict[str, str]) -> None:
         """Open the engine; nothing happens when it is open.
@@ -122,7 +162,8 @@ class LLMDataDist:
                 return
             for notice in engine.take_notices():
                 get_logger().warning(notice)
-            self.cache_manager._leave_engine(self._cluster_id)
+            manager = self.cache_manager
+            manager._leave_engine(self._cluster_id)
             left = ""
             try:
                 engine.close()
@@ -131,6 +172,8 @@ class LLMDataDist:
                 # that has not returned, of which the client is told.
                 get_logger().error(str(failure))
                 left = str(failure) if failure.status_code == LLMStatusCode.LLM_TIMEOUT else ""
+            # Peers were in the memory until now.
+            manager._kept.clear()
             self._engine = None
             self._cache_manager = None
             if self in _live:
@@ -138,6 +181,10 @@ class LLMDataDist:
             LLMDataDist.llm_engine_instance = _live[-1] if _live else None
         if left:
             warn(left)
+
+    @property
+    def _is_open(self) -> bool:
+        return self._engine is not None
 
     def _open_engine(self) -> Engine:
         engine = self._engine
@@ -230,7 +277,10 @@ class LLMDataDist:
         clusters = self._check_clusters(clusters, timeout)
         for cluster in clusters:
             if not engine.options.local_comm_res and not cluster.local_ip_info_list:
-                refuse(f"local_ip_info_list is empty, and local_comm_res is not set: {cluster}")
+                refuse(
+                    "local_ip_info_list is empty, and local_comm_res is not set: call "
+                    f"append_local_ip_info(ip, 0) with an address of this host: {cluster}"
+                )
             if cluster.remote_cluster_id is None and not cluster.remote_ip_info_list:
                 raise TypeError(
                     "remote_cluster_id only support int, got None and no remote address to learn "
@@ -284,6 +334,33 @@ class LLMDataDist:
             if code != LLMStatusCode.LLM_SUCCESS:
                 get_logger().error("[%s] %s: %s, %s", name, cluster, code, cluster.link_detail)
         self._open_engine().warn_of_notices()
+
+    def linked(
+        self, *peers: Peer, timeout: int = 3000
+    ) -> AbstractContextManager[list[LLMClusterInfo]]:
+        """Link to peers that listen, and unlink from them at the end of the block.
+
+            with decoder.linked("127.0.0.1:26000"):
+                decoder.cache_manager.pull_blocks(...)
+
+        An extension of this package. At the end, peers from which link_clusters cannot be taken
+        back in the regular way (they are gone, or do not answer) are unlinked by force.
+
+        Args:
+            peers: "ip:port", an (ip, port), an LLMClusterInfo, or an engine of this process.
+            timeout: milliseconds, > 0, for each of linking and unlinking.
+
+        Returns:
+            A context manager, which gives an LLMClusterInfo for each peer, with its cluster id.
+
+        Raises:
+            LLMException: a peer was not linked, for the reason in the text; none is then.
+
+        Further, as link_clusters.
+        """
+        from ._linked import linked
+
+        return linked(self, peers, timeout)
 
     def link(self, comm_name: str, cluster_rank_info: dict[int, int], rank_table: str) -> int:
         """Join a communicator whose members all call this; returns without waiting for them.

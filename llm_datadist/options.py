@@ -14,6 +14,7 @@ from . import _addresses, config
 from ._checks import UINT16_MAX, check_no_null, check_type, is_strict_hardware, refuse
 from ._members import (
     DEFAULT_FINALIZE_TIMEOUT_MS,
+    DEFAULT_PEER_TIMEOUT_MS,
     DEFAULT_SYNC_TIMEOUT_MS,
     PoolOptions,
     is_digits,
@@ -55,6 +56,7 @@ class EngineOptions:
     auth_token: str | None = field(default=None, repr=False)
     buffer_pool: str | None = None
     finalize_timeout_ms: int = DEFAULT_FINALIZE_TIMEOUT_MS
+    peer_timeout_ms: int = DEFAULT_PEER_TIMEOUT_MS
 
 
 def read_options(cluster_id: int, role: LLMRole, client_options: dict[str, str]) -> EngineOptions:
@@ -145,6 +147,7 @@ def _engine_options(cluster_id: int, role: LLMRole, options: dict[str, str]) -> 
         auth_token=LLMConfig.auth_token.read(options),
         buffer_pool=LLMConfig.buffer_pool.read(options),
         finalize_timeout_ms=LLMConfig.finalize_timeout.read(options),
+        peer_timeout_ms=LLMConfig.peer_timeout.read(options),
     )
 
 

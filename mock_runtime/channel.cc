@@ -23,7 +23,8 @@ constexpr uint32_t kMagic = 0x48434D4C;  // "LMCH"
 constexpr uint32_t kVersion = 2;
 // The link page, the region table and the pools.
 constexpr size_t kMostDescriptors = 2 + kMostPoolsOnChannel;
-// Visitors that send nothing within kPatienceMs, or exceed kMostVisitors, are closed.
+// Visitors must say all they have to say within kPatienceMs. When there are kMostVisitors, the first of
+// the user with the most of them makes room.
 constexpr uint64_t kPatienceMs = 10000;
 constexpr size_t kMostVisitors = 256;
 
@@ -59,11 +60,14 @@ socklen_t AddressOf(const ChannelName &name, sockaddr_un *address) {
     return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + text.size());
 }
 
-pid_t PeerPid(int socket) {
-    ucred peer{};
+ucred CredentialsOf(int socket) {
+    ucred peer{0, static_cast<uid_t>(-1), static_cast<gid_t>(-1)};
     socklen_t size = sizeof peer;
-    return getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? peer.pid : 0;
+    getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size);
+    return peer;
 }
+
+pid_t PeerPid(int socket) { return CredentialsOf(socket).pid; }
 
 Message MessageFor(const LinkNonce &nonce) {
     Message message{};
@@ -176,6 +180,11 @@ Status Receive(int socket, LinkNonce *nonce, ChannelGift *gift) {
 
 }  // namespace
 
+ChannelListener::ChannelListener(std::shared_ptr<EventLoop> loop)
+    : loop_(std::move(loop)),
+      strangers_(loop_.get(), "the same-host channel", {kMostVisitors, kPatienceMs, 0}),
+      listener_(loop_.get()) {}
+
 Status ChannelListener::Create(std::shared_ptr<EventLoop> loop,
                                std::unique_ptr<ChannelListener> *listener) {
     std::unique_ptr<ChannelListener> made(new ChannelListener(std::move(loop)));
@@ -221,7 +230,6 @@ void ChannelListener::Forget(const LinkNonce &nonce) {
 }
 
 void ChannelListener::Welcome(Fd socket) {
-    if (visitors_.size() >= kMostVisitors) return;
     // The token is known only after the call; the handler runs later, on this very thread.
     auto token = std::make_shared<EventLoop::Token>(0);
     *token = loop_->Watch(socket.get(), EPOLLIN, [this, token](uint32_t) {
@@ -230,7 +238,8 @@ void ChannelListener::Welcome(Fd socket) {
     });
     Visitor &visitor = visitors_[*token];
     visitor.socket = std::move(socket);
-    visitor.timer = loop_->PostAt(Deadline::InMs(kPatienceMs), [this, token] {
+    const uint64_t user = CredentialsOf(visitor.socket.get()).uid;
+    visitor.place = strangers_.Admit(user, [this, token](const char *) {
         LLDD_ON_IO_THREAD(*loop_);
         Dismiss(*token);
     });
@@ -264,7 +273,6 @@ void ChannelListener::Dismiss(EventLoop::Token visitor) {
     const auto found = visitors_.find(visitor);
     if (found == visitors_.end()) return;
     loop_->Remove(visitor);
-    loop_->Cancel(found->second.timer);
     visitors_.erase(found);
 }
 

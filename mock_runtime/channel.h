@@ -21,6 +21,7 @@
 
 #include "base/event_loop.h"
 #include "base/listener.h"
+#include "base/strangers.h"
 #include "runtime/runtime.h"
 
 namespace lldd::mock {
@@ -67,11 +68,10 @@ public:
 private:
     struct Visitor {
         Fd socket;
-        EventLoop::Token timer = 0;
+        Strangers::Place place;
     };
 
-    explicit ChannelListener(std::shared_ptr<EventLoop> loop)
-        : loop_(std::move(loop)), listener_(loop_.get()) {}
+    explicit ChannelListener(std::shared_ptr<EventLoop> loop);
     void Welcome(Fd socket) LLDD_REQUIRES(*loop_);
     void Hear(EventLoop::Token visitor) LLDD_REQUIRES(*loop_);
     Status Answer(int socket) LLDD_REQUIRES(*loop_);
@@ -79,6 +79,7 @@ private:
 
     std::shared_ptr<EventLoop> loop_;
     ChannelName name_{};
+    Strangers strangers_;
     Listener listener_;
     std::map<EventLoop::Token, Visitor> visitors_ LLDD_GUARDED_BY(*loop_);
     std::map<LinkNonce, Taker> takers_ LLDD_GUARDED_BY(*loop_);

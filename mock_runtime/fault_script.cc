@@ -206,7 +206,10 @@ private:
             rule_.points = kEveryPoint;
             return Status::Ok();
         }
-        for (const std::string &name : Split(word, ",")) {
+        const std::vector<std::string> names = Split(word, ",");
+        if (names.empty())
+            return Refuse(word, "names no fault point; allowed are *, " + NamesOf(kPoints));
+        for (const std::string &name : names) {
             const auto *found = std::find_if(std::begin(kPoints), std::end(kPoints),
                                              [&](const auto &point) { return name == point.name; });
             if (found == std::end(kPoints)) {

@@ -12,6 +12,7 @@ Status Explain(const MoveFailure &failure, const std::string &peer) {
         case MoveFailure::kTimeout: return NotDoneInTime();
         case MoveFailure::kPeerGone:
         case MoveFailure::kClosed: return PeerIsGone();
+        case MoveFailure::kHostSilent: return HostIsSilent();
         case MoveFailure::kWithdrawn: return WithdrawnByOwner(peer, failure.address);
         case MoveFailure::kUnknown: return UnknownToLink(peer, failure.address);
         case MoveFailure::kLocalFault:

@@ -28,6 +28,7 @@ struct MoveFailure {
         kRemoteFault,  // the same of the peer
         kRefused,      // the kernel does not let this process touch the peer any more
         kClosed,       // the stream ended; the peer may also have
+        kHostSilent,   // the kernel ended the stream: the other host takes nothing any more
         kProtocol,     // the peer does not follow the protocol
         kSystem,
     };

@@ -30,6 +30,8 @@ iovec PartOf(void *data, uint64_t size, uint64_t done) {
 MoveFailure StreamFailure(int error, uint64_t local) {
     if (error == EFAULT) return {MoveFailure::kLocalFault, error, local};
     if (error == EPIPE || error == ECONNRESET) return {MoveFailure::kClosed, error, 0};
+    if (error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH)
+        return {MoveFailure::kHostSilent, error, 0};
     return {MoveFailure::kSystem, error, 0};
 }
 
@@ -158,6 +160,8 @@ MoveFailure TcpPath::MoveOrRepeat(Direction direction, const Deadline &deadline)
         if (!failure.failed()) return {};
         DropStream();
         if (peer_gone_.load()) return {MoveFailure::kPeerGone, 0, 0};
+        // While the link stands, the peer may only have been stopped: another stream tells.
+        if (failure.kind == MoveFailure::kHostSilent && !deadline.passed()) continue;
         if (failure.kind != MoveFailure::kClosed) return failure;
         // The stream may have been closed while nothing was under way: everything is asked once
         // more.

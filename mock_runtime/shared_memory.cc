@@ -50,6 +50,11 @@ Status SharedMemory::Create(const char *name, uint64_t size, Writers writers,
     made.fd_ = Fd(memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (!made.fd_) {
         const int error = errno;
+        if (error == EPERM || error == EACCES || error == ENOSYS) {
+            return ErrnoFailure(LLDD_FAILED, error,
+                                "the system call memfd_create is refused (a container's seccomp "
+                                "profile does that), and pools need it");
+        }
         return ErrnoFailure(OutOfDescriptors(error) ? LLDD_FAILED : LLDD_OUT_OF_MEMORY, error,
                             "cannot make shared memory");
     }

@@ -36,9 +36,11 @@ else:
     hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files that are marked slow last, so that most of what can fail fails early."""
-    items.sort(key=_is_slow)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run the files that are marked slow last, so that most of what can fail fails early; and
+    first where files run beside each other, so that no process is left alone with one of them.
+    """
+    items.sort(key=_is_slow, reverse=hasattr(config, "workerinput"))
 
 
 def _is_slow(item: pytest.Item) -> bool:

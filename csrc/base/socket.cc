@@ -6,6 +6,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -40,6 +41,15 @@ Status SocketAddress::Parse(const std::string &ip, uint32_t port, SocketAddress 
 bool SocketAddress::IsWildcard() const {
     const std::string text = ip();
     return text == "0.0.0.0" || text == "::" || text == "::ffff:0.0.0.0";
+}
+
+uint64_t SocketAddress::Network() const {
+    if (family() != AF_INET6)
+        return reinterpret_cast<const sockaddr_in *>(&storage_)->sin_addr.s_addr;
+    uint64_t network = 0;
+    std::memcpy(&network, &reinterpret_cast<const sockaddr_in6 *>(&storage_)->sin6_addr,
+                sizeof network);
+    return network;
 }
 
 SocketAddress SocketAddress::OfSocket(int fd) {
@@ -139,6 +149,21 @@ Status Connect(const SocketAddress &address, const Deadline &deadline, Fd *out) 
 void SetNoDelay(int fd) {
     const int one = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+}
+
+void WatchPeerHost(int fd, uint32_t timeout_ms) {
+    if (timeout_ms == 0) return;
+    // The user timeout decides, also of probes that are not answered: two of them fit into it. The
+    // kernel's largest interval is 32767 s.
+    constexpr uint32_t kProbes = 3;
+    const int seconds = static_cast<int>(std::clamp(timeout_ms / (kProbes * 1000), 1U, 32767U));
+    const int probes = kProbes - 1;
+    const int one = 1;
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &seconds, sizeof seconds);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &seconds, sizeof seconds);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
 }
 
 Status WaitFor(int fd, short events, const Deadline &deadline) {

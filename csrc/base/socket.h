@@ -34,6 +34,9 @@ public:
     const sockaddr *data() const { return reinterpret_cast<const sockaddr *>(&storage_); }
     socklen_t size() const { return size_; }
     int family() const { return storage_.ss_family; }
+    // Equal for addresses that one host can have at will: the IPv4 address, or the first half of the
+    // IPv6 one.
+    uint64_t Network() const;
     // 0.0.0.0 or ::, which stands for all addresses of a host that listens and names no host.
     bool IsWildcard() const;
 
@@ -47,6 +50,11 @@ Status AddressTowards(const SocketAddress &address, SocketAddress *own);
 
 // A listening, non-blocking socket. LLDD_FAILED if the address cannot be bound.
 Status Listen(const SocketAddress &address, Fd *listener);
+
+// Has the kernel end a connection whose other host has not answered for that time: an idle one is
+// probed (keepalive, in whole seconds), and what was sent must be acknowledged (TCP_USER_TIMEOUT).
+// 0: it does not.
+void WatchPeerHost(int fd, uint32_t timeout_ms);
 
 // Begins to connect; the non-blocking socket becomes writable when it is decided, see
 // ConnectResult.

@@ -76,6 +76,11 @@ void ControlChannel::Start(std::weak_ptr<void> owner, RequestHandler on_request,
         });
 }
 
+void ControlChannel::SetHeldHandler(std::function<void(size_t bytes)> on_held) {
+    LLDD_ON_IO_THREAD(*loop_);
+    on_held_ = std::move(on_held);
+}
+
 void ControlChannel::SetMaxBody(uint32_t max_body) {
     LLDD_ON_IO_THREAD(*loop_);
     parser_.set_max_body(max_body);
@@ -169,6 +174,7 @@ bool ControlChannel::FlushLocked() {
             if (sent_ >= outgoing_.size() / 2) outgoing_.erase(0, std::exchange(sent_, 0));
             return true;
         } else if (errno != EINTR) {
+            lost_error_ = errno;
             // The I/O thread sees the end of the connection, and fails the calls that wait.
             shutdown(socket_.get(), SHUT_RDWR);
             broken_ = true;
@@ -205,12 +211,18 @@ void ControlChannel::OnEvents(uint32_t events) {
     const ssize_t received = recv(socket_.get(), buffer, sizeof buffer, MSG_DONTWAIT);
     if (received < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (received <= 0) {
+        if (received < 0) NoteError(errno);
         Lost();
         return;
     }
     parser_.Append(buffer, static_cast<size_t>(received));
     served_ = 0;
     Dispatch();
+    if (on_held_ && !closed()) {
+        // It may be replaced meanwhile.
+        const std::function<void(size_t)> on_held = on_held_;
+        on_held(parser_.held());
+    }
 }
 
 // What is thrown while this connection is served ends it, and nothing else.
@@ -355,6 +367,16 @@ bool ControlChannel::Close() {
     if (token_ != 0) loop_->Remove(token_);
     socket_.Close();
     return true;
+}
+
+void ControlChannel::NoteError(int error) {
+    MutexLock lock(mutex_);
+    lost_error_ = error;
+}
+
+int ControlChannel::lost_error() const {
+    MutexLock lock(mutex_);
+    return lost_error_;
 }
 
 bool ControlChannel::closed() const {

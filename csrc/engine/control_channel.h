@@ -37,6 +37,8 @@ public:
     // broken() is true.
     bool Next(wire::FrameHeader *header, std::string_view *body);
     bool broken() const { return broken_; }
+    // The memory of a frame that has not arrived whole.
+    size_t held() const { return bytes_.size() == taken_ ? 0 : bytes_.capacity(); }
 
 private:
     uint32_t max_body_;
@@ -73,6 +75,10 @@ public:
     // How large a frame the peer may send. On the I/O thread.
     void SetMaxBody(uint32_t max_body);
 
+    // Gets what a frame that has not arrived whole takes, whenever bytes come; null: nobody does. On
+    // the I/O thread, where it runs and may close this channel.
+    void SetHeldHandler(std::function<void(size_t bytes)> on_held);
+
     // Sends a request and waits for its answer. LLDD_TIMEOUT; LLDD_FAILED with kConnectionClosed.
     // Not on the I/O thread.
     Status Call(wire::Kind kind, std::string_view body, const Deadline &deadline,
@@ -93,6 +99,8 @@ public:
     bool Close();
 
     bool closed() const;
+    // Why a connection that was lost broke: an errno; 0: the peer closed it.
+    int lost_error() const;
     // Whether nothing that the peer has sent lies unread, not even the end of the connection. Any
     // thread; never blocks.
     bool Quiet() const;
@@ -118,6 +126,7 @@ private:
     void PostTurn() LLDD_REQUIRES(*loop_);
     void Guarded(const std::function<void()> &body) LLDD_REQUIRES(*loop_);
     void Lost() LLDD_REQUIRES(*loop_);
+    void NoteError(int error);
     uint32_t NextIdLocked() LLDD_REQUIRES(mutex_);
 
     EventLoop *const loop_;
@@ -126,6 +135,7 @@ private:
     RequestHandler on_request_;
     ClosedHandler on_closed_;
     FrameParser parser_ LLDD_GUARDED_BY(*loop_);
+    std::function<void(size_t bytes)> on_held_ LLDD_GUARDED_BY(*loop_);
     std::weak_ptr<void> owner_;
 
     // A request that waits because this connection had its turn, or because the peer does not read
@@ -148,6 +158,7 @@ private:
     size_t sent_ LLDD_GUARDED_BY(mutex_) = 0;  // of outgoing_
     uint32_t next_request_id_ LLDD_GUARDED_BY(mutex_) = 0;
     bool closed_ LLDD_GUARDED_BY(mutex_) = false;
+    int lost_error_ LLDD_GUARDED_BY(mutex_) = 0;
     bool close_after_flush_ LLDD_GUARDED_BY(mutex_) = false;
     bool broken_ LLDD_GUARDED_BY(mutex_) =
         false;  // shut down: nothing that comes over it is served

@@ -15,6 +15,7 @@ namespace {
 
 constexpr uint32_t kDefaultSyncTimeoutMs = 1000;
 constexpr uint32_t kDefaultFinalizeTimeoutMs = 10'000;
+constexpr uint32_t kDefaultPeerTimeoutMs = 15000;
 constexpr uint64_t kMaxTableBytes = 1 << 20;
 
 template <typename T>
@@ -25,6 +26,11 @@ T Default(T given, T instead) {
 bool ChecksWanted() {
     const char *const text = std::getenv("LLM_DATADIST_CHECK");
     return text != nullptr && text[0] != '\0' && std::strcmp(text, "0") != 0;
+}
+
+Status ParseListen(const char *ip, uint32_t port, SocketAddress *address) {
+    Status status = SocketAddress::Parse(ip, port, address);
+    return status.ok() ? status : std::move(status).WithPrefix("listen_ip_info: ");
 }
 
 Status CheckConfig(const lldd_config &config) {
@@ -40,6 +46,8 @@ Status CheckConfig(const lldd_config &config) {
     if (config.link_style > LLDD_LINK_STYLE_ONE_WAY) {
         return out_of("link_style", config.link_style, "0 (mutual), 1 (one way)");
     }
+    if (config.peer_timeout_ms > INT32_MAX && config.peer_timeout_ms != LLDD_UNSET)
+        return out_of("peer_timeout_ms", config.peer_timeout_ms, "0..2147483647, LLDD_UNSET");
     if (config.link_retry_count > 100)
         return out_of("link_retry_count", config.link_retry_count, "1..100");
     const uint32_t known_flags =
@@ -70,6 +78,9 @@ Engine::Engine(const lldd_config &config)
       link_style_(config.link_style),
       device_id_(config.device_id),
       sync_timeout_ms_(Default(config.sync_timeout_ms, kDefaultSyncTimeoutMs)),
+      peer_timeout_ms_(config.peer_timeout_ms == LLDD_UNSET
+                           ? 0
+                           : Default(config.peer_timeout_ms, kDefaultPeerTimeoutMs)),
       strict_hardware_((config.flags & LLDD_CONFIG_STRICT_HARDWARE) != 0),
       tells_notices_((config.flags & LLDD_CONFIG_TELL_NOTICES) != 0),
       // Only in request mode do peers name places of caches by their address.
@@ -94,8 +105,7 @@ Status Engine::Start(const lldd_config &config) {
     SocketAddress listen_address;
     const bool listen = (config.flags & LLDD_CONFIG_LISTEN) != 0;
     if (listen)
-        LLDD_RETURN_IF_ERROR(
-            SocketAddress::Parse(config.listen_ip, config.listen_port, &listen_address));
+        LLDD_RETURN_IF_ERROR(ParseListen(config.listen_ip, config.listen_port, &listen_address));
     loop_ = EventLoop::Acquire();
     DeviceOptions options;
     options.device_id = config.device_id;
@@ -146,6 +156,7 @@ void Engine::StartLinks(const lldd_config &config) {
     link_options.link_style = link_style_;
     if (config.auth_token != nullptr) link_options.secret = config.auth_token;
     link_options.closing = &closing_;
+    link_options.peer_timeout_ms = peer_timeout_ms_;
     directory_ = std::make_unique<LinkDirectory>(cluster_id_, link_options.one_way());
     acceptor_ = std::make_unique<LinkAcceptor>(loop_.get(), device_.get(), directory_.get(),
                                                owner_.get(), &notices_, link_options);
@@ -156,6 +167,7 @@ void Engine::StartLinks(const lldd_config &config) {
     group_options.cluster_id = cluster_id_;
     group_options.total_time_s = config.link_total_time_s;
     group_options.sync_timeout_ms = sync_timeout_ms_;
+    group_options.peer_timeout_ms = peer_timeout_ms_;
     groups_ = std::make_unique<Groups>(loop_.get(), directory_.get(), acceptor_.get(),
                                        initiator_.get(), &notices_, group_options);
     acceptor_->SetGroupHost(groups_.get());
@@ -218,7 +230,7 @@ Status Engine::SwitchListener(const char *ip, uint32_t port) {
                        Printable(directory_->count()));
     }
     SocketAddress address;
-    if (ip != nullptr) LLDD_RETURN_IF_ERROR(SocketAddress::Parse(ip, port, &address));
+    if (ip != nullptr) LLDD_RETURN_IF_ERROR(ParseListen(ip, port, &address));
     MutexLock lock(listener_mutex_);
     if (ip != nullptr && acceptor_->listener().listening() && port == listen_port_asked_)
         return Status::Ok();
@@ -234,7 +246,7 @@ Status Engine::SwitchListener(const char *ip, uint32_t port) {
 Status Engine::CheckSameListener(const char *ip, uint32_t port) const {
     if (ip == nullptr) return Status::Ok();
     SocketAddress address;
-    LLDD_RETURN_IF_ERROR(SocketAddress::Parse(ip, port, &address));
+    LLDD_RETURN_IF_ERROR(ParseListen(ip, port, &address));
     MutexLock lock(listener_mutex_);
     const SocketAddress &now = acceptor_->listener().address();
     if (address.ip() == now.ip() && (port == listen_port_asked_ || port == now.port()))

@@ -101,6 +101,7 @@ private:
     const uint32_t link_style_;
     const int32_t device_id_;
     const uint32_t sync_timeout_ms_;
+    const uint32_t peer_timeout_ms_;  // 0: never
     const bool strict_hardware_;
     const bool tells_notices_;
 

@@ -74,6 +74,10 @@ Status Groups::Check(const GroupSpec &spec) const {
     return Status::Ok();
 }
 
+uint64_t Groups::TotalS() const {
+    return options_.total_time_s == 0 ? kDefaultTotalS : options_.total_time_s;
+}
+
 Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
     MutexLock one_at_a_time(join_mutex_);
     LLDD_RETURN_IF_ERROR(Check(spec));
@@ -82,7 +86,6 @@ Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
     group->spec = spec;
     group->description = Describe(spec);
     group->rank_table = RankTable(spec.rank_table);
-    const uint64_t total_s = options_.total_time_s == 0 ? kDefaultTotalS : options_.total_time_s;
     {
         // The next join gets the id of one that failed: joins are made one at a time.
         MutexLock lock(mutex_);
@@ -100,11 +103,10 @@ Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
             last_id_ = group->comm_id;
             groups_.emplace(group->comm_id, group);
         }
-        group->timer = loop_->PostAt(Deadline::InMs(total_s * 1000),
+        group->timer = loop_->PostAt(Deadline::InMs(TotalS() * 1000),
                                      [this, weak = std::weak_ptr<Group>(group)] {
                                          const GroupPtr late = weak.lock();
-                                         if (late != nullptr)
-                                             Fail(late, "not all members came in time");
+                                         if (late != nullptr) Fail(late, NotAllCame(*late));
                                      });
     });
     if (!status.ok()) {
@@ -129,6 +131,18 @@ Status Groups::UseOwnAddress() {
 }
 
 // Begins to meet the other members.
+std::string Groups::NotAllCame(const Group &group) const {
+    std::string missing;
+    MutexLock lock(mutex_);
+    for (const auto &member : group.spec.members) {
+        if (member.cluster_id == options_.cluster_id || group.links.count(member.cluster_id) != 0)
+            continue;
+        missing += Format("%s%llu", missing.empty() ? "" : ", ", Printable(member.cluster_id));
+    }
+    return Format("not all members came in time (link_total_time: %llu s); missing: cluster %s",
+                  Printable(TotalS()), missing.c_str());
+}
+
 Status Groups::Attend(const GroupPtr &group) {
     bool several_hosts = false;
     SocketAddress address;
@@ -150,7 +164,9 @@ Status Groups::Attend(const GroupPtr &group) {
         if (alive != nullptr) OnCard(alive, other);
     };
     if (several_hosts) {
-        if (rendezvous_ == nullptr) rendezvous_ = std::make_unique<Rendezvous>(loop_, address);
+        if (rendezvous_ == nullptr) {
+            rendezvous_ = std::make_unique<Rendezvous>(loop_, address, options_.peer_timeout_ms);
+        }
         const bool holds = LowestRank(group->spec) == options_.cluster_id;
         return rendezvous_->Attend(holds, card, on_card, &group->meeting);
     }

@@ -48,6 +48,7 @@ public:
         uint64_t cluster_id = 0;
         uint32_t total_time_s = 0;
         uint32_t sync_timeout_ms = 0;
+        uint32_t peer_timeout_ms = 0;  // see WatchPeerHost
     };
 
     Groups(EventLoop *loop, LinkDirectory *directory, LinkAcceptor *acceptor,
@@ -87,8 +88,10 @@ private:
     };
     using GroupPtr = std::shared_ptr<Group>;
 
+    uint64_t TotalS() const;
     Status Check(const GroupSpec &spec) const;
     GroupPtr FindPreparingLocked(const std::string &name) const LLDD_REQUIRES(mutex_);
+    std::string NotAllCame(const Group &group) const;
     Status UseOwnAddress();
     Status Attend(const GroupPtr &group) LLDD_REQUIRES(*loop_);
     void OnCard(const GroupPtr &group, const MeetingCard &card) LLDD_REQUIRES(*loop_);

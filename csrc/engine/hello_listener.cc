@@ -10,14 +10,6 @@
 #include "base/log.h"
 
 namespace lldd {
-namespace {
-
-// A connection must send its Hello within kGreetingMs; when more than kMaxNewcomers have not, the
-// oldest is dropped.
-constexpr uint64_t kGreetingMs = 10000;
-constexpr size_t kMaxNewcomers = 256;
-
-}  // namespace
 
 Status HelloListener::Start(const SocketAddress &address) {
     Fd socket;
@@ -41,11 +33,12 @@ void HelloListener::Stop() {
 }
 
 void HelloListener::OnConnection(Fd socket) {
-    if (newcomers_.size() >= kMaxNewcomers) Drop(newcomers_.begin());
     SetNoDelay(socket.get());
+    WatchPeerHost(socket.get(), peer_timeout_ms_);
+    const uint64_t origin = SocketAddress::OfPeer(socket.get()).Network();
     const auto newcomer = newcomers_.emplace(newcomers_.end());
     newcomer->socket = std::move(socket);
-    newcomer->timer = loop_->PostAt(Deadline::InMs(kGreetingMs), [this, newcomer] {
+    newcomer->place = strangers_->Admit(origin, [this, newcomer](const char *) {
         LLDD_ON_IO_THREAD(*loop_);
         Drop(newcomer);
     });
@@ -83,15 +76,14 @@ void HelloListener::OnBytes(Newcomers::iterator newcomer) {
         return;
     }
     loop_->Remove(newcomer->token);
-    loop_->Cancel(newcomer->timer);
     Fd socket = std::move(newcomer->socket);
+    Strangers::Place place = std::move(newcomer->place);
     newcomers_.erase(newcomer);
-    on_greeted_(std::move(socket), hello);
+    on_greeted_(std::move(socket), hello, std::move(place));
 }
 
 void HelloListener::Drop(Newcomers::iterator newcomer) {
     loop_->Remove(newcomer->token);
-    loop_->Cancel(newcomer->timer);
     newcomers_.erase(newcomer);
 }
 

@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <list>
 #include <memory>
@@ -15,6 +16,7 @@
 #include "base/mutex.h"
 #include "base/socket.h"
 #include "base/status.h"
+#include "base/strangers.h"
 #include "engine/notices.h"
 #include "engine/wire.h"
 
@@ -24,12 +26,17 @@ class HelloListener {
 public:
     // A connection whose Hello is complete and valid; nothing after it has been read. Runs on the
     // I/O thread.
-    using GreetedHandler = std::function<void(Fd socket, const wire::Hello &hello)>;
+    using GreetedHandler =
+        std::function<void(Fd socket, const wire::Hello &hello, Strangers::Place place)>;
 
-    // `notices` gets a text when connections have to wait.
-    HelloListener(EventLoop *loop, GreetedHandler on_greeted, Notices *notices)
+    // `strangers` outlives it. `notices` gets a text when connections have to wait.
+    // `peer_timeout_ms`: see WatchPeerHost.
+    HelloListener(EventLoop *loop, Strangers *strangers, GreetedHandler on_greeted,
+                  Notices *notices, uint32_t peer_timeout_ms)
         : loop_(loop),
+          strangers_(strangers),
           on_greeted_(std::move(on_greeted)),
+          peer_timeout_ms_(peer_timeout_ms),
           listener_(loop, [notices](const std::string &why) { notices->Add(why); }) {}
     ~HelloListener() { Stop(); }
     HelloListener(const HelloListener &) = delete;
@@ -49,7 +56,7 @@ private:
     struct Newcomer {
         Fd socket;
         EventLoop::Token token = 0;
-        EventLoop::Token timer = 0;
+        Strangers::Place place;
         char greeting[wire::Hello::kSize] = {};
         size_t received = 0;
     };
@@ -60,10 +67,12 @@ private:
     void Drop(Newcomers::iterator newcomer) LLDD_REQUIRES(*loop_);
 
     EventLoop *const loop_;
+    Strangers *const strangers_;
     const GreetedHandler on_greeted_;
+    const uint32_t peer_timeout_ms_;
     Listener listener_;
     SocketAddress address_;
-    Newcomers newcomers_ LLDD_GUARDED_BY(*loop_);  // oldest first
+    Newcomers newcomers_ LLDD_GUARDED_BY(*loop_);
 };
 
 }  // namespace lldd

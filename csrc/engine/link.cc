@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/link.h"
 
+#include <poll.h>
 #include <sys/epoll.h>
 
+#include <chrono>
 #include <utility>
 
 #include "base/io_thread.h"
@@ -14,6 +16,8 @@ namespace {
 // Bounds of the messages between the runtimes, see StreamProvider::Ask.
 constexpr size_t kMaxMessage = 4096;
 constexpr size_t kMaxEarlyMessages = 1024;
+// How often a thread that dials looks whether the peer is gone.
+constexpr std::chrono::milliseconds kLookAtPeer{50};
 
 }  // namespace
 
@@ -186,10 +190,26 @@ void Link::TellShutdown() {
     if (then) loop_->Post([self = shared_from_this(), then = std::move(then)] { then(); });
 }
 
+// A host that is gone answers nothing until the deadline; that it is gone is known before.
+Status Link::ConnectWhilePeerLives(const Deadline &deadline, Fd *stream) {
+    Fd socket;
+    LLDD_RETURN_IF_ERROR(StartConnect(identity_.peer_address, &socket));
+    for (;;) {
+        const Deadline look = deadline.OrAt(Deadline::Clock::now() + kLookAtPeer);
+        if (WaitFor(socket.get(), POLLOUT, look).ok()) break;
+        if (peer_gone()) return Failure(LLDD_FAILED, "%s", kConnectionClosed);
+        if (deadline.passed()) return Failure(LLDD_TIMEOUT, "no data stream in time");
+    }
+    LLDD_RETURN_IF_ERROR(ConnectResult(socket.get(), identity_.peer_address));
+    WatchPeerHost(socket.get(), identity_.peer_timeout_ms);
+    *stream = std::move(socket);
+    return Status::Ok();
+}
+
 Status Link::OpenStream(const Deadline &deadline, Fd *stream) {
     LLDD_OFF_IO_THREAD(*loop_);
     if (identity_.end == LinkEnd::kInitiator) {
-        LLDD_RETURN_IF_ERROR(Connect(identity_.peer_address, deadline, stream));
+        LLDD_RETURN_IF_ERROR(ConnectWhilePeerLives(deadline, stream));
         wire::Hello hello;
         hello.purpose = wire::Purpose::kStreamInitiatorAsks;
         hello.cluster_id = identity_.own_cluster_id;
@@ -276,6 +296,7 @@ void Link::FinishDial() {
     loop_->Remove(dial_.token);
     dial_.token = 0;
     if (status.ok()) {
+        WatchPeerHost(stream.get(), identity_.peer_timeout_ms);
         wire::Hello hello;
         hello.purpose = wire::Purpose::kStreamAcceptorAsks;
         hello.cluster_id = identity_.own_cluster_id;

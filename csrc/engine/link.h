@@ -38,9 +38,10 @@ public:
         // The nonces of both ends' greetings, which are not secret.
         LinkNonce initiator_greeting{};
         LinkNonce acceptor_greeting{};
-        uint32_t peer_features = 0;  // see wire::kOwnFeatures
-        std::string group;           // of a communicator: its name
-        uint64_t comm_id = 0;        // and its id on this end
+        uint32_t peer_features = 0;    // see wire::kOwnFeatures
+        uint32_t peer_timeout_ms = 0;  // see WatchPeerHost
+        std::string group;             // of a communicator: its name
+        uint64_t comm_id = 0;          // and its id on this end
     };
 
     // Holds the link for one transfer or for its end; others wait, each until its own deadline. For
@@ -155,6 +156,7 @@ private:
         uint32_t request_id = 0;
     };
 
+    Status ConnectWhilePeerLives(const Deadline &deadline, Fd *stream);
     void FinishDial() LLDD_REQUIRES(*loop_);
     void StopDial() LLDD_REQUIRES(*loop_);
     void RunPendingShutdown() LLDD_EXCLUDES(turn_);

@@ -3,6 +3,7 @@
 
 #include <sys/socket.h>
 
+#include <cerrno>
 #include <utility>
 
 #include "base/deadline.h"
@@ -13,11 +14,16 @@
 namespace lldd {
 namespace {
 
-// A connection that has sent its Hello must be a link within kHandshakeMs.
-constexpr uint64_t kHandshakeMs = 60000;
-constexpr size_t kMaxPending = 128;
-// kMaxGreeted more wait for their turn: hundreds of peers may come at once.
-constexpr size_t kMaxGreeted = 1024;
+// Hundreds of peers may come at once.
+constexpr size_t kMaxPending = 1024;
+// A connection must have sent its request within kGreetingMs. What all of them hold of requests that
+// are not complete is at most kMaxUnfinished: more than one of the largest.
+constexpr uint64_t kGreetingMs = 10'000;
+constexpr size_t kMaxUnfinished = 32U << 20;
+// From then on the other end may take kHandshakeMs: its runtime connects.
+constexpr uint64_t kHandshakeMs = 60'000;
+// Until it has confirmed, it sends nothing larger than a message of its runtime.
+constexpr uint32_t kMaxPreparedBody = 4096;
 
 const char *ModeName(uint32_t mode) {
     return mode == LLDD_MODE_ONE_SIDED ? "one-sided mode (remote cache accessible)"
@@ -34,13 +40,15 @@ LinkAcceptor::LinkAcceptor(EventLoop *loop, Device *device, LinkDirectory *direc
       owner_(owner),
       notices_(notices),
       options_(options),
-      listener_(loop, GreetedHandler(), notices),
-      group_listener_(loop, GreetedHandler(), notices) {}
+      strangers_(loop, "the listener", {kMaxPending, kGreetingMs, kMaxUnfinished}),
+      prepared_(loop, "links that are not confirmed", {kMaxPending, kHandshakeMs, kMaxUnfinished}),
+      listener_(loop, &strangers_, GreetedHandler(), notices, options.peer_timeout_ms),
+      group_listener_(loop, &strangers_, GreetedHandler(), notices, options.peer_timeout_ms) {}
 
 HelloListener::GreetedHandler LinkAcceptor::GreetedHandler() {
-    return [this](Fd socket, const wire::Hello &hello) {
+    return [this](Fd socket, const wire::Hello &hello, Strangers::Place place) {
         LLDD_ON_IO_THREAD(*loop_);
-        OnGreeted(std::move(socket), hello);
+        OnGreeted(std::move(socket), hello, std::move(place));
     };
 }
 
@@ -65,7 +73,6 @@ void LinkAcceptor::Close() {
     group_listener_.Stop();
     loop_->RunAndWait([this] {
         LLDD_ON_IO_THREAD(*loop_);
-        greeted_.clear();
         while (!pending_.empty()) {
             const LinkPtr link = pending_.begin()->first;
             ForgetPending(link);
@@ -88,7 +95,7 @@ void LinkAcceptor::Serve(const LinkPtr &link) {
         });
 }
 
-void LinkAcceptor::OnGreeted(Fd socket, const wire::Hello &hello) {
+void LinkAcceptor::OnGreeted(Fd socket, const wire::Hello &hello, Strangers::Place place) {
     if (hello.purpose != wire::Purpose::kLink) {
         const LinkPtr link = directory_->FindByNonce(hello.nonce);
         if (link == nullptr) return;
@@ -99,14 +106,10 @@ void LinkAcceptor::OnGreeted(Fd socket, const wire::Hello &hello) {
         }
         return;
     }
-    if (pending_.size() < kMaxPending) {
-        BeginHandshake(std::move(socket), hello);
-    } else if (greeted_.size() < kMaxGreeted) {
-        greeted_.emplace_back(std::move(socket), hello);
-    }
+    BeginHandshake(std::move(socket), hello, std::move(place));
 }
 
-void LinkAcceptor::BeginHandshake(Fd socket, const wire::Hello &hello) {
+void LinkAcceptor::BeginHandshake(Fd socket, const wire::Hello &hello, Strangers::Place place) {
     const wire::Hello own = options_.OwnHello();
     const auto bytes = own.Encode();
     // The other end comes to the same conclusion about the ways to authenticate, and can tell its
@@ -123,19 +126,28 @@ void LinkAcceptor::BeginHandshake(Fd socket, const wire::Hello &hello) {
     identity.initiator_greeting = hello.nonce;
     identity.acceptor_greeting = own.nonce;
     identity.peer_features = hello.features;
+    identity.peer_timeout_ms = options_.peer_timeout_ms;
     const auto link = std::make_shared<Link>(loop_, identity, std::move(socket), options_.closing);
-    Pending pending;
-    pending.timer =
-        loop_->PostAt(Deadline::InMs(kHandshakeMs), [this, weak = std::weak_ptr<Link>(link)] {
-            const LinkPtr late = weak.lock();
-            if (late == nullptr) return;
-            LLDD_ON_IO_THREAD(*loop_);
-            late->channel().Close();
-            ForgetPending(late);
-        });
-    pending_.emplace(link, pending);
+    Keep(link, std::move(place));
     link->channel().SetMaxBody(wire::kMaxStrangersBody);
+    link->channel().SetHeldHandler([this, weak = std::weak_ptr<Link>(link)](size_t held) {
+        LLDD_ON_IO_THREAD(*loop_);
+        const auto found = pending_.find(weak.lock());
+        if (found != pending_.end()) found->second.place.Hold(held);
+    });
     Serve(link);
+}
+
+void LinkAcceptor::Keep(const LinkPtr &link, Strangers::Place place) {
+    place.SetEnding([this, weak = std::weak_ptr<Link>(link)](const char *why) {
+        LLDD_ON_IO_THREAD(*loop_);
+        const LinkPtr ended = weak.lock();
+        if (ended == nullptr) return;
+        LLDD_LOG(LLDD_LOG_INFO, "a link that %s wanted %s", ended->peer_name().c_str(), why);
+        ended->channel().Close();
+        ForgetPending(ended);
+    });
+    pending_[link].place = std::move(place);
 }
 
 void LinkAcceptor::OnRequest(const std::weak_ptr<Link> &weak, uint16_t kind, uint32_t request_id,
@@ -191,8 +203,11 @@ void LinkAcceptor::OnLinkRequest(const LinkPtr &link, uint32_t request_id, std::
         pending.attempts = directory_->AttemptsAt(request.cluster_id);
         reply = PrepareLink(link, request);
         pending.prepared = reply.status == LLDD_SUCCESS;
-        if (pending.prepared)
+        if (pending.prepared) {
             reply.proof = options_.ProofOf(*link, LinkEnd::kAcceptor, reply.Encode());
+            link->channel().SetMaxBody(kMaxPreparedBody);
+            Keep(link, prepared_.Admit(link->identity().peer_address.Network(), {}));
+        }
     }
     link->channel().Answer(wire::kLinkRequest, request_id, reply.Encode());
     if (reply.status != LLDD_SUCCESS) {
@@ -262,11 +277,12 @@ Status LinkAcceptor::ConnectDevice(const LinkPtr &link, const wire::LinkRequest 
 }
 
 void LinkAcceptor::OnLinkConfirm(const LinkPtr &link, uint32_t request_id) {
-    const Pending pending = pending_.at(link);
+    const Pending pending = std::move(pending_.at(link));
     ForgetPending(link);
     const Status status = Accept(link, pending);
     if (status.ok()) {
         link->channel().SetMaxBody(wire::kMaxBody);
+        link->channel().SetHeldHandler(nullptr);
         link->AllowRequests();
     }
     link->channel().Answer(wire::kLinkConfirm, request_id, wire::StatusBody::Of(status).Encode());
@@ -338,6 +354,13 @@ void LinkAcceptor::OnClosed(const std::weak_ptr<Link> &weak) {
         return;
     }
     if (link->unlinked()) return;
+    const int error = link->channel().lost_error();
+    if (error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH) {
+        LLDD_LOG(LLDD_LOG_WARNING,
+                 "the peer of the link to %s is gone: its host has not answered for %u ms "
+                 "(lldd.PeerTimeout)",
+                 link->peer_name().c_str(), options_.peer_timeout_ms);
+    }
     const LinkPtr dropped = directory_->PeerGone(link);
     if (link->unlinked()) link->ShutdownWhenIdle([] {});
     if (dropped == nullptr) return;
@@ -347,17 +370,6 @@ void LinkAcceptor::OnClosed(const std::weak_ptr<Link> &weak) {
     dropped->ShutdownWhenIdle([] {});
 }
 
-void LinkAcceptor::ForgetPending(const LinkPtr &link) {
-    const auto found = pending_.find(link);
-    if (found == pending_.end()) return;
-    loop_->Cancel(found->second.timer);
-    pending_.erase(found);
-    // A connection whose greeting is refused makes room for the next one at once.
-    while (!greeted_.empty() && pending_.size() < kMaxPending) {
-        auto next = std::move(greeted_.front());
-        greeted_.pop_front();
-        BeginHandshake(std::move(next.first), next.second);
-    }
-}
+void LinkAcceptor::ForgetPending(const LinkPtr &link) { pending_.erase(link); }
 
 }  // namespace lldd

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -17,6 +16,7 @@
 #include "base/mutex.h"
 #include "base/socket.h"
 #include "base/status.h"
+#include "base/strangers.h"
 #include "engine/hello_listener.h"
 #include "engine/link.h"
 #include "engine/link_directory.h"
@@ -71,15 +71,19 @@ private:
 
     // A link that is being accepted.
     struct Pending {
-        EventLoop::Token timer = 0;
+        Strangers::Place place;
         bool replace = false;
         bool prepared = false;
         uint64_t attempts = 0;  // of this end to link to that peer, when the link was prepared
     };
 
     HelloListener::GreetedHandler GreetedHandler();
-    void OnGreeted(Fd socket, const wire::Hello &hello) LLDD_REQUIRES(*loop_);
-    void BeginHandshake(Fd socket, const wire::Hello &hello) LLDD_REQUIRES(*loop_);
+    void OnGreeted(Fd socket, const wire::Hello &hello, Strangers::Place place)
+        LLDD_REQUIRES(*loop_);
+    void BeginHandshake(Fd socket, const wire::Hello &hello, Strangers::Place place)
+        LLDD_REQUIRES(*loop_);
+    // The place of a link that is being accepted: it ends with the link, and counts its bytes.
+    void Keep(const LinkPtr &link, Strangers::Place place) LLDD_REQUIRES(*loop_);
     void OnRequest(const std::weak_ptr<Link> &weak, uint16_t kind, uint32_t request_id,
                    std::string_view body) LLDD_REQUIRES(*loop_);
     bool Answer(const LinkPtr &link, uint16_t kind, uint32_t request_id, std::string_view body)
@@ -108,11 +112,13 @@ private:
     const LinkOptions options_;
     GroupHost *groups_ = nullptr;
 
+    // Of both listeners: connections up to a request that is in order, and links from there on until
+    // they are confirmed.
+    Strangers strangers_;
+    Strangers prepared_;
     HelloListener listener_;
     HelloListener group_listener_;
     std::map<LinkPtr, Pending> pending_ LLDD_GUARDED_BY(*loop_);
-    // They wait for a place in pending_.
-    std::deque<std::pair<Fd, wire::Hello>> greeted_ LLDD_GUARDED_BY(*loop_);
 };
 
 }  // namespace lldd

@@ -62,7 +62,8 @@ Status OneRemoteAddress(const ClusterSpec &spec, SocketAddress *address) {
         return Failure(LLDD_PARAM_INVALID, "exactly one remote ip info is needed, %zu are given",
                        spec.remote.size());
     }
-    return SocketAddress::Parse(spec.remote[0].ip, spec.remote[0].port, address);
+    Status status = SocketAddress::Parse(spec.remote[0].ip, spec.remote[0].port, address);
+    return status.ok() ? status : std::move(status).WithPrefix("remote ip info: ");
 }
 
 }  // namespace
@@ -117,6 +118,13 @@ void LinkInitiator::WarnOfId(const ClusterSpec &spec, const SocketAddress &addre
     }
 }
 
+Status LinkInitiator::AlreadyLinked(const Link &old) {
+    return Failure(LLDD_ALREADY_LINK, "%s is linked already%s", old.peer_name().c_str(),
+                   old.peer_gone()
+                       ? "; its peer is gone: call unlink_clusters with force=True first"
+                       : "; unlink first");
+}
+
 Status LinkInitiator::LinkMutually(const ClusterSpec &spec, const LinkPtr &link,
                                    const Deadline &deadline) {
     // Known before the directory is looked at, so that the peer's own link is not taken for an old
@@ -129,8 +137,7 @@ Status LinkInitiator::LinkMutually(const ClusterSpec &spec, const LinkPtr &link,
     const bool named = by_other_name ? directory_->Find(spec.id) != nullptr : old != nullptr;
     // This call does not replace the link of a communicator.
     if (old != nullptr && (named || !old->identity().group.empty())) {
-        return Failure(LLDD_ALREADY_LINK, "%s is linked already; unlink first",
-                       old->peer_name().c_str());
+        return AlreadyLinked(*old);
     }
     if (old != nullptr) LLDD_RETURN_IF_ERROR(End(old, deadline));
     Status status = Shake(link, !named, deadline);
@@ -150,8 +157,7 @@ Status LinkInitiator::LinkOneWay(const ClusterSpec &spec, const LinkPtr &link,
     if (spec.has_id) link->SetPeer(spec.id);
     if (old == nullptr) old = directory_->Find(link->peer());
     if (old != nullptr) {
-        return Failure(LLDD_ALREADY_LINK, "%s is linked already; unlink first",
-                       old->peer_name().c_str());
+        return AlreadyLinked(*old);
     }
     Status status = Shake(link, false, deadline);
     return status.ok() ? status : Undo(link, deadline, std::move(status));
@@ -163,11 +169,13 @@ Status LinkInitiator::Dial(const SocketAddress &address, const Deadline &deadlin
     wire::Hello peer;
     const wire::Hello own = options_.OwnHello();
     LLDD_RETURN_IF_ERROR(lldd::Connect(address, deadline, &socket));
+    WatchPeerHost(socket.get(), options_.peer_timeout_ms);
     LLDD_RETURN_IF_ERROR(device_->UseAddress(SocketAddress::OfSocket(socket.get()).ip(), false));
     LLDD_RETURN_IF_ERROR(Greet(socket.get(), deadline, own, &peer));
     identity.initiator_greeting = own.nonce;
     identity.acceptor_greeting = peer.nonce;
     identity.peer_features = peer.features;
+    identity.peer_timeout_ms = options_.peer_timeout_ms;
     identity.own_cluster_id = options_.cluster_id;
     identity.peer_cluster_id = peer.cluster_id;
     identity.end = LinkEnd::kInitiator;
@@ -345,7 +353,10 @@ ClusterResult LinkInitiator::UnlinkOne(const ClusterSpec &spec, const Deadline &
 }
 
 Status LinkInitiator::UnlinkBoth(const LinkPtr &link, const Deadline &deadline) {
-    if (link->peer_gone()) return Failure(LLDD_UNLINK_FAILED, "%s", kConnectionClosed);
+    if (link->peer_gone()) {
+        return Failure(LLDD_UNLINK_FAILED, "%s; call unlink_clusters with force=True",
+                       kConnectionClosed);
+    }
     std::string answer;
     link->unlink_under_way.store(true);
     const Status status = link->channel().Call(wire::kUnlink, {}, deadline, &answer);

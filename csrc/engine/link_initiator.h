@@ -79,6 +79,7 @@ private:
 
     ClusterResult LinkOne(const ClusterSpec &spec, const Deadline &deadline);
     void WarnOfId(const ClusterSpec &spec, const SocketAddress &address, uint64_t real_id);
+    static Status AlreadyLinked(const Link &old);
     Status LinkMutually(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline);
     Status LinkOneWay(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline);
     Status Greet(int socket, const Deadline &deadline, const wire::Hello &own, wire::Hello *peer);

@@ -14,9 +14,10 @@ namespace lldd {
 
 struct LinkOptions {
     uint64_t cluster_id = 0;
-    uint32_t mode = 0;        // LLDD_MODE_*
-    uint32_t link_style = 0;  // LLDD_LINK_STYLE_*
-    std::string secret;       // that peers must also know; "": none
+    uint32_t mode = 0;             // LLDD_MODE_*
+    uint32_t link_style = 0;       // LLDD_LINK_STYLE_*
+    std::string secret;            // that peers must also know; "": none
+    uint32_t peer_timeout_ms = 0;  // after which a peer that does not answer is noticed; 0: never
     // Raised when the engine is closed; outlives every link. Null: it is not.
     const Interruption *closing = nullptr;
 

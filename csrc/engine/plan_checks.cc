@@ -57,11 +57,13 @@ Status CheckRemoteBlocks(const char *list, const BlockPairs &pairs, const PlanCa
 
 Status CheckEqualBlocks(const PlanCache &local, const PlanCache &remote) {
     if (local.shape.stride() == remote.shape.stride()) return Status::Ok();
-    return Failure(LLDD_PARAM_INVALID,
-                   "a block of the local cache %lld has %llu bytes, one of the remote cache %lld "
-                   "%llu: they must be equal",
-                   Printable(local.id), Printable(local.shape.stride()), Printable(remote.id),
-                   Printable(remote.shape.stride()));
+    return Failure(
+        LLDD_PARAM_INVALID,
+        "a block of the local cache %lld has %llu bytes, one of the remote cache %lld "
+        "%llu: they must be equal; memory can be registered a second time, as a cache whose "
+        "blocks have another size",
+        Printable(local.id), Printable(local.shape.stride()), Printable(remote.id),
+        Printable(remote.shape.stride()));
 }
 
 Status UnequalLists(uint64_t num_src_blocks, uint64_t num_dst_blocks) {

@@ -26,7 +26,8 @@ constexpr size_t kMaxSessions = 512;
 // A connection between a member and the holder.
 class Rendezvous::Session {
 public:
-    Session(EventLoop *loop, Fd socket) : channel(loop, std::move(socket)) {
+    Session(EventLoop *loop, Fd socket, uint32_t peer_timeout_ms)
+        : channel(loop, Watched(std::move(socket), peer_timeout_ms)) {
         channel.SetMaxBody(kMaxMeetingCard);
     }
 
@@ -36,6 +37,12 @@ public:
     EventLoop::Token timer = 0;
     bool introduced = false;
     MeetingCard card;
+
+private:
+    static Fd Watched(Fd socket, uint32_t peer_timeout_ms) {
+        WatchPeerHost(socket.get(), peer_timeout_ms);
+        return socket;
+    }
 };
 
 // The holder's part in one meeting.
@@ -59,9 +66,13 @@ private:
 // Any other member's part: dials until it gets through, and again when the connection breaks.
 class Rendezvous::Visiting final : public Meeting, public std::enable_shared_from_this<Visiting> {
 public:
-    Visiting(EventLoop *loop, const SocketAddress &address, MeetingCard own,
-             MeetingCardHandler on_card)
-        : loop_(loop), address_(address), own_(std::move(own)), on_card_(std::move(on_card)) {}
+    Visiting(EventLoop *loop, const SocketAddress &address, uint32_t peer_timeout_ms,
+             MeetingCard own, MeetingCardHandler on_card)
+        : loop_(loop),
+          address_(address),
+          peer_timeout_ms_(peer_timeout_ms),
+          own_(std::move(own)),
+          on_card_(std::move(on_card)) {}
     ~Visiting() override { Stop(); }
 
     void Dial() {
@@ -99,7 +110,7 @@ private:
         }
         // The way to the holder is the way to the others, as far as this process can tell.
         own_.ip = SocketAddress::OfSocket(socket.get()).ip();
-        session_ = std::make_shared<Session>(loop_, std::move(socket));
+        session_ = std::make_shared<Session>(loop_, std::move(socket), peer_timeout_ms_);
         const std::weak_ptr<Visiting> weak = weak_from_this();
         session_->channel.Start(
             weak,
@@ -127,6 +138,7 @@ private:
 
     EventLoop *const loop_;
     const SocketAddress address_;
+    const uint32_t peer_timeout_ms_;
     MeetingCard own_;
     const MeetingCardHandler on_card_;
     Fd dialling_;
@@ -181,8 +193,8 @@ Status Rendezvous::Attend(bool holds, MeetingCard own, MeetingCardHandler on_car
                           std::unique_ptr<Meeting> *meeting) {
     LLDD_ON_IO_THREAD(*loop_);
     if (!holds) {
-        const auto visiting =
-            std::make_shared<Visiting>(loop_, address_, std::move(own), std::move(on_card));
+        const auto visiting = std::make_shared<Visiting>(loop_, address_, peer_timeout_ms_,
+                                                         std::move(own), std::move(on_card));
         visiting->Dial();
         *meeting = std::make_unique<SharedMeeting<Visiting>>(visiting);
         return Status::Ok();
@@ -216,7 +228,7 @@ Status Rendezvous::Attend(bool holds, MeetingCard own, MeetingCardHandler on_car
 
 void Rendezvous::OnVisitor(Fd socket) {
     if (sessions_.size() >= kMaxSessions) return;
-    const auto session = std::make_shared<Session>(loop_, std::move(socket));
+    const auto session = std::make_shared<Session>(loop_, std::move(socket), peer_timeout_ms_);
     const std::weak_ptr<Session> weak = session;
     sessions_.insert(session);
     session->timer = loop_->PostAt(Deadline::InMs(kCardMs), [this, weak] {

@@ -8,6 +8,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <set>
@@ -29,8 +30,9 @@ public:
     // LLDD_PARAM_INVALID if it says something that is not an address.
     static Status FromEnvironment(bool *given, SocketAddress *address);
 
-    Rendezvous(EventLoop *loop, const SocketAddress &address)
-        : loop_(loop), address_(address), listener_(loop) {}
+    // `peer_timeout_ms`: see WatchPeerHost.
+    Rendezvous(EventLoop *loop, const SocketAddress &address, uint32_t peer_timeout_ms)
+        : loop_(loop), address_(address), peer_timeout_ms_(peer_timeout_ms), listener_(loop) {}
     ~Rendezvous();
     Rendezvous(const Rendezvous &) = delete;
     Rendezvous &operator=(const Rendezvous &) = delete;
@@ -54,6 +56,7 @@ private:
 
     EventLoop *const loop_;
     const SocketAddress address_;
+    const uint32_t peer_timeout_ms_;
     // Used by the holder only.
     Listener listener_;
     std::set<SessionPtr> sessions_ LLDD_GUARDED_BY(*loop_);

@@ -24,7 +24,9 @@ Status NotThere(const PeerTable &table, const lldd_cache_key &key) {
 
 Status CheckAccessible(const char *whose, int64_t cache_id, bool accessible) {
     if (accessible) return Status::Ok();
-    return Failure(LLDD_PARAM_INVALID, "cache %lld of %s is not remote accessible",
+    return Failure(LLDD_PARAM_INVALID,
+                   "cache %lld of %s is not remote accessible: it is registered with "
+                   "remote_accessible=True, before link(), or by default if it is in device memory",
                    Printable(cache_id), whose);
 }
 
@@ -98,6 +100,15 @@ Status Transfers::FindLink(uint64_t cluster_id, std::shared_ptr<Link> *link) con
                    linked.empty() ? "it has no links" : "it has links to", linked.c_str());
 }
 
+// A failed transfer: what it was, and when its time was over, how long that is and who says so.
+Status Transfers::Explained(Status status, const Deadline &deadline,
+                            const std::string &what) const {
+    status = std::move(status).WithPrefix(what);
+    if (status.code() != LLDD_TIMEOUT || Deadline::Clock::now() < deadline.when()) return status;
+    return std::move(status).WithSuffix(
+        Format("; a transfer may take %u ms (sync_kv_timeout)", options_.sync_timeout_ms));
+}
+
 Status Transfers::ReadTable(Link *link, const Deadline &deadline, const PeerTable **table) {
     bool was_read = false;
     Status status = link->Table(deadline, mismatches_.look_closely(), table, &was_read);
@@ -129,8 +140,8 @@ Status Transfers::Pull(const lldd_pull_args &args, const lldd_cache_key &key,
             return PullInTurn({key, request, *local}, link.get(), until, scratch);
         });
         if (status.ok()) return status;
-        return std::move(status).WithPrefix("pull of " + KeyText(key) + " from " +
-                                            link->peer_name() + ": ");
+        return Explained(std::move(status), deadline,
+                         "pull of " + KeyText(key) + " from " + link->peer_name() + ": ");
     }());
 }
 
@@ -352,9 +363,9 @@ Status Transfers::PushLayer(PushSource *source, const lldd_cache_key &key) {
         return PushLayerInTurn(source, key, link.get(), until, &bytes);
     });
     if (!status.ok()) {
-        return std::move(status).WithPrefix(
-            Format("push of layer %u to %s of %s: ", source->request.args.src_layer,
-                   KeyText(key).c_str(), link->peer_name().c_str()));
+        return Explained(std::move(status), deadline,
+                         Format("push of layer %u to %s of %s: ", source->request.args.src_layer,
+                                KeyText(key).c_str(), link->peer_name().c_str()));
     }
     CountPush(link.get(), bytes);
     return status;
@@ -407,7 +418,8 @@ Status Transfers::SendToAddresses(PushSource *source) {
         return SendToAddressesInTurn(source, link.get(), until, &bytes);
     });
     if (!status.ok()) {
-        return std::move(status).WithPrefix(
+        return Explained(
+            std::move(status), deadline,
             Format("transfer of layer %u to %s: ", args.src_layer, link->peer_name().c_str()));
     }
     CountPush(link.get(), bytes);

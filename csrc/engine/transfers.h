@@ -100,6 +100,7 @@ private:
     Status PushLayer(PushSource *source, const lldd_cache_key &key);
     Status PushLayerInTurn(PushSource *source, const lldd_cache_key &key, Link *link,
                            const Deadline &deadline, uint64_t *bytes) LLDD_REQUIRES(link->turn());
+    Status Explained(Status status, const Deadline &deadline, const std::string &what) const;
     Status ReadTable(Link *link, const Deadline &deadline, const PeerTable **table)
         LLDD_REQUIRES(link->turn());
     void CountPush(Link *link, uint64_t bytes);

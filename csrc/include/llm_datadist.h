@@ -254,7 +254,7 @@ typedef struct lldd_config {
     const char *auth_token;             /* shared secret that both ends of a link must have, or null; not "" */
     const char *buffer_pool;            /* of HIXL, "num:size in MB", or null: "0:0"; both ends of a link must agree */
     uint32_t finalize_timeout_ms;       /* how long a close waits for the device's library; 0: 10000 */
-    uint32_t reserved;
+    uint32_t peer_timeout_ms;   /* after which a peer that does not answer is noticed; 0: 15000; LLDD_UNSET: never */
 } lldd_config;
 
 /* What an open engine is. */

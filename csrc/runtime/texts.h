@@ -22,6 +22,8 @@ extern const char kEndNotConfirmed[];
 
 // LLDD_TIMEOUT with kConnectionClosed: what a transfer reports of a peer that is gone.
 Status PeerIsGone();
+// LLDD_TIMEOUT of a transfer whose data stream the kernel has ended, see WatchPeerHost.
+Status HostIsSilent();
 // LLDD_TIMEOUT of a transfer to a peer that is there.
 Status NotDoneInTime();
 // LLDD_FAILED: the peer's memory at this address was reachable and is not any more.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Collection
 from typing import Callable
 
@@ -25,6 +26,17 @@ def seconds(text: str) -> float:
     if not 0.001 <= number <= 86400:
         raise argparse.ArgumentTypeError(f"must be 0.001 to 86400 seconds, got {text}")
     return number
+
+
+def refuse_a_backend_that_is_none() -> None:
+    """Raise Refusal where no library can be used, before each process of a command says so."""
+    from llm_datadist._tools.outcome import Refusal
+
+    from ._probe import BACKEND, in_child
+
+    chosen = in_child(BACKEND, os.environ)
+    if chosen.error:
+        raise Refusal(f"{chosen.error} ('llm-datadist doctor' tells more)")
 
 
 def names(legal: Collection[str]) -> Callable[[str], list[str]]:

@@ -20,6 +20,8 @@ _SCOPE_FILE = "proc/sys/kernel/yama/ptrace_scope"
 _CAP_SYS_PTRACE = 19
 _LITTLE_MEMORY = 1 << 30
 _FEW_FILES = 256
+# For a connection within the host.
+_PATIENCE_S = 2
 _THREADS_VARIABLE = "LLM_DATADIST_MOCK_THREADS"
 _PAGE = 4096
 _NOT_ASKED = "unknown: the mock library, which would tell, does not load"
@@ -156,15 +158,36 @@ def _process_vm_error() -> int:
 
 
 def loopback(machine: Machine) -> Finding:
-    """Whether a listener can be opened on this host's own addresses."""
-    refusals = {name: why_no_listener(name) for name in ("127.0.0.1", "::1")}
-    data = {name: why or "free" for name, why in refusals.items()}
-    if refusals["127.0.0.1"]:
-        text = f"no port of 127.0.0.1 can be bound: {refusals['127.0.0.1']}"
+    """Whether processes of this host reach each other over its own addresses."""
+    obstacles = {name: why_no_connection(name) for name in ("127.0.0.1", "::1")}
+    data = {name: why or "reached" for name, why in obstacles.items()}
+    if obstacles["127.0.0.1"]:
+        text = f"no process is reached at 127.0.0.1: {obstacles['127.0.0.1']}"
         return warn("loopback", text, "bring the interface up: ip link set lo up", **data)
-    if refusals["::1"]:
-        return ok("loopback", f"127.0.0.1 can be bound; ::1 cannot: {refusals['::1']}", **data)
-    return ok("loopback", "ports of 127.0.0.1 and ::1 can be bound", **data)
+    if obstacles["::1"]:
+        return ok("loopback", f"127.0.0.1 is reached; ::1 is not: {obstacles['::1']}", **data)
+    return ok("loopback", "127.0.0.1 and ::1 are reached", **data)
+
+
+def why_no_connection(address: str) -> str:
+    """Say why a byte does not go over a connection to an own address; "" if it does."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as listener:
+            listener.bind((address, 0))
+            listener.listen(1)
+            listener.settimeout(_PATIENCE_S)
+            # A port can be bound while the interface is down; only a connection tells.
+            with socket.create_connection(listener.getsockname()[:2], _PATIENCE_S) as dialled:
+                accepted, _ = listener.accept()
+                with accepted:
+                    accepted.settimeout(_PATIENCE_S)
+                    dialled.sendall(b"x")
+                    if accepted.recv(1) != b"x":
+                        return "a connection closes before a byte has arrived"
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def why_no_listener(address: str) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import platform
 
 from llm_datadist._native import cann, libraries, loader
 from llm_datadist.backends import ENVIRONMENT_VARIABLE
 
-from ._doctor_host import why_no_cma, why_no_listener, why_no_mapped
+from ._doctor_host import why_no_cma, why_no_connection, why_no_mapped
 from ._findings import Finding, Machine, fail, ok, warn
 from ._probe import Tried
 
@@ -19,6 +20,7 @@ TRANSPORTS = ("mapped", "cma", "tcp")
 _DEVICE = "davinci[0-9]*"
 _USE_MOCK = f"set {ENVIRONMENT_VARIABLE}=mock to move the bytes through host memory"
 _BUILD = "llm-datadist build-ascend"
+_FROM_SOURCE = "pip install --force-reinstall --no-binary llm-datadist-cffi llm-datadist-cffi"
 
 
 # ---- CANN and devices ----
@@ -105,6 +107,11 @@ def _is_absent(tried: Tried) -> bool:
 
 
 def _library_advice(name: str, error: str) -> str:
+    # "... version `GLIBC_2.38' not found (required by ...)", and the same of GLIBCXX.
+    if "version `GLIBC" in error and "not found" in error:
+        here = " ".join(platform.libc_ver())
+        how = _BUILD if name == "ascend" else _FROM_SOURCE
+        return f"it was built for a newer system; this one has {here}. Build it here: {how}"
     if name == "mock":
         return loader.ADVICE
     if "cannot open shared object file" in error:
@@ -161,7 +168,7 @@ def transport(machine: Machine, name: str) -> Finding:
     elif name == "cma":
         why_not, use = why_no_cma(machine), "registered memory of peers on this host"
     else:
-        why_not, use = why_no_listener("127.0.0.1"), "anything, and every peer elsewhere"
+        why_not, use = why_no_connection("127.0.0.1"), "anything, and every peer elsewhere"
     if not why_not:
         return ok(name, f"usable, for {use}", usable=True)
     if name == "tcp":

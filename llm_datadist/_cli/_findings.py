@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Callable
 
+from llm_datadist._tools.table import terminal_width
+
 _WIDTH = 100
 
 
@@ -34,10 +36,11 @@ class Finding:
 
     def lines(self) -> list[str]:
         """Return it in words, as a few indented lines."""
+        width = min(_WIDTH, terminal_width() or _WIDTH)
         head = f"  {self.level.value:<6}"
         told = textwrap.wrap(
             f"{self.name}: {self.text}",
-            _WIDTH,
+            width,
             initial_indent=head,
             subsequent_indent=" " * len(head),
             break_long_words=False,
@@ -46,7 +49,7 @@ class Finding:
         if self.advice:
             told += textwrap.wrap(
                 self.advice,
-                _WIDTH,
+                width,
                 initial_indent=" " * len(head) + "-> ",
                 subsequent_indent=" " * (len(head) + 3),
                 break_long_words=False,

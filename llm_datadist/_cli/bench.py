@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 from llm_datadist._tools.outcome import Refusal, finish
 from llm_datadist._tools.progress import Progress
 
-from ._arguments import names, positive
+from ._arguments import names, positive, refuse_a_backend_that_is_none
 
 if TYPE_CHECKING:
     from llm_datadist._bench.work import Work
@@ -94,6 +94,8 @@ def _result(args: argparse.Namespace) -> str:
     if args.plot is not None:
         args.sweep = args.sweep or ["size"]
         _refuse_what_cannot_be_drawn(args.plot)
+
+    refuse_a_backend_that_is_none()
 
     from llm_datadist._bench import course, output, results
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from llm_datadist._tools.host import available_memory
 from llm_datadist._tools.outcome import Refusal, finish
-from llm_datadist._tools.table import lay_out
+from llm_datadist._tools.table import fit, lay_out, terminal_width
 from llm_datadist._tools.units import in_words
 
-from ._arguments import names, positive, seconds
+from ._arguments import names, positive, refuse_a_backend_that_is_none, seconds
 from ._geometry import DEFAULT_MODEL, DTYPES, MODELS, KVGeometry
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def _result(args: argparse.Namespace) -> str:
     from . import _demo_run
 
     geometry = _geometry(args)
+    refuse_a_backend_that_is_none()
     _refuse_what_does_not_fit(geometry)
     report = _demo_run.run(
         _demo_run.Plan(
@@ -215,18 +216,20 @@ def _table(report: _demo_run.Report) -> str:
                 report.path,
             )
         )
-    lines = lay_out(rows, right=range(2, 6))
+    lines = lay_out(rows, range(2, 6), terminal_width())
     block = geometry.tensors * geometry.block_bytes
     times = "the only round" if plan.rounds == 1 else f"the median of {plan.rounds} rounds"
     return "\n".join(
         [
             f"{geometry}",
-            f"{geometry.blocks} blocks of {in_words(block)}: {in_words(geometry.cache_bytes)} of "
-            f"{plan.memory} memory in each process, runtime {report.runtime}",
+            *fit(
+                f"{geometry.blocks} blocks of {in_words(block)}: {in_words(geometry.cache_bytes)} "
+                f"of {plan.memory} memory in each process, runtime {report.runtime}"
+            ),
             "",
             *lines,
             "",
-            f"time: {times}; path {report.path}: {report.path_reason}",
+            *fit(f"time: {times}; path {report.path}: {report.path_reason}"),
             f"checked: {in_words(report.checked_bytes)}, every byte right",
         ]
     )

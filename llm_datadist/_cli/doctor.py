@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_tables(args: argparse.Namespace) -> int:
-    from llm_datadist._tools.table import lay_out
+    from llm_datadist._tools.table import lay_out, terminal_width
 
     from . import _variables
     from ._probe import in_child
@@ -83,7 +83,8 @@ def _print_tables(args: argparse.Namespace) -> int:
         rows = [dict(zip(headings, row)) for headings, table in tables for row in table]
         print(json.dumps(rows))
     else:
-        print("\n\n".join("\n".join(lay_out([head, *rows], ())) for head, rows in tables))
+        width = terminal_width()
+        print("\n\n".join("\n".join(lay_out([head, *rows], (), width)) for head, rows in tables))
     return 0
 
 

@@ -5,7 +5,8 @@ The rules of the interface, between real processes, on each path that the librar
 environment has. With the Ascend library, on devices, that is device memory, registered and
 allocated; a test that needs memory of the host in its place is skipped and says so. The variables
 for a device host are in docs/ascend.md: LLM_DATADIST_TEST_DEVICES, say 0,1, and
-LLM_DATADIST_TEST_DEVICE_IP first of all. Needs pytest (pip install 'llm-datadist-cffi[test]').
+LLM_DATADIST_TEST_DEVICE_IP first of all. Needs pytest, which the extra 'test' of the package
+installs: pip install '.[test]' in a checkout, or the wheel's file with [test] behind it.
 Arguments after -- go to pytest, such as -- -x -k pull_blocks; it runs in an empty folder, so give
 absolute paths. The exit status is pytest's: 0 if no test failed.
 """
@@ -24,6 +25,8 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 # In a package that was built, and in a checkout: the folder with pytest's configuration, in which
 # the suite is the Python package tests.conformance.
 _PLACES = (_PACKAGE / "testing" / "suite", _PACKAGE.parent)
+# Seconds that an interrupted suite may take to end its peers.
+_PATIENCE = 20.0
 _SUITE = Path("tests", "conformance")
 
 
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         return _refuse("the package has no conformance suite in it; install it with pip")
     missing = [name for name in ("pytest", "numpy") if importlib.util.find_spec(name) is None]
     if missing:
-        return _refuse(f"{' and '.join(missing)} missing: pip install 'llm-datadist-cffi[test]'")
+        return _refuse(f"{' and '.join(missing)} missing: pip install {' '.join(missing)}")
     environment = dict(os.environ)
     if args.backend is not None:
         environment["LLM_DATADIST_BACKEND"] = args.backend
@@ -68,7 +71,20 @@ def run(args: argparse.Namespace) -> int:
     command += [str(root / _SUITE), *args.pytest]
     # Python also finds modules in the current folder: there must be no llm_datadist in it.
     with tempfile.TemporaryDirectory(prefix="llm-datadist-selftest-") as empty:
-        return subprocess.run(command, env=environment, cwd=empty).returncode
+        return _wait(subprocess.Popen(command, env=environment, cwd=empty))
+
+
+def _wait(suite: subprocess.Popen[bytes]) -> int:
+    """Wait for pytest; after Ctrl-C, which reaches it, too, until it has said what it had done."""
+    try:
+        return suite.wait()
+    except KeyboardInterrupt:
+        try:
+            return suite.wait(_PATIENCE)
+        except (KeyboardInterrupt, subprocess.TimeoutExpired):
+            suite.terminate()
+            suite.wait()
+            raise KeyboardInterrupt from None
 
 
 def _refuse(text: str) -> int:

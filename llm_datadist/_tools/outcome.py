@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from typing import Callable
@@ -15,6 +16,37 @@ class Refusal(Exception):
 
 class PeerFailure(Exception):
     """A process failed, died, or did not answer in time; the text names it."""
+
+
+def ending(command: str, run: Callable[[], int]) -> int:
+    """Run a command to its end and write all of its output; returns the exit status, without a
+    traceback for what the machine or the user did: an interrupt, a reader of the output that is
+    gone, an error of the operating system.
+    """
+    try:
+        try:
+            status = run()
+        finally:
+            # Also before argparse ends the process, after a help text for instance.
+            sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        text, status = "interrupted", 128 + signal.SIGINT
+    except BrokenPipeError:
+        _write_no_more()
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        _write_no_more()
+        text, status = (None if error.filename else error.strerror) or str(error), 1
+    print(f"{command}: {text}", file=sys.stderr)
+    return status
+
+
+def _write_no_more() -> None:
+    # The interpreter flushes stdout once more at its end, which would fail again, with a traceback.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def finish(command: str, as_json: bool, run: Callable[[], str]) -> int:

@@ -163,6 +163,7 @@ class Actor:
         self.kept: Any = None  # what functions of the test leave to each other
         self.device_id = 0
         self._datadist: LLMDataDist | None = None
+        self._opened: list[LLMDataDist] = []
         self._flags: dict[str, threading.Event] = {}
         self._flags_lock = threading.Lock()
         self._environment: dict[str, str | None] = {}
@@ -172,21 +173,31 @@ class Actor:
 
     @property
     def datadist(self) -> LLMDataDist:
-        """The LLMDataDist of the last init."""
+        """The LLMDataDist of the last init that succeeded."""
         if self._datadist is None:
             raise RuntimeError("the peer was told to do something before init")
         return self._datadist
 
     def init(self, spec: EngineSpec) -> tuple[str, int] | None:
         """Make and initialise an LLMDataDist; returns the address it listens on."""
+        before = {name: os.environ.get(name) for name in spec.environment}
         for name, value in spec.environment.items():
-            self._environment.setdefault(name, os.environ.get(name))
             _set_environment(name, value)
-        self._datadist = LLMDataDist(spec.role, spec.cluster_id)
-        options = spec.make_options()
-        self._datadist.init(options)
+        try:
+            options = spec.make_options()
+            datadist = LLMDataDist(spec.role, spec.cluster_id)
+            datadist.init(options)
+        except BaseException:
+            # The peer is what it was: an engine that it had is still the one of its commands.
+            for name, value in before.items():
+                _set_environment(name, value)
+            raise
+        for name, value in before.items():
+            self._environment.setdefault(name, value)
+        self._opened.append(datadist)
+        self._datadist = datadist
         self.device_id = device.id_of(options)
-        return self._datadist.listen_address
+        return datadist.listen_address
 
     def finalize(self) -> None:
         """Finalise; caches and memory stay, as a client's would."""
@@ -197,9 +208,10 @@ class Actor:
         if self._told_runtime:
             runtime_control("faults.clear")
             self._told_runtime = False
-        if self._datadist is not None:
-            self._datadist.finalize()
-            self._datadist = None
+        for datadist in self._opened:
+            datadist.finalize()
+        self._opened.clear()
+        self._datadist = None
         for held in self.caches.values():
             for each in held.memories:
                 each.release()

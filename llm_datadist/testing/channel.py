@@ -3,15 +3,36 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import socket
 import struct
 import threading
 from typing import Any
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "dumps"]
 
 _HEADER = struct.Struct("<Q")
+
+
+class _Pickler(pickle.Pickler):
+    """Refuses what the other process cannot find: functions and classes of the program itself."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if getattr(obj, "__module__", None) == "__main__":
+            name = getattr(obj, "__qualname__", None) or type(obj).__qualname__
+            raise pickle.PicklingError(
+                f"{name} is defined in __main__, the program that runs, which a peer's process "
+                "does not have: move it into a module that can be imported, such as a test file"
+            )
+        return NotImplemented
+
+
+def dumps(message: Any) -> bytes:
+    """Pickle something for another process. Raises PicklingError for what it cannot find there."""
+    body = io.BytesIO()
+    _Pickler(body, protocol=pickle.HIGHEST_PROTOCOL).dump(message)
+    return body.getvalue()
 
 
 class Channel:
@@ -26,7 +47,7 @@ class Channel:
 
     def send(self, message: Any) -> None:
         """Send one object. Raises OSError when the other end is gone."""
-        body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+        body = dumps(message)
         with self._sending:
             self._socket.sendall(_HEADER.pack(len(body)))
             self._socket.sendall(body)

@@ -8,6 +8,7 @@ be computed from the word.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -60,6 +61,20 @@ class Geometry:
     block_bytes: int = 512
     data_type: DataType = DataType.DT_FLOAT16
     block_shape: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.block_bytes <= 0 or self.block_bytes % WORD:
+            raise ValueError(
+                f"block_bytes must be a positive multiple of {WORD}, got {self.block_bytes}"
+            )
+        if self.block_shape is None:
+            return
+        described = math.prod(self.block_shape) * BYTES_OF[self.data_type]
+        if described != self.block_bytes:
+            raise ValueError(
+                f"block_shape {self.block_shape} of {self.data_type.name} has {described} bytes, "
+                f"block_bytes is {self.block_bytes}"
+            )
 
     @property
     def words_per_block(self) -> int:

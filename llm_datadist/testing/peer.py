@@ -20,7 +20,7 @@ from typing import Any, Callable
 
 from .. import LLMRole, LLMStatusCode, Placement
 from .actor import ClusterAddress, EngineSpec, LinkAnswer
-from .channel import Channel
+from .channel import Channel, dumps
 from .faults import FaultControl
 from .pattern import Geometry, Stamp, Words, describe_difference
 from .peer_main import Announcement, Failure, Request, Response
@@ -223,6 +223,7 @@ class Peer:
     ) -> PeerCall:
         name = command if isinstance(command, str) else command.__name__
         call = PeerCall(self, name)
+        pickled = dumps((command, args, options))
         with self._lock:
             if self.gone.done():
                 raise PeerGoneError(f"{self}: gone before it was told to {name}")
@@ -230,7 +231,7 @@ class Peer:
             number = self._last_number
             self._calls[number] = call
         try:
-            self._channel.send(Request(number, command, args, options, on_own_thread))
+            self._channel.send(Request(number, pickled, on_own_thread))
         except OSError as error:
             raise PeerGoneError(f"{self}: gone before it was told to {name}") from error
         return call
@@ -239,7 +240,9 @@ class Peer:
         """Have the peer's main thread run a method of Actor, or a function that gets the actor;
         return its answer.
 
-        Functions must be importable by name. Raises as PeerCall.result() does.
+        Functions must be importable by name in another process, so they are of the top level of a
+        module that is not __main__. Raises PicklingError, AttributeError or TypeError for others,
+        and as PeerCall.result() does.
         """
         return self.tell(command, *args, **options).result()
 
@@ -301,9 +304,9 @@ class Peer:
             environment=environment or {},
             options=options or {},
         )
-        self.cluster_id = cluster_id
-        self.listen_address = self.call("init", spec)
-        return self.listen_address
+        address: tuple[str, int] | None = self.call("init", spec)
+        self.cluster_id, self.listen_address = cluster_id, address
+        return address
 
     def allocate(
         self,

@@ -25,12 +25,13 @@ __all__ = ["Announcement", "Failure", "Request", "Response", "main"]
 
 @dataclass(frozen=True)
 class Request:
-    """A command: the name of a method of Actor, or a function that gets the actor."""
+    """A command: the name of a method of Actor, or a function that gets the actor.
+
+    Pickled apart, so that one that cannot be found here has an answer.
+    """
 
     number: int
-    command: str | Callable[..., Any]
-    args: tuple[Any, ...]
-    options: dict[str, Any]
+    pickled: bytes  # command, args, options
     on_own_thread: bool
 
 
@@ -83,10 +84,11 @@ def _serve(channel: Channel) -> Callable[[], Any] | None:
 
     def run(request: Request) -> None:
         try:
-            if isinstance(request.command, str):
-                value = getattr(actor, request.command)(*request.args, **request.options)
+            command, args, options = pickle.loads(request.pickled)
+            if isinstance(command, str):
+                value = getattr(actor, command)(*args, **options)
             else:
-                value = request.command(actor, *request.args, **request.options)
+                value = command(actor, *args, **options)
             response = Response(request.number, value)
         except Exception as error:
             response = Response(request.number, failure=_failure(error))

@@ -194,6 +194,18 @@ def test_a_closed_engine_answers_a_status(mock_library, engine, parsed):
         assert "closed" in ffi.string(lib.lldd_last_error()).decode()
 
 
+@pytest.mark.rule("C10-210")
+@pytest.mark.parametrize("timeout_ms", [0x80000000, 0xFFFFFFFE])
+def test_a_peer_timeout_that_no_socket_takes(mock_library, timeout_ms):
+    lib, ffi = mock_library.lib, mock_library.ffi
+    config = ffi.new("lldd_config *")
+    config.struct_size = ffi.sizeof("lldd_config")
+    config.role = 1
+    config.peer_timeout_ms = timeout_ms
+    assert lib.lldd_engine_open(config, ffi.new("lldd_engine **")) == 0x5010B005
+    assert b"peer_timeout_ms is " in ffi.string(lib.lldd_last_error())
+
+
 @pytest.mark.rule("C10-75")
 def test_an_empty_auth_token_does_not_switch_authentication_off(mock_library):
     ffi, lib = mock_library.ffi, mock_library.lib

@@ -77,6 +77,7 @@ VALUES = {
             "sync_kv_timeout",
             "link_total_time",
             "link_retry_count",
+            "peer_timeout",
             "rdma_traffic_class",
             "rdma_service_level",
             "output_max_size",

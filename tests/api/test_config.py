@@ -50,6 +50,7 @@ DEFAULTS = {
     "cluster_info": "",
     "allow_multiple_instances": False,
     "auth_token": "",
+    "peer_timeout": 15000,
 }
 
 
@@ -91,6 +92,7 @@ def test_nothing_set_emits_memory_utilization_alone():
         ("link_total_time", 0, {"llm.LinkTotalTime": "0"}),
         ("link_total_time", 2**32 - 1, {"llm.LinkTotalTime": "4294967295"}),
         ("link_retry_count", 100, {"llm.LinkRetryCount": "100"}),
+        ("peer_timeout", 0, {"lldd.PeerTimeout": "0"}),
         ("rdma_traffic_class", 100, {"llm.RdmaTrafficClass": "100"}),
         ("rdma_service_level", 100, {"llm.RdmaServiceLevel": "100"}),
         ("ge_options", {"a": "b"}, {"a": "b"}),
@@ -170,6 +172,8 @@ def test_setters_raise_builtins(member, value, error):
         ("link_total_time", -1),
         ("link_total_time", 2**32),
         ("link_retry_count", 0),
+        ("peer_timeout", -1),
+        ("peer_timeout", 2**31),
         ("link_retry_count", 101),
         ("mem_utilization", 1.5),
         ("mem_utilization", 1.001),

@@ -123,6 +123,14 @@ class TestLife:
         assert (config["rdma_traffic_class"], config["rdma_service_level"]) == (100, 0xFFFFFFFF)
         assert config["auth_token"] == "s\u00e9cret"
         assert (config["local_comm_res"], config["global_resource_config"]) == (None, None)
+        assert config["peer_timeout_ms"] == 15000
+
+    @pytest.mark.rule("C10-210")
+    @pytest.mark.parametrize(("given", "told"), [(0, 0xFFFFFFFF), (1, 1), (2**31 - 1, 2**31 - 1)])
+    def test_a_peer_timeout_of_0_is_none(self, native, open_datadist, given, told):
+        open_datadist(peer_timeout=given)
+        config, _out = native.last("engine_open")
+        assert config["peer_timeout_ms"] == told
 
     def test_hixl_makes_one_way_links(self, native, open_datadist):
         open_datadist(
@@ -371,7 +379,8 @@ class TestLinkClusters:
     def test_a_local_address_is_needed_without_comm_res(self, datadist, open_datadist):
         info = cluster(1, local=None)
         call = lambda: datadist.link_clusters([info])  # noqa: E731
-        assert_status(call, S.LLM_PARAM_INVALID, "local_ip_info_list is empty")
+        how = r"local_ip_info_list is empty, .*call append_local_ip_info\(ip, 0\)"
+        assert_status(call, S.LLM_PARAM_INVALID, how)
         datadist.finalize()
         with_resource = open_datadist(local_comm_res="{}")
         assert with_resource.link_clusters([info])[0] is S.LLM_SUCCESS

@@ -49,6 +49,7 @@ def test_everything_given():
         "llm.RdmaTrafficClass": "100",
         "llm.RdmaServiceLevel": "0",
         "lldd.AuthToken": "secret",
+        "lldd.PeerTimeout": "2000",
         "llm.BufPoolCfg": "ignored",
     }
     before = dict(client)
@@ -64,6 +65,7 @@ def test_everything_given():
     assert (options.link_total_time_s, options.link_retry_count) == (9, 1)
     assert (options.rdma_traffic_class, options.rdma_service_level) == (100, 0)
     assert options.auth_token == "secret"
+    assert options.peer_timeout_ms == 2000
     assert "secret" not in repr(options)
 
 
@@ -160,6 +162,7 @@ def test_transfer_backend_needs():
         ("llm.EnableRemoteCacheAccessible", ["2", "", "true"]),
         ("llm.LinkTotalTime", ["-1", "2147483648"]),
         ("llm.LinkRetryCount", ["0", "101", "x"]),
+        ("lldd.PeerTimeout", ["", "-1", "1s", "2147483648"]),
         ("llm.RdmaTrafficClass", ["-1", "4294967296"]),
         ("llm.RdmaServiceLevel", ["x"]),
         ("ge.flowGraphMemMaxSize", ["1,2", "", "x"]),

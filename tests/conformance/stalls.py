@@ -119,8 +119,9 @@ class StallingRelay:
             return self._passages[number]
 
     def count(self) -> int:
-        """Tell how many connections were made."""
-        return len(self._passages)
+        """Tell how many connections were made, one over which bytes just passed included."""
+        with self._arrived:
+            return len(self._passages)
 
     def _accept(self) -> None:
         while True:
@@ -129,9 +130,10 @@ class StallingRelay:
             except OSError:
                 return
             flows, self._next = self._next, (Flow(), Flow())
-            passage = Passage(client, socket.create_connection(self._target), flows)
+            onward = socket.create_connection(self._target)
+            # Bytes pass from here on: nobody counts before the connection is among the others.
             with self._arrived:
-                self._passages.append(passage)
+                self._passages.append(Passage(client, onward, flows))
                 self._arrived.notify_all()
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ from llm_datadist.testing import eventually
 from llm_datadist.testing.actor import ClusterAddress
 from tests.conformance import speaker as wire
 from tests.conformance.communicators import join, unlink_member
+from tests.conformance.listener import listener_that_says
 from tests.conformance.paths import ON_ASCEND
 from tests.conformance.relay import relay
 from tests.conformance.speaker import Request, Speaker
@@ -302,6 +303,29 @@ def test_a_complete_link_takes_no_other_requests(speak: Speak, owner: NearPeer, 
     assert speaker.ask(kind, body) is None
     eventually(lambda: owner.call("links")[0].state.name == "PEER_GONE", "it is noticed")
     owner.unlink_from(ClusterAddress(STRANGER), force=True)
+
+
+@pytest.mark.parametrize("name", OF_A_LINK)
+def test_an_initiator_serves_nothing_before_the_link_is_complete(
+    together: NearStage, name: str
+) -> None:
+    client = together.engine(STRANGER, listen=None)
+    answers = []
+
+    def ask_instead_of_answering(connection: socket.socket) -> None:
+        connection.recv(wire.HELLO_BYTES, socket.MSG_WAITALL)
+        connection.sendall(wire.hello(OWNER, b"\x5a" * wire.NONCE_BYTES))
+        head = connection.recv(wire.HEADER_BYTES, socket.MSG_WAITALL)
+        connection.recv(struct.unpack_from("<I", head)[0], socket.MSG_WAITALL)
+        kind, body = OF_A_LINK[name]
+        connection.sendall(wire.header(kind, len(body), 1) + body)
+        answers.append(connection.recv(wire.HEADER_BYTES))
+
+    with listener_that_says(ask_instead_of_answering) as address:
+        answer = client.link_to(ClusterAddress(OWNER, address), timeout_ms=5000)
+    assert answers == [b""]
+    assert answer.status == S.LLM_LINK_FAILED
+    assert client.call("links") == []
 
 
 # ---- what is refused is closed

@@ -22,6 +22,7 @@ from llm_datadist import BlocksCacheKey, LLMStatusCode
 from llm_datadist.testing import Peer, check, eventually, moved
 from llm_datadist.testing.actor import ClusterAddress
 from llm_datadist.testing.resources import resident_bytes
+from tests.conformance.listener import listener_that_says
 from tests.conformance.relay import relay
 from tests.conformance.stage import OWNER, PULLER, SMALL, Stage, linked
 
@@ -244,38 +245,6 @@ def dribble(target: tuple[str, int]) -> Iterator[tuple[str, int]]:
         assert not thread.is_alive()
 
 
-@contextmanager
-def server_that_says(answers: bytes) -> Iterator[tuple[str, int]]:
-    """Take connections, say the same to each, and hang up once the client has."""
-    stop = threading.Event()
-
-    def serve(server: socket.socket) -> None:
-        while True:
-            connection, _ = server.accept()
-            with connection:
-                if stop.is_set():
-                    return
-                connection.settimeout(10)
-                try:
-                    connection.sendall(answers)
-                    connection.shutdown(socket.SHUT_WR)
-                    while connection.recv(65536):
-                        pass
-                except OSError:
-                    # The client reset it: it did not like the answer.
-                    continue
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=serve, args=(server,))
-        thread.start()
-        try:
-            yield server.getsockname()
-        finally:
-            stop.set()
-            socket.create_connection(server.getsockname()).close()
-            thread.join()
-
-
 @pytest.mark.sanitize
 def test_a_client_that_links_to_something_else(stage: Stage, victim: Victim) -> None:
     _, answers = record(stage, victim.owner)
@@ -289,7 +258,12 @@ def test_a_client_that_links_to_something_else(stage: Stage, victim: Victim) -> 
     client = stage.engine(44, listen=None)
     client.register("kv", SMALL, 3)
     for said in wrong:
-        with server_that_says(said) as address:
+
+        def greet(connection: socket.socket, said: bytes = said) -> None:
+            connection.sendall(said)
+            connection.shutdown(socket.SHUT_WR)
+
+        with listener_that_says(greet) as address:
             answer = client.link_to(ClusterAddress(None, address), timeout_ms=3000)
         # A changed answer may still be a link, to a peer that is gone at once.
         known = (S.LLM_LINK_FAILED, S.LLM_TIMEOUT, S.LLM_SUCCESS, *refusals())

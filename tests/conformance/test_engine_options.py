@@ -203,7 +203,10 @@ def test_c3_2_25_link_total_time_0_is_the_default_of_two_minutes(init: Open) -> 
         return datadist.query_register_mem_status(comm_ids[datadist])
 
     assert status(short) is RegisterMemStatus.PREPARING
-    with pytest.warns(LLMDataDistWarning, match="not all members came in time"):
+    with pytest.warns(
+        LLMDataDistWarning,
+        match=r"not all members came in time \(link_total_time: 1 s\); missing: cluster 99",
+    ):
         eventually(lambda: status(short) is RegisterMemStatus.FAILED, "the second is over", 10)
     assert time.monotonic() - started >= 1
     assert status(by_default) is RegisterMemStatus.PREPARING

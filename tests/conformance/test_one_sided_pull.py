@@ -30,6 +30,7 @@ from tests.conformance.refusals import refused_by_engine
 S = LLMStatusCode
 PI, NOT_EXIST = S.LLM_PARAM_INVALID, S.LLM_KV_CACHE_NOT_EXIST
 ALLOCATED, REGISTERED = MemoryKind.ALLOCATED, MemoryKind.REGISTERED
+NOT_ACCESSIBLE = "the peer is not remote accessible: it is registered with remote_accessible=True"
 
 
 @pytest.fixture
@@ -59,7 +60,11 @@ def test_c5_6_1_order(engines: Engines, registered_path: Path) -> None:
         pull(unknown, hidden[2].cache, [8], [0])
     with refused_by_engine("pull_blocks", PI, "this engine is not remote accessible"):
         pull(secret, hidden[2].cache, [8], [0])
-    with refused_by_engine("pull_blocks", PI, "the peer is not remote accessible"):
+    with refused_by_engine(
+        "pull_blocks",
+        PI,
+        NOT_ACCESSIBLE,
+    ):
         pull(secret, fewer.cache, [8], [0])
     with refused_by_engine("pull_blocks", PI, 4, 2, "tensors"):
         pull(blocks_of(), fewer.cache, [8], [0])
@@ -178,9 +183,19 @@ def test_c5_6_9_host_caches_with_the_default_flag(engines: Engines, registered_p
     here = puller.contiguous(1, 64, placement=HOST)
     there = owner.contiguous(2, 64)
     engines.link(puller, owner)
-    with refused_by_engine("pull_cache", PI, OWNER, "the peer is not remote accessible"):
+    with refused_by_engine(
+        "pull_cache",
+        PI,
+        OWNER,
+        NOT_ACCESSIBLE,
+    ):
         puller.manager.pull_cache(by_id(entries), entry.cache)
-    with refused_by_engine("pull_blocks", PI, OWNER, "the peer is not remote accessible"):
+    with refused_by_engine(
+        "pull_blocks",
+        PI,
+        OWNER,
+        NOT_ACCESSIBLE,
+    ):
         puller.manager.pull_blocks(blocks_of(), target.cache, [0], [0])
     with refused_by_engine("pull_cache", PI, "this engine is not remote accessible"):
         puller.manager.pull_cache(by_id(there), here.cache)

@@ -9,7 +9,9 @@ import os
 import pickle
 import signal
 import socket
+import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from llm_datadist.testing import (
 )
 from llm_datadist.testing.pattern import Moved, WrongByte, first_wrong_byte, origin
 from llm_datadist.testing.peer import PATIENCE
+from tests.conformance.paths import LISTEN
 from tests.conformance.stage import SMALL, Stage
 
 
@@ -71,6 +74,50 @@ def test_an_exception_travels_with_type_status_and_text(stage: Stage) -> None:
     with pytest.raises(AssertionError) as wrapped:
         peer.call(raise_unpicklable)
     assert "cannot travel" in str(wrapped.value.__cause__)
+
+
+def test_a_function_that_a_peer_cannot_find_is_refused_with_its_name(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = stage.process()
+    mine = types.ModuleType("only_in_this_process")
+    exec("def own(actor): pass", mine.__dict__)
+    monkeypatch.setitem(sys.modules, mine.__name__, mine)
+    with pytest.raises(ModuleNotFoundError, match="only_in_this_process"):
+        peer.call(mine.own)
+    monkeypatch.setattr(mine.own, "__module__", "__main__")
+    for call in (lambda: peer.call(mine.own), lambda: peer.call("set_flag", [mine.own])):
+        with pytest.raises(pickle.PicklingError, match=r"own is defined in __main__.*peer's"):
+            call()
+    assert peer.call(environment_of, "ANY") is None
+
+
+def test_an_init_that_fails_leaves_the_engine_that_was_there(stage: Stage) -> None:
+    peer = stage.process()
+    peer.init(cluster_id=1, listen=LISTEN)
+    address = peer.listen_address
+    with pytest.raises(LLMException, match="cluster_id 1 is initialized already"):
+        peer.init(cluster_id=2, environment={"LLM_DATADIST_CHECK": "1"})
+    assert (peer.cluster_id, peer.listen_address) == (1, address)
+    assert peer.call("links") == []
+    assert peer.call(environment_of, "LLM_DATADIST_CHECK") is None
+
+
+def environment_of(actor, name: str) -> str | None:
+    return os.environ.get(name)
+
+
+@pytest.mark.parametrize(
+    ("members", "text"),
+    [
+        ({"block_bytes": 100}, "block_bytes must be a positive multiple of 8, got 100"),
+        ({"block_bytes": 0}, "got 0"),
+        ({"block_shape": (2, 3)}, r"block_shape \(2, 3\) of DT_FLOAT16 has 12 bytes.* is 512"),
+    ],
+)
+def test_a_geometry_that_cannot_be_checked_is_refused(members, text) -> None:
+    with pytest.raises(ValueError, match=text):
+        Geometry(**members)
 
 
 def test_a_command_that_does_not_answer(stage: Stage) -> None:

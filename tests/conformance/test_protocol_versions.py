@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import socket
 import struct
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Callable
 
 import pytest
 
@@ -25,6 +21,7 @@ from llm_datadist import (
 )
 from llm_datadist.testing import Peer, check, eventually, moved
 from llm_datadist.testing.actor import ClusterAddress
+from tests.conformance.listener import listener_that_says
 from tests.conformance.paths import Path
 from tests.conformance.relay import relay
 from tests.conformance.stage import OWNER, PULLER, SMALL
@@ -43,35 +40,6 @@ CLUSTER_IN_CARD = slice(6, 14)
 MAGIC, VERSION, FEATURES = slice(0, 4), slice(4, 6), slice(8, 12)
 BOTH = "speaks version 1 of the control protocol, this end 2"
 MEMBERS = {1: 0, 2: 1}
-
-
-@contextmanager
-def listener_that_says(greet: Callable[[socket.socket], None]) -> Iterator[tuple[str, int]]:
-    """Greets whoever comes, and then listens until he hangs up."""
-
-    def serve(server: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = server.accept()
-            except OSError:
-                return
-            with connection:
-                greet(connection)
-                try:
-                    while connection.recv(65536):
-                        continue
-                except ConnectionResetError:
-                    # He hung up before he had read everything, as one may who refuses.
-                    continue
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=serve, args=(server,))
-        thread.start()
-        try:
-            yield server.getsockname()
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
 
 
 def test_a_dialling_peer_of_version_1_is_told_ours_and_the_log_names_both(capfd) -> None:

@@ -156,10 +156,10 @@ def test_a_refusal_is_json_too():
     assert "figure.jpg" in json.loads(done.stdout)["error"]
 
 
-def test_an_engine_that_cannot_open_is_a_failure_with_its_text():
+def test_a_backend_that_is_none_is_refused_once():
     done = _run("--path=tcp", LLM_DATADIST_BACKEND="carrier")
-    assert done.returncode == 1
-    assert "LLM_DATADIST_BACKEND names the backend 'carrier'" in done.stderr
+    assert done.returncode == 2
+    assert done.stderr.count("LLM_DATADIST_BACKEND names the backend 'carrier'") == 1
 
 
 def test_the_help_names_what_there_is():

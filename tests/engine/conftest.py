@@ -48,8 +48,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Shim:
     library = folder / "libengine_shim.so"
     if library.exists():
         return Shim(library)
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
-    assert compiler, "no C++ compiler found"
+    compiler = shlex.split(os.environ.get("CXX") or shutil.which("g++") or "c++")
     added = shlex.split(os.environ.get("LLDD_TEST_CXXFLAGS", ""))
     # A sanitizer that watches Python (tests/sanitizers) shall not watch the compiler.
     environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
@@ -57,11 +56,11 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Shim:
     jobs = []
     for source in SOURCES:
         objects.append(folder / (source.stem + ".o"))
-        command = [compiler, "-std=c++17", "-O2", "-g1", "-fPIC", *WARNINGS, "-pthread"]
+        command = [*compiler, "-std=c++17", "-O2", "-g1", "-fPIC", *WARNINGS, "-pthread"]
         command += [f"-I{CSRC}", f"-I{CSRC / 'include'}", *added]
         command += ["-c", str(source), "-o", str(objects[-1])]
         jobs.append(subprocess.Popen(command, env=environment))
     assert [job.wait() for job in jobs] == [0] * len(jobs)
-    link = [compiler, "-shared", "-pthread", *added, *map(str, objects), "-o", str(library)]
+    link = [*compiler, "-shared", "-pthread", *added, *map(str, objects), "-o", str(library)]
     subprocess.run(link, env=environment, check=True)
     return Shim(library)

@@ -32,7 +32,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("folders", nargs="+", choices=FOLDERS)
     parser.add_argument("--count", type=int, default=60, help="mutants of each folder (default 60)")
     parser.add_argument("--seed", help="default: the hash of HEAD")
-    parser.add_argument("--seconds", type=float, default=120, help="for the tests of one mutant")
+    parser.add_argument("--seconds", type=float, default=60, help="for one test")
+    parser.add_argument("--jobs", type=int, default=2, help="mutants at a time (default 2)")
     parser.add_argument("--files", default="", help="only files whose name this expression matches")
     parser.add_argument("--only", type=int, nargs="+", help="the numbers of the mutants to run")
     parser.add_argument("--list", action="store_true", help="show all that there are, run none")
@@ -88,14 +89,14 @@ def main() -> int:
     drawn = prepare(asked_for, options.count)
     results: dict[str, list[Outcome]] = {}
     for folder in (FOLDERS[name] for name in drawn):
-        campaign = Campaign(folder, options.seconds)
+        campaign = Campaign(folder, options.seconds, options.jobs)
         if not options.no_baseline:
-            taken = campaign.check_baseline()
+            campaign.check_baseline()
+            taken = sum(campaign.taken.values())
             print(f"{folder.name}: the tests pass without a mutant in {taken:.0f} s", flush=True)
         outcomes = results[folder.name] = []
-        for mutant in drawn[folder.name]:
-            outcomes.append(campaign.judge(mutant))
-            last = outcomes[-1]
+        for last in campaign.judge_all(drawn[folder.name]):
+            outcomes.append(last)
             print(
                 f"{last.verdict:10} {last.seconds:5} s {last.number} {last.mutant} {last.by}",
                 flush=True,

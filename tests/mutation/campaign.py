@@ -6,21 +6,33 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.mutation import python
-from tests.mutation.cpp import VARIABLE
+from tests.mutation.cpp import NUMBERS, REACHED, VARIABLE
 from tests.mutation.draw import BUILT, FLAGS, TREE, WORK, Mutant
-from tests.mutation.folders import Folder
+from tests.mutation.folders import RUNTIME, Folder
 
 # How often the tests of one mutant are run, when one fails that passes alone.
 TRIES = 3
+# The tests of one mutant may take that many times what one test may.
+INTERVALS = 20
+# Address space of each process of the tests, one of which reserves 8 GiB without using them.
+MOST_BYTES = 10 << 30
+# What pytest ends with when all tests are deselected.
+NO_TESTS = 5
+# One test of each of those that compile the sources for themselves.
+BUILDERS = ("tests/engine/test_hmac.py", f"{RUNTIME}::test_every_case_is_run")
 KILLED, TIMED_OUT, LIVES, EQUIVALENT = "killed", "timeout", "lives", "equivalent"
 
 
@@ -40,35 +52,64 @@ class BaselineError(Exception):
 
 
 class Campaign:
-    """The tests of one folder, run against its mutants one by one.
+    """The tests of one folder, run against its mutants.
 
     Args:
         folder: what is mutated, and by which tests it is tested.
-        seconds: how long the tests of one mutant may take at least; twice what they take without
-            one, if that is longer. Tests that take longer have noticed it: they hang.
+        seconds: how long one test may take. One that takes longer has noticed it: it hangs.
+        jobs: how many mutants are tested at a time.
     """
 
-    def __init__(self, folder: Folder, seconds: float) -> None:
+    def __init__(self, folder: Folder, seconds: float, jobs: int) -> None:
         self.folder = folder
         self.seconds = seconds
-        self.log = WORK / f"{folder.name}.log"
+        # A mutant of Python is written into the one copy of the sources.
+        self.jobs = 1 if folder.name == "python" else jobs
+        # How long each file of tests takes without a mutant, and the numbers that it comes to.
+        self.taken: dict[str, float] = {}
+        self.reached: dict[str, bytes] = {}
 
-    def check_baseline(self) -> float:
-        """Run all the tests with no mutant switched on; returns how long they take.
+    def check_baseline(self) -> None:
+        """Run each file of tests with no mutant switched on, and note to which ones it comes.
 
-        They must pass. The first of them compile what mutants are in.
+        All must pass. The first of them compile what mutants are in.
         """
+        for builder in BUILDERS:
+            if builder.split("::")[0] in self.folder.all_tests():
+                self._check(builder)
+        with ThreadPoolExecutor(self.jobs) as pool:
+            list(pool.map(self._check, self.folder.all_tests()))
+
+    def _check(self, tests: str) -> None:
         started = time.monotonic()
-        files = list(
-            dict.fromkeys([test for tests in self.folder.first.values() for test in tests])
-        )
-        tests = [*files, *(test for test in self.folder.tests if test not in files)]
-        status, output = self._run(0, tests, 20 * self.seconds)
-        if status != 0:
-            raise BaselineError(f"{self.folder.name}: the tests fail without a mutant:\n{output}")
-        taken = time.monotonic() - started
-        self.seconds = max(self.seconds, 2 * taken)
-        return taken
+        with tempfile.NamedTemporaryFile(dir=WORK) as reached:
+            reached.truncate(NUMBERS)
+            for left in reversed(range(TRIES)):
+                status, output = self._run(0, [tests], variables={REACHED: reached.name})
+                if status in (0, NO_TESTS):
+                    break
+                if not left:
+                    raise BaselineError(f"{tests} fails without a mutant:\n{output}")
+            self.reached[tests] = Path(reached.name).read_bytes()
+        self.taken[tests] = round(time.monotonic() - started, 1)
+
+    def tests_of(self, mutant: Mutant) -> list[str]:
+        """Return the files of tests that come to a mutant: the most relevant first, then by time.
+
+        All, where no baseline says which; those that a source in Python has, too.
+        """
+        tests = self.folder.tests_of(mutant.site.file)
+        if not self.reached or mutant.site.file.endswith(".py"):
+            return tests
+        first = self.folder.first_tests_of(mutant.site.file)
+        rest = sorted(tests[len(first) :], key=lambda test: self.taken[test])
+        return [test for test in (*first, *rest) if self.reached[test][mutant.number]]
+
+    def judge_all(self, mutants: list[Mutant]) -> Iterator[Outcome]:
+        """Judge mutants, some at a time, and yield what becomes of them as soon as it is known."""
+        with ThreadPoolExecutor(self.jobs) as pool:
+            for done in as_completed([pool.submit(self.judge, mutant) for mutant in mutants]):
+                yield done.result()
 
     def judge(self, mutant: Mutant) -> Outcome:
         """Run the tests of one mutant until one fails."""
@@ -96,27 +137,36 @@ class Campaign:
         What fails once may be a test of moments on a busy machine.
         """
         unstable: list[str] = []
-        tests = self.folder.tests_of(mutant.site.file)
+        tests = self.tests_of(mutant)
+        if not tests:
+            return LIVES, "no test comes to it"
         for _ in range(TRIES):
-            status, output = self._run(mutant.number, tests, self.seconds, unstable)
+            status, output = self._run(mutant.number, tests, unstable)
             if status is None:
                 return TIMED_OUT, ""
-            if status == 0:
+            if status in (0, NO_TESTS):
                 break
-            failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
+            # With all its parameters, which may have any characters.
+            failed = re.findall(r"^(?:FAILED|ERROR) ([^\s[]+)", output, re.MULTILINE)
             if not failed:
                 return KILLED, f"pytest ended with {status}"
-            if self._run(mutant.number, failed[:1], self.seconds)[0] != 0:
+            if self._run(mutant.number, failed[:1])[0] != 0:
                 return KILLED, failed[0]
             unstable += failed[:1]
         return LIVES, f"but not always: {unstable}" if unstable else ""
 
     def _run(
-        self, number: int, tests: list[str], seconds: float, left_out: Sequence[str] = ()
+        self,
+        number: int,
+        tests: list[str],
+        left_out: Sequence[str] = (),
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> tuple[int | None, str]:
+        """Return pytest's status, or None if it hangs, and what it printed."""
         environment = {
             **os.environ,
             **self.folder.environment,
+            **variables,
             VARIABLE: str(number),
             "PYTHONPATH": str(TREE),
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -127,18 +177,33 @@ class Campaign:
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
         command += ["-m", self.folder.selects, *tests]
         command += [f"--deselect={test}" for test in (*self.folder.without, *left_out)]
-        with self.log.open("w+") as log:
+        with tempfile.NamedTemporaryFile("w+", dir=WORK) as log:
             process = subprocess.Popen(
                 command, cwd=TREE, env=environment, stdout=log, stderr=log, start_new_session=True
             )
+            # Its peers inherit it: a mutant that allocates without end fails a test.
+            resource.prlimit(process.pid, resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
             try:
-                process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                return None, ""
+                ended = _ended(process, Path(log.name), self.seconds)
             finally:
                 _end(process)
             log.seek(0)
-            return process.returncode, log.read()
+            return (process.returncode if ended else None), log.read()
+
+
+def _ended(process: subprocess.Popen[bytes], log: Path, seconds: float) -> bool:
+    """Wait for the tests; returns whether they end, and not for that long none of them does."""
+    printed = -1
+    for _ in range(INTERVALS):
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            if log.stat().st_size == printed:
+                return False
+            printed = log.stat().st_size
+        else:
+            return True
+    return False
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

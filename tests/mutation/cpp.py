@@ -13,16 +13,34 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 VARIABLE = "LLDD_MUTANT"
+# A file with a byte for each number, which becomes 1 when a process comes to that mutant.
+REACHED = "LLDD_MUTANTS_REACHED"
+# Every number is below.
+NUMBERS = 1 << 16
 # The header that every mutated source includes.
 SWITCH = f"""#pragma once
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #include <cstdlib>
 inline bool lldd_mutant(int number) {{
     static const int chosen = [] {{
         const char *value = std::getenv("{VARIABLE}");
         return value == nullptr ? 0 : std::atoi(value);
     }}();
+    static char *const reached = []() -> char * {{
+        const char *name = std::getenv("{REACHED}");
+        const int file = name == nullptr ? -1 : ::open(name, O_RDWR | O_CLOEXEC);
+        if (file < 0) return nullptr;
+        void *bytes = ::mmap(nullptr, {NUMBERS}, PROT_WRITE, MAP_SHARED, file, 0);
+        ::close(file);
+        return bytes == MAP_FAILED ? nullptr : static_cast<char *>(bytes);
+    }}();
+    if (reached != nullptr) reached[number] = 1;
     return number == chosen;
 }}
+// At loading: tests that compare what a process has mapped before and after do not see it.
+[[maybe_unused]] static const bool lldd_loaded = lldd_mutant(0);
 """
 
 OPERATORS = {
@@ -65,12 +83,14 @@ STATEMENT = re.compile(
 class Site:
     """One mutant: what stands in a file from start to end, and what would instead.
 
-    A statement is taken out; an expression is exchanged for another one.
+    A statement is taken out; an expression is exchanged for another one, which stands in the first
+    of its lines.
     """
 
     file: str
     start: int
     end: int
+    first_line: int
     line: int
     last_line: int
     change: str
@@ -143,7 +163,7 @@ def of_expression(file: str, raw: str, text: str, span: tuple[int, int, bool]) -
 
     if is_condition:
         change = f"{flat(raw[start:end])} -> negated"
-        yield Site(file, start, end, first, last, change, f"!({flat(raw[start:end])})")
+        yield Site(file, start, end, first, first, last, change, f"!({flat(raw[start:end])})")
     for token in TOKEN.finditer(whole):
         old = token.group()
         if old == "!":
@@ -158,7 +178,7 @@ def of_expression(file: str, raw: str, text: str, span: tuple[int, int, bool]) -
             change = (
                 f"{old.strip()} -> {new.strip() or 'nothing'} in {flat(raw[start:end]).strip()}"
             )
-            yield Site(file, start, end, line, last, change, flat(mutated))
+            yield Site(file, start, end, first, line, last, change, flat(mutated))
 
 
 def statements(file: str, raw: str, text: str) -> Iterator[Site]:
@@ -173,7 +193,7 @@ def statements(file: str, raw: str, text: str) -> Iterator[Site]:
         line = raw.count("\n", 0, start) + 1
         last = line + text.count("\n", start, end)
         what = re.sub(r"\s*\n\s*", " ", raw[start : end + 1])
-        yield Site(file, start, end + 1, line, last, f"{what} -> taken out", None)
+        yield Site(file, start, end + 1, line, line, last, f"{what} -> taken out", None)
 
 
 def sites(file: str, raw: str) -> list[Site]:

@@ -30,6 +30,8 @@ BUILT = WORK / "built"
 FLAGS = ("-O0", "-w")
 # So that numbers of several folders in one library are different.
 APART = 10_000
+# What only the builds for the sanitizers have in them.
+ASSERTION = re.compile(r"LLDD_O(N|FF)_IO_THREAD")
 EQUIVALENT = Path(__file__).with_name("equivalent.json")
 
 
@@ -80,7 +82,11 @@ def drawing(folder: Folder, offset: int, seed: str) -> list[Mutant]:
     """Return all mutants in the order in which they are drawn; the number is the place in it."""
     sites = all_sites(folder)
     random.Random(f"{seed} {folder.name}").shuffle(sites)
-    return [Mutant(offset * APART + place, site) for place, site in enumerate(sites, 1)]
+    return [
+        Mutant(offset * APART + place, site)
+        for place, site in enumerate(sites, 1)
+        if not ASSERTION.match(site.change)
+    ]
 
 
 def copy_tree() -> None:
@@ -188,7 +194,7 @@ def refused(mutants: Iterable[Mutant], said: str) -> list[Mutant]:
         for mutant in mutants
         if any(
             (mutant.site.file, line) in places
-            for line in range(mutant.site.line, mutant.site.last_line + 1)
+            for line in range(mutant.site.first_line, mutant.site.last_line + 1)
         )
     ]
 

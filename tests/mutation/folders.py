@@ -35,13 +35,24 @@ class Folder:
     left_out: str = "$^"
     environment: dict[str, str] = field(default_factory=dict)
 
+    def all_tests(self) -> list[str]:
+        """Return the tests for a mutant in any file."""
+        first = [test for tests in self.first.values() for test in tests]
+        return list(dict.fromkeys([*first, *self.tests]))
+
+    def first_tests_of(self, file: str) -> list[str]:
+        """Return the tests that concern this file."""
+        found = [
+            test
+            for pattern, tests in self.first.items()
+            if re.search(pattern, file)
+            for test in tests
+        ]
+        return list(dict.fromkeys(found))
+
     def tests_of(self, file: str) -> list[str]:
         """Return the tests for a mutant in this file, the most relevant first."""
-        found: list[str] = []
-        for pattern, tests in self.first.items():
-            if re.search(pattern, file):
-                found += [test for test in tests if test not in found]
-        return found + [test for test in self.tests if test not in found]
+        return list(dict.fromkeys([*self.first_tests_of(file), *self.tests]))
 
     def has(self, file: str) -> bool:
         return re.search(self.left_out, file) is None
@@ -49,6 +60,10 @@ class Folder:
 
 LINKING = conformance("control_messages", "linking", "link_steps", "communicators")
 BYTES = conformance("pull_blocks", "push_blocks", "push_cache", "pull_sizes", "copies")
+ATTACKS = tuple(
+    f"tests/attacks/test_{name}.py"
+    for name in ("flood_of_requests", "links_left_behind", "shared_memory")
+)
 REQUESTS = conformance("request_mode_lookup", "request_mode_keys", "request_mode_pins")
 CACHES = conformance("caches_ids_and_keys", "caches_pools", "caches_register", "caches_release")
 
@@ -63,7 +78,14 @@ FOLDERS = {
                 *BYTES,
                 *CACHES,
                 *REQUESTS,
-                *conformance("swap_and_remap", "engine_options"),
+                *conformance(
+                    "swap_and_remap", "engine_options", "decisions_values", "async_checks"
+                ),
+                *conformance("switch_role", "protocol_versions", "peer_frame", "one_sided_pull"),
+                *conformance("after_the_link", "interrupted_transfers", "one_at_a_time"),
+                *conformance("dead_and_stopped_peers", "decisions_links", "caches_table"),
+                *conformance("warnings_of_peers", "forked_child", "client_habits", "async_task"),
+                *ATTACKS,
             ),
             {
                 "plan_|tensor": (PLANS, "tests/engine/test_tensor.py"),
@@ -71,7 +93,11 @@ FOLDERS = {
                 "cache_store|cache_key|owner_": ("tests/engine/test_cache_store.py", *REQUESTS),
                 "rank_table|lenient_json": ("tests/engine/test_rank_table.py",),
                 "peer_table": (*conformance("caches_table"), CONTROL),
-                "wire|control_channel|hello|acceptor": (CONTROL, *conformance("control_port")),
+                "wire|control_channel|hello|acceptor": (
+                    CONTROL,
+                    *conformance("control_port", "protocol_versions"),
+                    *ATTACKS,
+                ),
                 "groups|meeting|rendezvous": conformance(
                     "communicators", "communicator_calls", "rendezvous", "rank_tables"
                 ),
@@ -103,6 +129,13 @@ FOLDERS = {
                 RUNTIME,
                 *conformance("linking", "communicators", "control_port", "forked_child"),
                 *conformance("pull_blocks", "caches_register", "request_mode_lookup"),
+                *conformance("interrupted_transfers", "dead_and_stopped_peers", "rendezvous"),
+                *conformance("threads_life_cycle", "decisions_values", "one_at_a_time"),
+                *conformance("silent_mismatches", "protocol_versions", "link_steps"),
+                "tests/abi/test_log.py",
+                "tests/engine/test_addresses.py",
+                "tests/engine/test_cache_store.py",
+                *ATTACKS,
             ),
             {
                 "hmac": ("tests/engine/test_hmac.py",),
@@ -122,6 +155,10 @@ FOLDERS = {
                 *conformance("pull_blocks", "push_blocks", "copies", "unmapped_memory"),
                 *conformance("withdrawing_memory", "refused_process_vm", "link_steps"),
                 *conformance("fault_rules", "fault_statuses", "fault_shaping", "forked_child"),
+                *conformance("late_bytes", "interrupted_transfers", "dead_and_stopped_peers"),
+                *conformance("caches_register", "caches_pools", "engine_options", "control_port"),
+                "tests/runtimes/mock/test_absurd_lengths.py",
+                *ATTACKS,
             ),
             {
                 "fault": conformance("fault_rules", "fault_statuses", "fault_shaping"),

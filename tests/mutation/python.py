@@ -63,7 +63,9 @@ class Finder(ast.NodeVisitor):
         last = node.end_lineno or node.lineno
         old = " ".join(self.text(node).split())
         change = f"{old} -> {' '.join(instead.split())}"
-        self.found.append(Site(self.file, start, end, node.lineno, last, change, instead))
+        self.found.append(
+            Site(self.file, start, end, node.lineno, node.lineno, last, change, instead)
+        )
 
     def visit_Compare(self, node: ast.Compare) -> None:
         sides = [node.left, *node.comparators]

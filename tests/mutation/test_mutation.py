@@ -155,10 +155,11 @@ def test_every_folder_has_sources_and_its_tests_exist() -> None:
 
 
 def test_what_the_compiler_refuses_is_found_by_its_line() -> None:
-    sites = [cpp.Site("csrc/a.cc", 0, 1, line, line + 1, "", "") for line in (3, 7)]
+    sites = [cpp.Site("csrc/a.cc", 0, 1, line - 1, line, line + 1, "", "") for line in (3, 7)]
     mutants = [Mutant(number, site) for number, site in enumerate(sites)]
-    said = f"{draw.TREE}/csrc/a.cc:8:5: error: no\n{draw.TREE}/csrc/b.cc:3:1: error: no\n"
-    assert draw.refused(mutants, said) == mutants[1:]
+    for line in (6, 8):
+        said = f"{draw.TREE}/csrc/a.cc:{line}:5: error: no\n{draw.TREE}/csrc/b.cc:3:1: error: no\n"
+        assert draw.refused(mutants, said) == mutants[1:]
 
 
 def test_the_table_counts() -> None:

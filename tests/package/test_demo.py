@@ -121,10 +121,11 @@ def test_a_block_that_is_no_whole_number_of_words_is_refused(demo):
     assert "6 bytes; the check needs a multiple of 8" in done.stderr
 
 
-def test_an_engine_that_cannot_open_is_a_failure_with_its_text(demo):
+def test_a_backend_that_is_none_is_refused_once_before_anything_starts(demo):
     done = demo(*SMALL, LLM_DATADIST_BACKEND="carrier")
-    assert done.returncode == 1
-    assert "LLM_DATADIST_BACKEND names the backend 'carrier'" in done.stderr
+    assert done.returncode == 2
+    assert done.stderr.count("LLM_DATADIST_BACKEND names the backend 'carrier'") == 1
+    assert "process" not in done.stderr
 
 
 def test_a_transport_that_cannot_serve_is_a_failure_with_its_text(demo):

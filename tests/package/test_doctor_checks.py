@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import socket
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -133,13 +134,33 @@ def test_user_namespaces(machine, mapping, most, expected):
 def test_loopback(machine, mocker):
     assert host.why_no_listener("127.0.0.1") == ""
     assert host.why_no_listener("192.0.2.1") == os.strerror(errno.EADDRNOTAVAIL)
-    refused = mocker.patch.object(host, "why_no_listener", return_value="")
+    assert host.why_no_connection("127.0.0.1") == ""
+    assert host.why_no_connection("192.0.2.1") == os.strerror(errno.EADDRNOTAVAIL)
+    refused = mocker.patch.object(host, "why_no_connection", return_value="")
     assert host.loopback(machine()).level is Level.OK
     refused.side_effect = lambda address: "no IPv6" if ":" in address else ""
-    assert "::1 cannot: no IPv6" in host.loopback(machine()).text
+    assert "::1 is not: no IPv6" in host.loopback(machine()).text
     assert host.loopback(machine()).level is Level.OK
     refused.side_effect = lambda address: "down"
     assert host.loopback(machine()).level is Level.WARN
+
+
+IN_A_NAMESPACE = """
+from llm_datadist._cli import _doctor_host as host
+from llm_datadist._cli._findings import Machine
+finding = host.loopback(Machine())
+print(host.why_no_listener("127.0.0.1") == "", finding.level.value, finding.text, finding.advice)
+"""
+
+
+def test_a_loopback_interface_that_is_down():
+    command = ["unshare", "--net", "--map-root-user", sys.executable, "-c", IN_A_NAMESPACE]
+    tried = subprocess.run(command, capture_output=True, text=True, check=False)
+    if tried.returncode and "unshare" in tried.stderr:
+        pytest.skip(f"capability network namespace: {tried.stderr.strip()}")
+    # Ports can be bound, and nothing is reached.
+    assert tried.stdout.startswith("True warn no process is reached at 127.0.0.1: "), tried
+    assert "ip link set lo up" in tried.stdout
 
 
 def test_ephemeral_ports(machine):
@@ -539,6 +560,13 @@ class TestLibrary:
         assert (finding.level, finding.text) == (Level.WARN, error)
         assert advice in finding.advice
 
+    @pytest.mark.parametrize("version", ["GLIBC_2.38", "GLIBCXX_3.4.31"])
+    def test_one_of_a_newer_system(self, version):
+        error = f"/lib/m.so: /lib/libc.so.6: version `{version}' not found (required by /lib/m.so)"
+        for name, how in (("mock", "--no-binary llm-datadist-cffi"), ("ascend", "build-ascend")):
+            advice = library.library(name, Tried(error=error)).advice
+            assert re.search(rf"this one has glibc \d.*{how}", advice)
+
 
 class TestBackend:
     REFUSED = Tried(error="this machine has the device", kind="NativeLibraryError")
@@ -588,7 +616,7 @@ class TestTransport:
         def give(mapped="", cma="", tcp=""):
             mocker.patch.object(library, "why_no_mapped", return_value=mapped)
             mocker.patch.object(library, "why_no_cma", return_value=cma)
-            mocker.patch.object(library, "why_no_listener", return_value=tcp)
+            mocker.patch.object(library, "why_no_connection", return_value=tcp)
 
         return give
 

@@ -5,7 +5,11 @@ folders with /proc and /sys as kernels and container runtimes lay them out.
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -259,3 +263,36 @@ def test_the_quota_bounds_the_threads_that_copy(host):
     with Peer.start({VARIABLE: root}) as peer:
         peer.init(1)
         assert "allowed: 1\n" in peer.call("runtime_control", "threads", "")
+
+
+REFUSES_MEMFD = """
+#include <errno.h>
+int memfd_create(const char *name, unsigned flags) { errno = EPERM; return -1; }
+"""
+OPENS_WITH_A_POOL = """
+from llm_datadist import LLMDataDist, LLMException, LLMRole
+try:
+    LLMDataDist.open(LLMRole.MIX, 1, mem_pool_cfg='{"memory_size": 1048576}')
+except LLMException as refused:
+    print(refused.status_code.name, refused)
+"""
+
+
+def test_a_container_that_refuses_shared_memory_is_not_out_of_memory(tmp_path: Path) -> None:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("capability C compiler: neither cc nor gcc is there")
+    (tmp_path / "refuses.c").write_text(REFUSES_MEMFD)
+    library = tmp_path / "refuses.so"
+    command = [compiler, "-shared", "-fPIC", str(tmp_path / "refuses.c"), "-o", str(library)]
+    subprocess.run(command, check=True)
+    preload = f"{os.environ.get('LD_PRELOAD', '')} {library}".strip()
+    said = subprocess.run(
+        [sys.executable, "-c", OPENS_WITH_A_POOL],
+        env={**os.environ, "LD_PRELOAD": preload},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.stdout.startswith("LLM_FAILED "), said
+    assert "memfd_create is refused" in said.stdout

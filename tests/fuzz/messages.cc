@@ -1,0 +1,106 @@
+// The bodies of the messages on a control connection: the first byte of an input says which.
+//
+// SPDX-License-Identifier: Apache-2.0
+#include <iterator>
+
+#include "base/codec.h"
+#include "engine/peer_table.h"
+#include "engine/wire.h"
+#include "target.h"
+
+namespace lldd::fuzz {
+namespace {
+
+// What was read is written, read and written again the same.
+template <typename Message>
+bool Reads(std::string_view body, Message *message) {
+    if (!message->Decode(body)) return false;
+    const std::string written = message->Encode();
+    DEMAND(written.size() <= body.size());
+    Message again;
+    DEMAND(again.Decode(written));
+    DEMAND(again.Encode() == written);
+    return true;
+}
+
+template <typename Message>
+void Read(std::string_view body) {
+    Message message;
+    static_cast<void>(Reads(body, &message));
+}
+
+void ReadLocate(std::string_view body) {
+    wire::Locate locate;
+    if (Reads(body, &locate)) DEMAND(body.size() == 4 + 8 * locate.addrs.size());
+}
+
+void ReadResolveReply(std::string_view body) {
+    wire::ResolveReply reply;
+    if (!Reads(body, &reply)) return;
+    Reader reader(reply.cache);
+    PeerCache cache;
+    if (!DecodeCache(&reader, true, &cache)) return;
+    DEMAND(cache.addrs.size() == cache.shape.num_tensors && !cache.addrs.empty());
+    DEMAND(cache.shape.stride() * cache.shape.count == cache.shape.tensor_bytes);
+}
+
+using ReadBody = void (*)(std::string_view body);
+constexpr ReadBody kMessages[] = {
+    Read<wire::LinkRequest>,
+    Read<wire::LinkReply>,
+    Read<wire::StatusBody>,
+    Read<wire::Resolve>,
+    ReadResolveReply,
+    Read<wire::Release>,
+    ReadLocate,
+    Read<wire::LocateReply>,
+};
+
+void Run(std::string_view input) {
+    Input in(input);
+    const ReadBody read = kMessages[in.Below(std::size(kMessages))];
+    read(in.Rest());
+}
+
+std::string Reply() {
+    Cache cache;
+    cache.id = 3;
+    cache.shape = {2, true, Placement::kDevice, LLDD_TYPE_FLOAT16, 4096, 4};
+    cache.dims = {4, 512};
+    cache.addrs = {0x10000, 0x20000};
+    Writer writer;
+    EncodeCache(cache, &writer);
+    wire::ResolveReply reply;
+    reply.cache = writer.Take();
+    return reply.Encode();
+}
+
+std::vector<std::string> Seeds() {
+    wire::LinkRequest request;
+    request.cluster_id = 7;
+    request.group = "group";
+    request.endpoint = "endpoint";
+    wire::LinkRequest proved = request;
+    proved.proof = std::string(32, 'p');
+    wire::LinkReply accepted;
+    accepted.endpoint = "endpoint";
+    const wire::StatusBody refused{LLDD_LINK_FAILED, "why"};
+    wire::Resolve resolve;
+    resolve.key.kind = LLDD_KEY_REQUEST;
+    wire::Locate locate;
+    locate.addrs = {0x10000, 0x20000};
+    wire::LocateReply places;
+    places.places = {{0x30000, LLDD_TYPE_INT8}, {0, 0}};
+    const std::string bodies[] = {request.Encode(), accepted.Encode(), refused.Encode(),
+                                  resolve.Encode(), Reply(),           wire::Release().Encode(),
+                                  locate.Encode(),  places.Encode()};
+    std::vector<std::string> seeds{std::string(1, '\0') + proved.Encode()};
+    for (const std::string &body : bodies)
+        seeds.push_back(std::string(1, static_cast<char>(seeds.size() - 1)) + body);
+    return seeds;
+}
+
+const Registration kRegistered({"messages", Run, Seeds});
+
+}  // namespace
+}  // namespace lldd::fuzz
