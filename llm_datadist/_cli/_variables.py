@@ -156,6 +156,13 @@ VARIABLES = (
         _BUILD,
     ),
     Variable(
+        "ASCEND_RT_VISIBLE_DEVICES",
+        "as CANN has it",
+        "not set",
+        "which devices of the host the process sees: two engines on one are not linked",
+        "the Ascend runtime",
+    ),
+    Variable(
         "AUTO_USE_UC_MEMORY",
         "as CANN has it",
         "0",
