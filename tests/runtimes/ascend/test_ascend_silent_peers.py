@@ -19,6 +19,7 @@ from llm_datadist.testing import Geometry, Peer, check, eventually, moved
 from llm_datadist.testing.actor import EngineSpec
 
 S = LLMStatusCode
+pytestmark = pytest.mark.versions
 OWNER, PULLER, OTHER = 7, 8, 9
 SMALL = Geometry()
 DEADLINE_MS = 1000

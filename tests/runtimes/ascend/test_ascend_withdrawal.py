@@ -14,6 +14,7 @@ from llm_datadist import BlocksCacheKey, LLMException, LLMStatusCode
 from llm_datadist.testing import Geometry, Peer, check, eventually, moved
 
 S = LLMStatusCode
+pytestmark = pytest.mark.versions
 OWNER, PULLER = 7, 8
 SMALL = Geometry()
 LONG_MS = 20_000
