@@ -57,9 +57,22 @@ def _link(engine: LLMDataDist, clusters: list[LLMClusterInfo], timeout: int) -> 
 
 
 def _unlink(engine: LLMDataDist, clusters: list[LLMClusterInfo], timeout: int) -> list[str]:
-    """Unlink from all, by force where it does not go in the regular way; return what failed."""
+    """Unlink from all, by force where it does not go in the regular way; return what failed.
+
+    Another thread may finalize the engine meanwhile, which ends its links.
+    """
     if not clusters or not engine._is_open:
         return []
+    try:
+        failures = _unlink_each(engine, clusters, timeout)
+    except RuntimeError:
+        if engine._is_open:
+            raise
+        return []
+    return failures if engine._is_open else []
+
+
+def _unlink_each(engine: LLMDataDist, clusters: list[LLMClusterInfo], timeout: int) -> list[str]:
     _, codes = engine.unlink_clusters(clusters, timeout)
     left = [each for each, code in zip(clusters, codes) if code != SUCCESS]
     if not left:

@@ -6,7 +6,7 @@ and 6.2).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from ._checks import (
     check_elements,
@@ -19,19 +19,22 @@ from ._checks import (
 )
 from ._layers import async_tensors_per_layer, config_layers, push_layers
 from ._pulls import settle_blocks
+from ._tasks import TransferTask, start
 from .cache import Cache, Placement
 from .keys import BlocksCacheKey, CacheKeyByIdAndIndex
 from .status import warn
 from .transfer import (
     AnyTransferConfig,
-    CacheTask,
+    LayersTask,
     LayerSynchronizer,
     TransferConfig,
     TransferWithCacheKeyConfig,
 )
 
 if TYPE_CHECKING:
+    from ._native._ffi import Array
     from ._native.engine import Engine
+    from ._native.tokens import Token
 
 # The own layers and the peer's; None: not given.
 OptionalRanges = tuple["range | None", "range | None"]
@@ -47,6 +50,44 @@ def push_cache(
     tensors_per_layer: int,
 ) -> None:
     """Do CacheManager.push_cache; layer_ranges are the own layers and the peer's."""
+    args = _checked_cache(
+        engine, dst_cache_key, src_cache, src_batch_index, layer_ranges, size, tensors_per_layer
+    )
+    if args[-1]:
+        engine.push_cache(*args)
+
+
+def push_cache_async(
+    engine: Engine,
+    dst_cache_key: CacheKeyByIdAndIndex,
+    src_cache: Cache,
+    src_batch_index: int,
+    layer_ranges: OptionalRanges,
+    size: int,
+    tensors_per_layer: int,
+) -> TransferTask:
+    """Do CacheManager.push_cache_async."""
+    args = _checked_cache(
+        engine, dst_cache_key, src_cache, src_batch_index, layer_ranges, size, tensors_per_layer
+    )
+
+    def transfer(token: Token) -> None:
+        if args[-1]:
+            engine.push_cache(*args, token)
+
+    return start(engine, "push_cache_async", dst_cache_key.cluster_id, transfer)
+
+
+def _checked_cache(
+    engine: Engine,
+    dst_cache_key: CacheKeyByIdAndIndex,
+    src_cache: Cache,
+    src_batch_index: int,
+    layer_ranges: OptionalRanges,
+    size: int,
+    tensors_per_layer: int,
+) -> tuple[CacheKeyByIdAndIndex, int, int, int, tuple[int, int], int]:
+    """Check a push_cache and return the arguments of Engine.push_cache."""
     _require_one_sided(engine, "push_cache")
     check_type("dst_cache_key", dst_cache_key, CacheKeyByIdAndIndex)
     check_type("src_cache", src_cache, Cache)
@@ -57,15 +98,7 @@ def push_cache(
     if size != -1:
         refuse(f"size must be -1, got {size}")
     _check_push_id(dst_cache_key)
-    if num_layers:
-        engine.push_cache(
-            dst_cache_key,
-            src_cache.cache_id,
-            src_batch_index,
-            tensors_per_layer,
-            starts,
-            num_layers,
-        )
+    return dst_cache_key, src_cache.cache_id, src_batch_index, tensors_per_layer, starts, num_layers
 
 
 def push_blocks(
@@ -78,28 +111,72 @@ def push_blocks(
     tensors_per_layer: int,
 ) -> None:
     """Do CacheManager.push_blocks; layer_ranges are the own layers and the peer's."""
+    args = _checked_blocks(
+        engine,
+        engine.block_ids,
+        dst_cache_key,
+        src_cache,
+        src_blocks,
+        dst_blocks,
+        layer_ranges,
+        tensors_per_layer,
+    )
+    status = engine.push_blocks(*args) if args[-1] else 0
+    if status:
+        settle_blocks(engine, "push_blocks", status, src_blocks, dst_blocks)
+
+
+def push_blocks_async(
+    engine: Engine,
+    dst_cache_key: BlocksCacheKey,
+    src_cache: Cache,
+    src_blocks: Any,
+    dst_blocks: Any,
+    layer_ranges: OptionalRanges,
+    tensors_per_layer: int,
+) -> TransferTask:
+    """Do CacheManager.push_blocks_async."""
+    args = _checked_blocks(
+        engine,
+        engine.own_block_ids,
+        dst_cache_key,
+        src_cache,
+        src_blocks,
+        dst_blocks,
+        layer_ranges,
+        tensors_per_layer,
+    )
+
+    def transfer(token: Token) -> None:
+        status = engine.push_blocks(*args, token) if args[-1] else 0
+        if status:
+            settle_blocks(engine, "push_blocks", status, (), ())
+
+    return start(engine, "push_blocks_async", dst_cache_key.cluster_id, transfer)
+
+
+def _checked_blocks(
+    engine: Engine,
+    block_ids: Callable[[str, Any], Array[int]],
+    dst_cache_key: BlocksCacheKey,
+    src_cache: Cache,
+    src_blocks: Any,
+    dst_blocks: Any,
+    layer_ranges: OptionalRanges,
+    tensors_per_layer: int,
+) -> tuple[BlocksCacheKey, int, Array[int], Array[int], int, tuple[int, int], int]:
+    """Check a push_blocks and return the arguments of Engine.push_blocks."""
     _require_one_sided(engine, "push_blocks")
     check_type("dst_cache_key", dst_cache_key, BlocksCacheKey)
     check_type("src_cache", src_cache, Cache)
-    src = engine.block_ids("src_blocks", () if src_blocks is None else src_blocks)
-    dst = engine.block_ids("dst_blocks", () if dst_blocks is None else dst_blocks)
+    src = block_ids("src_blocks", () if src_blocks is None else src_blocks)
+    dst = block_ids("dst_blocks", () if dst_blocks is None else dst_blocks)
     if not src_cache._is_blocks_cache:
         refuse("push_blocks: src_cache has no blocks")
     if not len(dst):
         refuse("dst_blocks is empty")
     starts, num_layers = push_layers("push_blocks", src_cache, *layer_ranges, tensors_per_layer)
-    if num_layers:
-        status = engine.push_blocks(
-            dst_cache_key,
-            src_cache._cache_id,
-            src,
-            dst,
-            tensors_per_layer,
-            starts,
-            num_layers,
-        )
-        if status:
-            settle_blocks(engine, "push_blocks", status, src_blocks, dst_blocks)
+    return dst_cache_key, src_cache._cache_id, src, dst, tensors_per_layer, starts, num_layers
 
 
 def transfer_cache_async(
@@ -111,15 +188,15 @@ def transfer_cache_async(
     dst_block_indices: Any,
     dst_block_memory_size: int | None,
     tensors_per_layer: int | None,
-) -> CacheTask:
+) -> LayersTask:
     """Do CacheManager.transfer_cache_async."""
     check_type("src_cache", src_cache, Cache)
     desc = src_cache.cache_desc
     require(desc.placement != Placement.HOST, "transfer_cache_async: src_cache is in host memory")
-    dst = engine.block_ids(
+    dst = engine.own_block_ids(
         "dst_block_indices", () if dst_block_indices is None else dst_block_indices
     )
-    src = engine.block_ids(
+    src = engine.own_block_ids(
         "src_block_indices", () if src_block_indices is None else src_block_indices
     )
     _check_block_counts(len(src), len(dst), dst_block_memory_size)
@@ -138,7 +215,7 @@ def transfer_cache_async(
         (config, config_layers(index, config, src_cache, per_layer, bool(len(src))))
         for index, config in enumerate(taken)
     ]
-    return CacheTask(
+    return LayersTask(
         engine,
         src_cache.cache_id,
         (desc.num_tensors // per_layer, per_layer),

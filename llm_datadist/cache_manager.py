@@ -13,6 +13,7 @@ from ._checks import check_int64, check_type
 from ._finalized import FinalizedEngine
 from ._layer_words import TENSORS_PER_LAYER
 from ._pulls import PullKey
+from ._transfers_async import TransfersAsync
 from .cache import Cache, CacheDesc, MemInfo
 from .keys import BlocksCacheKey, CacheKey, CacheKeyByIdAndIndex
 from .transfer import AnyTransferConfig, CacheTask, LayerSynchronizer
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["CacheManager"]
 
 
-class CacheManager:
+class CacheManager(TransfersAsync):
     """Caches of one LLMDataDist; got from LLMDataDist.cache_manager only.
 
     An object that is kept after finalize() raises LLM_ENGINE_FINALIZED from each operation, before

@@ -67,6 +67,7 @@ class LLMDataDist:
         self._role = role
         self._cluster_id = cluster_id
         self._engine: Engine | None = None
+        self._is_closing = False
         self._cache_manager: CacheManager | None = None
 
     # ---- life ----
@@ -141,6 +142,7 @@ class LLMDataDist:
             read = read_options(self._cluster_id, self._role, options)
             get_logger().info("init cluster %d with %s", self._cluster_id, config.masked(options))
             self._engine = Engine(read)
+            self._is_closing = False
             self._cache_manager = CacheManager(self._engine)
             _live.append(self)
             LLMDataDist.llm_engine_instance = self
@@ -163,6 +165,7 @@ class LLMDataDist:
             for notice in engine.take_notices():
                 get_logger().warning(notice)
             manager = self.cache_manager
+            self._is_closing = True
             manager._leave_engine(self._cluster_id)
             left = ""
             try:
@@ -172,19 +175,21 @@ class LLMDataDist:
                 # that has not returned, of which the client is told.
                 get_logger().error(str(failure))
                 left = str(failure) if failure.status_code == LLMStatusCode.LLM_TIMEOUT else ""
-            # Peers were in the memory until now.
-            manager._kept.clear()
-            self._engine = None
-            self._cache_manager = None
-            if self in _live:
-                _live.remove(self)
-            LLMDataDist.llm_engine_instance = _live[-1] if _live else None
+            finally:
+                # Also when Ctrl-C has shortened it: the engine is closed then. Peers were in the
+                # memory until now.
+                manager._kept.clear()
+                self._engine = None
+                self._cache_manager = None
+                if self in _live:
+                    _live.remove(self)
+                LLMDataDist.llm_engine_instance = _live[-1] if _live else None
         if left:
             warn(left)
 
     @property
     def _is_open(self) -> bool:
-        return self._engine is not None
+        return self._engine is not None and not self._is_closing
 
     def _open_engine(self) -> Engine:
         engine = self._engine

@@ -20,8 +20,9 @@ from ._checks import (
     length,
     refuse,
 )
+from ._tasks import CacheTask
 from .keys import BlocksCacheKey, CacheKeyByIdAndIndex
-from .status import LLMException, LLMStatusCode
+from .status import LLMException, LLMStatusCode, error
 from .utils.log import get_logger
 
 if TYPE_CHECKING:
@@ -215,8 +216,8 @@ class _Destination:
         return self.dst_layers[layer - self.layers.start]
 
 
-class CacheTask:
-    """A running transfer_cache_async; made by CacheManager."""
+class LayersTask(CacheTask):
+    """A running transfer_cache_async."""
 
     def __init__(
         self,
@@ -229,6 +230,8 @@ class CacheTask:
         dst_blocks: Any,
         dst_block_size: int,
     ) -> None:
+        self._cancelling = engine.token()
+        super().__init__(self._cancelling)
         self._engine = engine
         self._cache_id = cache_id
         # How many layers there are, and how many tensors each has.
@@ -242,57 +245,25 @@ class CacheTask:
         self._dst_block_size = dst_block_size
         # By cluster id, so two configs for one cluster share a result (contract 6.2).
         self._results: dict[int, LLMStatusCode] = {}
-        self._exception: BaseException | None = None
-        self._done = threading.Event()
         # Not a daemon: the interpreter waits for it, as a transfer cut off at exit would leave half
         # a cache at the peer.
         threading.Thread(target=self._run, name="llm_datadist transfer", daemon=False).start()
 
-    def synchronize(self, timeout_in_millis: int | None = None) -> LLMStatusCode:
-        """Wait for the end of the transfer.
+    def _statuses(self) -> list[LLMStatusCode]:
+        # In a forked child the thread that writes them does not exist.
+        failed = LLMStatusCode.LLM_FAILED
+        return [self._results.get(each.cluster_id, failed) for each in self._destinations]
 
-        Args:
-            timeout_in_millis: uint32; None waits for ever.
-
-        Returns:
-            LLM_TIMEOUT while it runs (it goes on), else the first status of a config that failed
-            before its end, LLM_FAILED when configs were left unfinished alone (decision 17), or
-            LLM_SUCCESS.
-
-        Raises:
-            TypeError: an argument has another type.
-            ValueError: a number is out of its range.
-        """
-        results = self.get_results(timeout_in_millis)
-        failures = [result for result in results if result != LLMStatusCode.LLM_SUCCESS]
-        told = [result for result in failures if result != LLMStatusCode.LLM_FAILED]
-        return next(iter(told or failures), LLMStatusCode.LLM_SUCCESS)
-
-    def get_results(self, timeout_in_millis: int | None = None) -> list[LLMStatusCode]:
-        """Wait for the end of the transfer.
-
-        Args:
-            timeout_in_millis: uint32; None waits for ever.
-
-        Returns:
-            A status for each config: LLM_TIMEOUT for all while it runs, LLM_FAILED for one that was
-            not finished (decision 17).
-        """
-        if timeout_in_millis is not None:
-            check_uint32("timeout_in_millis", timeout_in_millis)
-        seconds = None if timeout_in_millis is None else timeout_in_millis / 1000
-        if not self._done.wait(seconds):
-            return [LLMStatusCode.LLM_TIMEOUT] * len(self._destinations)
-        return [self._results[each.cluster_id] for each in self._destinations]
-
-    def exception(self) -> BaseException | None:
-        """Return the exception that ended the transfer early: the client's, or a failed layer's."""
-        return self._exception
+    def _count(self) -> int:
+        return len(self._destinations)
 
     def _run(self) -> None:
         try:
             for layer in range(self._num_layers):
                 covering = [each for each in self._destinations if layer in each.layers]
+                if self.cancelled():
+                    self._interrupt(covering)
+                    break
                 if covering and not self._send_layer(layer, covering):
                     break
         except (
@@ -302,7 +273,14 @@ class CacheTask:
             self._exception = cause
         finally:
             self._fail_what_is_left()
-            self._done.set()
+            self._end()
+
+    def _interrupt(self, covering: Sequence[_Destination]) -> None:
+        """Fail those that wanted the next layer, which nobody is asked for any more."""
+        timeout = LLMStatusCode.LLM_TIMEOUT
+        self._exception = error("transfer_cache_async: interrupted by cancel", timeout)
+        for each in covering:
+            self._results[each.cluster_id] = timeout
 
     def _fail_what_is_left(self) -> None:
         """Give each config that did not succeed a failure, also where it shares its result with one
@@ -333,6 +311,7 @@ class CacheTask:
                     self._src_blocks,
                     self._dst_blocks,
                     self._dst_block_size,
+                    self._cancelling,
                 )
             except LLMException as failure:
                 get_logger().error("transfer_cache_async: layer %d: %s", layer, failure)

@@ -276,21 +276,34 @@ void ChannelListener::Dismiss(EventLoop::Token visitor) {
     visitors_.erase(found);
 }
 
+namespace {
+
+// Waits while the listener's queue is full.
+Status ConnectChannel(int channel, const ChannelName &name, const Deadline &deadline) {
+    sockaddr_un address;
+    const socklen_t size = AddressOf(name, &address);
+    do {
+        const int ms = deadline.NextLookMs();
+        const timeval patience{ms / 1000, static_cast<suseconds_t>(ms % 1000) * 1000 + 1};
+        setsockopt(channel, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+        if (connect(channel, reinterpret_cast<sockaddr *>(&address), size) == 0)
+            return Status::Ok();
+        if (errno != EAGAIN && errno != EINTR) {
+            return ErrnoFailure(LLDD_FAILED, errno,
+                                "not on this host or in another network namespace");
+        }
+        deadline.LookAtCaller();
+    } while (!deadline.passed());
+    return Failure(LLDD_TIMEOUT, "the peer's channel does not answer in time");
+}
+
+}  // namespace
+
 Status ExchangeOverChannel(const ChannelName &name, const LinkNonce &nonce, const ChannelGift &own,
                            const Deadline &deadline, ChannelGift *gift, pid_t *pid) {
     Fd channel(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
     if (!channel) return ErrnoFailure(LLDD_LINK_FAILED, errno, "cannot make a socket");
-    // Connecting waits while the listener's queue is full, at most for this long.
-    const int ms = deadline.RemainingMs();
-    const timeval patience{ms / 1000, static_cast<suseconds_t>(ms % 1000) * 1000 + 1};
-    setsockopt(channel.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-    sockaddr_un address;
-    const socklen_t size = AddressOf(name, &address);
-    if (connect(channel.get(), reinterpret_cast<sockaddr *>(&address), size) != 0) {
-        if (errno == EAGAIN)
-            return Failure(LLDD_TIMEOUT, "the peer's channel does not answer in time");
-        return ErrnoFailure(LLDD_FAILED, errno, "not on this host or in another network namespace");
-    }
+    LLDD_RETURN_IF_ERROR(ConnectChannel(channel.get(), name, deadline));
     LLDD_RETURN_IF_ERROR(Send(channel.get(), nonce, own));
     if (!WaitFor(channel.get(), POLLIN, deadline).ok()) {
         return Failure(LLDD_TIMEOUT, "the peer's channel does not answer in time");

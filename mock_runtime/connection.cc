@@ -17,21 +17,21 @@ namespace lldd::mock {
 class MockConnection::TransferGate final : public Gate {
 public:
     TransferGate(const PeerPassage &passage, const PeerMemory &peer, const Deadline &deadline)
-        : passage_(passage), peer_(peer), deadline_(deadline) {}
+        : passage_(passage), peer_(peer), until_(deadline) {}
 
     MoveFailure Check() const override {
         if (passage_.peer_gone().load(std::memory_order_relaxed) ||
             passage_.peer_side().alive.load(std::memory_order_seq_cst) == 0) {
             return {MoveFailure::kPeerGone, 0, 0};
         }
-        if (deadline_.passed()) return {MoveFailure::kTimeout, 0, 0};
+        if (until_.Passed()) return {MoveFailure::kTimeout, 0, 0};
         return peer_.FirstWithdrawn();
     }
 
 private:
     const PeerPassage &passage_;
     const PeerMemory &peer_;
-    const Deadline &deadline_;
+    const MovingUntil until_;
 };
 
 MockConnection::MockConnection(DeviceParts *device, const ConnectionSetup &setup, EndpointData peer)
@@ -147,7 +147,7 @@ Status MockConnection::Transfer(Direction direction, const Run *runs, size_t cou
         const MoveFailure failure = MovePlanned(*plan, direction, deadline);
         if (!failure.failed()) return Status::Ok();
         if (failure.kind != MoveFailure::kRefused) return ExplainWithEnd(failure);
-        peer_.CmaIsRefused();
+        peer_.CmaIsRefused(failure.error);
     }
 }
 

@@ -19,17 +19,17 @@
 namespace lldd::mock {
 namespace {
 
-// A local copy ends early for nothing but its deadline.
+// A local copy ends early for its deadline and for Ctrl-C alone.
 class DeadlineGate final : public Gate {
 public:
-    explicit DeadlineGate(const Deadline &deadline) : deadline_(deadline) {}
+    explicit DeadlineGate(const Deadline &deadline) : until_(deadline) {}
     MoveFailure Check() const override {
-        if (deadline_.passed()) return {MoveFailure::kTimeout, 0, 0};
+        if (until_.Passed()) return {MoveFailure::kTimeout, 0, 0};
         return {};
     }
 
 private:
-    const Deadline &deadline_;
+    const MovingUntil until_;
 };
 
 // Devices that are open in this process; the parent's are not a child's.

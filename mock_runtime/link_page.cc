@@ -63,12 +63,14 @@ bool WaitForPassage(LinkSide &side, const std::atomic<bool> &peer_gone, const Pe
     if ((seen & 1) == 0) return true;
     side.waiters.fetch_add(1, std::memory_order_seq_cst);
     bool over = false;
+    CallerWatch watch;
     for (;;) {
         const uint32_t now = side.passage.load(std::memory_order_seq_cst);
         const bool gone = peer_gone.load();
         over = ((now ^ seen) & ~kStopWaiting) != 0 || (gone && process.HasEnded());
         if (over || deadline.passed()) break;
         SleepWhile(side.passage, now, gone ? SoonerOf(deadline, kProcessEnds) : deadline);
+        watch.Look(deadline, Deadline::Clock::now());
     }
     side.waiters.fetch_sub(1, std::memory_order_seq_cst);
     return over;

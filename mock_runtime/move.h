@@ -6,7 +6,10 @@
 
 #include <cstdint>
 #include <string>
+#include <thread>
 
+#include "base/deadline.h"
+#include "base/interpreter.h"
 #include "base/status.h"
 
 namespace lldd::mock {
@@ -47,6 +50,25 @@ class Gate {
 public:
     virtual ~Gate() = default;
     virtual MoveFailure Check() const = 0;
+};
+
+// The deadline of bytes that the calling thread moves, perhaps with helpers: that thread looks at the
+// caller between chunks. Made by it; `deadline` must outlive it.
+class MovingUntil {
+public:
+    explicit MovingUntil(const Deadline &deadline) : deadline_(deadline) {}
+    // Any thread.
+    bool Passed() const {
+        const auto now = Deadline::Clock::now();
+        if (std::this_thread::get_id() == caller_) watch_.Look(deadline_, now);
+        return deadline_.passed(now);
+    }
+
+private:
+    const Deadline &deadline_;
+    // None if the caller's thread does not learn of Ctrl-C.
+    const std::thread::id caller_ = OnMainThread() ? std::this_thread::get_id() : std::thread::id();
+    mutable CallerWatch watch_;  // of that thread
 };
 
 }  // namespace lldd::mock

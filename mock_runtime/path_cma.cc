@@ -10,6 +10,10 @@ namespace {
 
 constexpr MoveFailure kGone{MoveFailure::kPeerGone, 0, 0};
 
+// What the kernel answers where it does not let this process use the calls at all: Yama and
+// capabilities EPERM, filters of containers and policies any of these.
+bool IsRefusal(int error) { return error == EPERM || error == EACCES || error == ENOSYS; }
+
 }  // namespace
 
 MoveFailure CmaMove::MoveChunk(size_t chunk) {
@@ -51,14 +55,14 @@ MoveFailure CmaMove::CheckCookie() const {
     const iovec here{cookie.data(), cookie.size()};
     const iovec there{Pointer(peer_.cookie_addr), cookie.size()};
     const VmResult result = VmRead(pid_, &here, &there, 1, cookie.size());
-    if (result.error == EPERM) return {MoveFailure::kRefused, EPERM, 0};
+    if (IsRefusal(result.error)) return {MoveFailure::kRefused, result.error, 0};
     if (result.error != 0 || cookie != peer_.cookie) return kGone;
     return {};
 }
 
 MoveFailure CmaMove::Explain(const VmResult &result, size_t chunk) const {
     if (result.error == ESRCH) return kGone;
-    if (result.error == EPERM) return {MoveFailure::kRefused, EPERM, 0};
+    if (IsRefusal(result.error)) return {MoveFailure::kRefused, result.error, 0};
     if (result.error != EFAULT) return {MoveFailure::kSystem, result.error, 0};
     uint64_t moved = result.moved;
     const Piece *piece = batch_.begin(chunk);

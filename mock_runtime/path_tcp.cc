@@ -174,6 +174,7 @@ MoveFailure TcpPath::MoveOrRepeat(Direction direction, const Deadline &deadline)
 MoveFailure TcpPath::Exchange(const Deadline &deadline) {
     bool can_send = true;
     bool can_receive = false;
+    CallerWatch watch;
     while (received_.request < requests_.size()) {
         if (can_send && WantsToSend()) {
             const MoveFailure failure = SendSome(&can_send);
@@ -186,13 +187,13 @@ MoveFailure TcpPath::Exchange(const Deadline &deadline) {
         if (received_.request == requests_.size()) break;
         // Asked even when bytes flow: a slow peer must not stretch the transfer.
         if (peer_gone_.load(std::memory_order_relaxed)) return {MoveFailure::kPeerGone, 0, 0};
+        watch.Look(deadline, Deadline::Clock::now());
         const int ms = deadline.NextLookMs();
         if (ms == 0) return {MoveFailure::kTimeout, 0, 0};
         if (can_receive || (can_send && WantsToSend())) continue;
         pollfd stream{stream_.get(), static_cast<short>(POLLIN | (WantsToSend() ? POLLOUT : 0)), 0};
         const int ready = poll(&stream, 1, ms);
         if (ready < 0 && errno != EINTR) return {MoveFailure::kSystem, errno, 0};
-        if (ready == 0) deadline.LookAtCaller();
         // An error or the end of the stream is what the next call says.
         can_receive = (stream.revents & ~POLLOUT) != 0;
         can_send = can_send || (stream.revents & POLLOUT) != 0;

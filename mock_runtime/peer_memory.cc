@@ -2,8 +2,10 @@
 #include "mock_runtime/peer_memory.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
+#include "base/log.h"
 #include "mock_runtime/host_memory.h"
 #include "mock_runtime/process_vm.h"
 
@@ -37,7 +39,10 @@ void PeerMemory::IsOnThisHost(pid_t pid, std::vector<PoolOffer> *pools) {
     pid_ = pid;
     for (PoolOffer &offer : *pools) {
         const Status mapped = MapPool(std::move(offer));
-        if (!mapped.ok()) why_not_mapped_ = mapped.text();
+        if (mapped.ok()) continue;
+        why_not_mapped_ = mapped.text();
+        LLDD_LOG(LLDD_LOG_WARNING, "a pool of %s is not mapped, and is reached otherwise: %s",
+                 Name().c_str(), why_not_mapped_.c_str());
     }
 }
 
@@ -78,10 +83,18 @@ void PeerMemory::DecidePaths() {
     DecidePathsLocked();
 }
 
-void PeerMemory::CmaIsRefused() {
-    MutexLock lock(paths_mutex_);
-    why_not_cma_ = "the kernel refuses process_vm calls to the peer since the link was made";
-    DecidePathsLocked();
+void PeerMemory::CmaIsRefused(int error) {
+    std::string instead;
+    {
+        MutexLock lock(paths_mutex_);
+        why_not_cma_ =
+            Format("the kernel refuses process_vm calls to the peer since the link was made: %s",
+                   strerror(error));
+        DecidePathsLocked();
+        instead = path_to_registered_.path;
+    }
+    LLDD_LOG(LLDD_LOG_WARNING, "%s: %s; its registered memory is reached by %s from now on",
+             Name().c_str(), why_not_cma_.c_str(), instead.c_str());
 }
 
 void PeerMemory::DecidePathsLocked() {

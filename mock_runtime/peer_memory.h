@@ -71,7 +71,7 @@ public:
     Status Unreachable(const PeerRegion &region, uint64_t addr) const;
     // The peer has forbidden it since the link was made (PR_SET_DUMPABLE): the next transport takes
     // over.
-    void CmaIsRefused();
+    void CmaIsRefused(int error);
 
     // No transfer will follow: gives back the regions and the mappings. Paths() stays as it is.
     void Forget();

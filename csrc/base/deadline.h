@@ -40,7 +40,10 @@ public:
     }
 
     Clock::time_point when() const { return when_; }
-    bool passed() const { return cause() != InterruptCause::kNone || Clock::now() >= when_; }
+    bool passed() const { return passed(Clock::now()); }
+    bool passed(Clock::time_point now) const {
+        return cause() != InterruptCause::kNone || now >= when_;
+    }
     InterruptCause cause() const {
         return interruption_ == nullptr ? InterruptCause::kNone : interruption_->cause();
     }
@@ -73,16 +76,40 @@ public:
             interruption_->Raise(InterruptCause::kCaller);
     }
 
+    // A wait that can be interrupted ends at most so long after the interruption.
+    static constexpr int kLookAgainMs = 50;
+
 private:
     explicit Deadline(Clock::time_point when) : when_(when) {}
 
     static constexpr uint64_t kLongestMs = 0x7FFFFFFF;
     static constexpr std::chrono::nanoseconds kAlmostOneMs{999999};
-    // A wait that can be interrupted ends at most so long after the interruption.
-    static constexpr int kLookAgainMs = 50;
 
     Clock::time_point when_;
     Interruption *interruption_ = nullptr;
+};
+
+// Looks at the caller every Deadline::kLookAgainMs, for a call that moves bytes or is woken often: one
+// that only waited might never get to it. Of one thread.
+class CallerWatch {
+public:
+    bool Due(Deadline::Clock::time_point now) {
+        if (next_ == Deadline::Clock::time_point::min()) Restart(now);
+        return now >= next_;
+    }
+    // No lock may be held.
+    void Look(const Deadline &deadline, Deadline::Clock::time_point now) {
+        if (!Due(now)) return;
+        deadline.LookAtCaller();
+        Restart(now);
+    }
+
+private:
+    void Restart(Deadline::Clock::time_point now) {
+        next_ = now + std::chrono::milliseconds(Deadline::kLookAgainMs);
+    }
+
+    Deadline::Clock::time_point next_ = Deadline::Clock::time_point::min();
 };
 
 // Waits until `condition()`, which is asked with the lock held. False: the deadline has passed. Not
@@ -90,12 +117,17 @@ private:
 template <typename Condition>
 bool WaitUntil(std::condition_variable &changed, std::unique_lock<std::mutex> &lock,
                const Deadline &deadline, const Condition &condition) LLDD_NOT_ANALYSED {
+    CallerWatch watch;
     while (!condition()) {
-        if (deadline.passed()) return false;
-        if (changed.wait_until(lock, deadline.NextLook()) == std::cv_status::no_timeout) continue;
-        lock.unlock();
-        deadline.LookAtCaller();
-        lock.lock();
+        auto now = Deadline::Clock::now();
+        if (deadline.passed(now)) return false;
+        if (watch.Due(now)) {
+            lock.unlock();
+            watch.Look(deadline, now);
+            lock.lock();
+            continue;
+        }
+        changed.wait_until(lock, deadline.NextLook());
     }
     return true;
 }

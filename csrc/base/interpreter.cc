@@ -5,6 +5,8 @@
 
 #include <sys/syscall.h>
 
+#include "base/fork.h"
+
 // Of the interpreter's stable functions, those needed here. Null in a process without one.
 extern "C" {
 __attribute__((weak)) int Py_IsInitialized(void);
@@ -16,13 +18,24 @@ __attribute__((weak)) void PyErr_SetInterrupt(void);
 
 namespace lldd {
 
+bool OnMainThread() {
+    struct Known {
+        unsigned generation;  // in a child another thread may be the main one
+        bool is_main;
+    };
+    static thread_local Known known{ForkGeneration() - 1, false};
+    if (known.generation != ForkGeneration())
+        known = {ForkGeneration(), syscall(SYS_gettid) == getpid()};
+    return known.is_main;
+}
+
 bool CallerInterrupted() {
     if (Py_IsInitialized == nullptr || PyGILState_Ensure == nullptr ||
         PyGILState_Release == nullptr || PyOS_InterruptOccurred == nullptr ||
         PyErr_SetInterrupt == nullptr) {
         return false;
     }
-    if (syscall(SYS_gettid) != getpid() || Py_IsInitialized() == 0) return false;
+    if (!OnMainThread() || Py_IsInitialized() == 0) return false;
     const int state = PyGILState_Ensure();
     const bool interrupted = PyOS_InterruptOccurred() != 0;
     // Asking has cleared it. No bytecode runs here, so the handler waits for the end of the call.

@@ -180,12 +180,14 @@ Status WaitFor(int fd, short events, const Deadline &deadline) {
 
 Status SendAll(int fd, const void *data, size_t size, const Deadline &deadline) {
     const char *next = static_cast<const char *>(data);
+    CallerWatch watch;
     while (size > 0) {
         const ssize_t sent = send(fd, next, size, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent > 0) {
             next += sent;
             size -= static_cast<size_t>(sent);
         } else if (errno == EAGAIN) {
+            watch.Look(deadline, Deadline::Clock::now());
             LLDD_RETURN_IF_ERROR(WaitFor(fd, POLLOUT, deadline));
         } else if (errno != EINTR) {
             return ErrnoFailure(LLDD_FAILED, errno, "connection closed");
@@ -196,6 +198,7 @@ Status SendAll(int fd, const void *data, size_t size, const Deadline &deadline) 
 
 Status ReceiveAll(int fd, void *data, size_t size, const Deadline &deadline) {
     char *next = static_cast<char *>(data);
+    CallerWatch watch;
     while (size > 0) {
         const ssize_t received = recv(fd, next, size, MSG_DONTWAIT);
         if (received > 0) {
@@ -204,6 +207,7 @@ Status ReceiveAll(int fd, void *data, size_t size, const Deadline &deadline) {
         } else if (received == 0) {
             return Failure(LLDD_FAILED, "connection closed");
         } else if (errno == EAGAIN) {
+            watch.Look(deadline, Deadline::Clock::now());
             LLDD_RETURN_IF_ERROR(WaitFor(fd, POLLIN, deadline));
         } else if (errno != EINTR) {
             return ErrnoFailure(LLDD_FAILED, errno, "connection closed");

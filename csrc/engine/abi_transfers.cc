@@ -6,6 +6,7 @@
 #include "engine/abi_structs.h"
 #include "engine/engine.h"
 #include "engine/scratch.h"
+#include "engine/token.h"
 #include "llm_datadist.h"
 
 namespace {
@@ -13,6 +14,7 @@ namespace {
 using lldd::Engine;
 using lldd::Status;
 using lldd::abi::CheckList;
+using lldd::abi::Guarded;
 using lldd::abi::OnEngine;
 using lldd::abi::ReadKey;
 using lldd::abi::ReadStruct;
@@ -82,6 +84,26 @@ lldd_status lldd_transfer_layer(lldd_engine *handle, const lldd_transfer_args *a
         });
     });
 }
+
+// ---- tokens ----
+
+lldd_status lldd_token_new(lldd_token **token) {
+    return Guarded([&]() -> Status {
+        if (token == nullptr) return lldd::Failure(LLDD_PARAM_INVALID, "token is null");
+        *token = new lldd_token;
+        return Status::Ok();
+    });
+}
+
+lldd_status lldd_token_cancel(lldd_token *token) {
+    return Guarded([&]() -> Status {
+        if (token == nullptr) return lldd::Failure(LLDD_PARAM_INVALID, "token is null");
+        token->interruption.Raise(lldd::InterruptCause::kCancel);
+        return Status::Ok();
+    });
+}
+
+void lldd_token_free(lldd_token *token) { delete token; }
 
 // ---- local copies ----
 

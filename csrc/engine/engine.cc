@@ -167,6 +167,7 @@ void Engine::StartLinks(const lldd_config &config) {
     group_options.cluster_id = cluster_id_;
     group_options.total_time_s = config.link_total_time_s;
     group_options.sync_timeout_ms = sync_timeout_ms_;
+    group_options.closing = &closing_;
     group_options.peer_timeout_ms = peer_timeout_ms_;
     groups_ = std::make_unique<Groups>(loop_.get(), directory_.get(), acceptor_.get(),
                                        initiator_.get(), &notices_, group_options);
@@ -194,10 +195,12 @@ Status Engine::Close() {
             link->Interrupt(InterruptCause::kFinalize);
     }
     gate_.WaitUntilEmpty();
-    if (groups_ != nullptr) groups_->Close();
+    // Ctrl-C ends the waits for peers; everything is taken down all the same.
+    Interruption call;
+    if (groups_ != nullptr) groups_->Close(SyncDeadline().InterruptedBy(&call));
     if (initiator_ != nullptr) {
         acceptor_->Close();
-        initiator_->EndAll(SyncDeadline());
+        initiator_->EndAll(SyncDeadline().InterruptedBy(&call));
     }
     // The memory of the caches goes with the pools; registrations of the client's memory with the
     // device.
@@ -313,7 +316,8 @@ Status Engine::JoinGroup(const GroupSpec &spec, uint64_t *comm_id) {
 
 Status Engine::LeaveGroup(uint64_t comm_id) {
     LLDD_RETURN_IF_ERROR(CheckHasGroups());
-    return groups_->Leave(comm_id);
+    Interruption call(&closing_);
+    return groups_->Leave(comm_id, SyncDeadline().InterruptedBy(&call));
 }
 
 Status Engine::GroupState(uint64_t comm_id, uint32_t *state) {
@@ -444,7 +448,8 @@ Status Engine::Deallocate(int64_t cache_id) {
 Status Engine::Unregister(int64_t cache_id) {
     const CacheRef cache = store_.Unregister(cache_id);
     if (cache == nullptr || !cache->registered) return Status::Ok();
-    const Deadline deadline = SyncDeadline();
+    Interruption call(&closing_);
+    const Deadline deadline = SyncDeadline().InterruptedBy(&call);
     Status status;
     if (!in_use_.WaitUntilUnused(cache_id, deadline)) {
         status = Failure(
@@ -452,7 +457,8 @@ Status Engine::Unregister(int64_t cache_id) {
             "cache %lld is unregistered, but a transfer of this engine still uses its memory",
             Printable(cache_id));
     }
-    if (!cache->remote_accessible && mode_ != LLDD_MODE_REQUEST) return status;
+    if (!cache->remote_accessible && mode_ != LLDD_MODE_REQUEST)
+        return WithCause(std::move(status), deadline.cause());
     for (const uint64_t addr : cache->addrs) {
         if (addr == 0) continue;
         const Status withdrawn = device_->Unregister(addr, cache->shape.tensor_bytes, deadline);
@@ -463,7 +469,7 @@ Status Engine::Unregister(int64_t cache_id) {
                             withdrawn.raw());
         }
     }
-    return status;
+    return WithCause(std::move(status), deadline.cause());
 }
 
 Status Engine::RemoveKey(const lldd_cache_key &key) {

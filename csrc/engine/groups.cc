@@ -40,7 +40,7 @@ std::string Describe(const GroupSpec &spec) {
 
 }  // namespace
 
-Groups::~Groups() { Close(); }
+Groups::~Groups() { Close(Deadline::InMs(options_.sync_timeout_ms)); }
 
 Status Groups::Check(const GroupSpec &spec) const {
     if (spec.name.empty() || spec.name.size() > kMaxName) {
@@ -111,7 +111,7 @@ Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
     });
     if (!status.ok()) {
         // This end may have dialled a member already.
-        const Status ended = EndLinks(group);
+        const Status ended = EndLinks(group, Deadline::InMs(options_.sync_timeout_ms));
         if (!ended.ok()) LLDD_LOG(LLDD_LOG_WARNING, "join that failed: %s", ended.text().c_str());
         return status;
     }
@@ -180,7 +180,7 @@ Status Groups::Attend(const GroupPtr &group) {
     return Status::Ok();
 }
 
-Status Groups::Leave(uint64_t comm_id) {
+Status Groups::Leave(uint64_t comm_id, const Deadline &deadline) {
     GroupPtr group;
     {
         MutexLock lock(mutex_);
@@ -195,10 +195,10 @@ Status Groups::Leave(uint64_t comm_id) {
         LLDD_ON_IO_THREAD(*loop_);
         EndMeeting(group);
     });
-    return EndLinks(group);
+    return EndLinks(group, deadline);
 }
 
-Status Groups::EndLinks(const GroupPtr &group) {
+Status Groups::EndLinks(const GroupPtr &group, const Deadline &deadline) {
     std::map<uint64_t, std::shared_ptr<Link>> links;
     {
         // A link that is being made finds the group left, and is taken down by the thread that
@@ -210,7 +210,7 @@ Status Groups::EndLinks(const GroupPtr &group) {
     Status status;
     for (const auto &entry : links) {
         const Status ended =
-            initiator_->EndGroupLink(entry.second, Deadline::InMs(options_.sync_timeout_ms));
+            WithCause(initiator_->EndGroupLink(entry.second, deadline), deadline.cause());
         if (!ended.ok()) status = Failure(LLDD_UNLINK_FAILED, "%s", ended.text().c_str());
     }
     return status;
@@ -226,7 +226,7 @@ Status Groups::State(uint64_t comm_id, uint32_t *state) const {
     return Status::Ok();
 }
 
-void Groups::Close() {
+void Groups::Close(const Deadline &deadline) {
     {
         MutexLock lock(tasks_mutex_);
         stopping_ = true;
@@ -238,7 +238,7 @@ void Groups::Close() {
         for (const auto &entry : groups_) ids.push_back(entry.first);
     }
     for (const uint64_t id : ids) {
-        const Status status = Leave(id);
+        const Status status = Leave(id, deadline);
         if (!status.ok())
             LLDD_LOG(LLDD_LOG_WARNING, "communicator left: %s", status.text().c_str());
     }
@@ -300,8 +300,10 @@ void Groups::Dial(const GroupPtr &group, uint64_t peer, const SocketAddress &add
     }
     Post([this, group, peer, address] {
         std::shared_ptr<Link> link;
-        Status status = initiator_->LinkForGroup(address, peer, group->spec.name, group->comm_id,
-                                                 Deadline::InMs(kDialMs), &link);
+        Interruption call(options_.closing);
+        Status status =
+            initiator_->LinkForGroup(address, peer, group->spec.name, group->comm_id,
+                                     Deadline::InMs(kDialMs).InterruptedBy(&call), &link);
         if (status.ok() && AddLink(group, link)) return;
         if (!status.ok()) {
             Fail(group, status.text());

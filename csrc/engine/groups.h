@@ -48,6 +48,8 @@ public:
         uint64_t cluster_id = 0;
         uint32_t total_time_s = 0;
         uint32_t sync_timeout_ms = 0;
+        // Raised when the engine is closed; null: it is not.
+        const Interruption *closing = nullptr;
         uint32_t peer_timeout_ms = 0;  // see WatchPeerHost
     };
 
@@ -64,10 +66,10 @@ public:
     Groups &operator=(const Groups &) = delete;
 
     Status Join(const GroupSpec &spec, uint64_t *comm_id);
-    Status Leave(uint64_t comm_id);
+    Status Leave(uint64_t comm_id, const Deadline &deadline);
     Status State(uint64_t comm_id, uint32_t *state) const;
-    // Leaves all groups and ends the thread. No call may be under way.
-    void Close();
+    // Leaves all groups until the deadline and ends the thread. No call may be under way.
+    void Close(const Deadline &deadline);
 
     bool Expects(const std::string &group, uint64_t cluster_id) override;
     bool OnAccepted(const std::shared_ptr<Link> &link) override;
@@ -98,7 +100,7 @@ private:
     void Dial(const GroupPtr &group, uint64_t peer, const SocketAddress &address);
     bool AddLink(const GroupPtr &group, const std::shared_ptr<Link> &link);
     void Fail(const GroupPtr &group, const std::string &why);
-    Status EndLinks(const GroupPtr &group);
+    Status EndLinks(const GroupPtr &group, const Deadline &deadline);
     void EndMeeting(const GroupPtr &group) LLDD_REQUIRES(*loop_);
     void Post(std::function<void()> task);
     void Work();

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <future>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -19,9 +20,10 @@ namespace {
 // How many clusters of one call are handled at the same time.
 constexpr size_t kParallel = 16;
 
-// The results of body(spec) for each spec, several at a time.
+// The results of body(spec) for each spec, several at a time, all until the deadline.
 template <typename Body>
-std::vector<ClusterResult> InParallel(const std::vector<ClusterSpec> &specs, const Body &body) {
+std::vector<ClusterResult> InParallel(const std::vector<ClusterSpec> &specs,
+                                      const Deadline &deadline, const Body &body) {
     const size_t count = specs.size();
     std::vector<ClusterResult> results(count);
     std::atomic<size_t> next{0};
@@ -29,6 +31,7 @@ std::vector<ClusterResult> InParallel(const std::vector<ClusterSpec> &specs, con
         for (size_t i = next++; i < count; i = next++) {
             try {
                 results[i] = body(specs[i]);
+                results[i].status = WithCause(std::move(results[i].status), deadline.cause());
             } catch (const std::exception &error) {
                 results[i].status =
                     Failure(LLDD_FAILED, "an error inside the library: %s", error.what());
@@ -36,9 +39,13 @@ std::vector<ClusterResult> InParallel(const std::vector<ClusterSpec> &specs, con
         }
     };
     std::vector<std::thread> threads;
-    for (size_t i = 1; i < std::min(count, kParallel); ++i) {
+    std::vector<std::promise<void>> ends(count == 0 ? 0 : std::min(count, kParallel) - 1);
+    for (std::promise<void> &end : ends) {
         try {
-            threads.push_back(StartThread("lldd-link", work));
+            threads.push_back(StartThread("lldd-link", [&] {
+                work();
+                end.set_value();
+            }));
         } catch (const std::system_error &error) {
             // Fewer threads only make it slower.
             LLDD_LOG(LLDD_LOG_WARNING, "cannot start a thread for linking: %s", error.what());
@@ -46,7 +53,15 @@ std::vector<ClusterResult> InParallel(const std::vector<ClusterSpec> &specs, con
         }
     }
     work();
-    for (std::thread &thread : threads) thread.join();
+    // Only the caller's thread learns of Ctrl-C, so it looks as long as the others wait.
+    for (size_t i = 0; i < threads.size(); ++i) {
+        const std::future<void> ended = ends[i].get_future();
+        while (ended.wait_until(deadline.NextLook()) != std::future_status::ready &&
+               !deadline.passed()) {
+            deadline.LookAtCaller();
+        }
+        threads[i].join();
+    }
     return results;
 }
 
@@ -71,7 +86,8 @@ Status OneRemoteAddress(const ClusterSpec &spec, SocketAddress *address) {
 std::vector<ClusterResult> LinkInitiator::LinkClusters(const std::vector<ClusterSpec> &specs,
                                                        const Deadline &deadline) {
     LLDD_OFF_IO_THREAD(*loop_);
-    return InParallel(specs, [&](const ClusterSpec &spec) { return LinkOne(spec, deadline); });
+    return InParallel(specs, deadline,
+                      [&](const ClusterSpec &spec) { return LinkOne(spec, deadline); });
 }
 
 ClusterResult LinkInitiator::LinkOne(const ClusterSpec &spec, const Deadline &deadline) {
@@ -314,7 +330,7 @@ Status LinkInitiator::Confirm(const LinkPtr &link, const Deadline &deadline) {
 std::vector<ClusterResult> LinkInitiator::UnlinkClusters(const std::vector<ClusterSpec> &specs,
                                                          const Deadline &deadline, bool force) {
     LLDD_OFF_IO_THREAD(*loop_);
-    return InParallel(specs,
+    return InParallel(specs, deadline,
                       [&](const ClusterSpec &spec) { return UnlinkOne(spec, deadline, force); });
 }
 

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/local_copies.h"
 
+#include <utility>
+
 #include "base/deadline.h"
+#include "base/interruption.h"
 #include "engine/plan_copy.h"
 
 namespace lldd {
@@ -14,8 +17,10 @@ constexpr uint64_t kLocalCopyMs = 600'000;
 
 Status LocalCopies::Move(const std::vector<Run> &runs, Placement to, Placement from) {
     if (!runs.empty()) {
-        LLDD_RETURN_IF_ERROR(
-            device_->Copy(runs.data(), runs.size(), to, from, Deadline::InMs(kLocalCopyMs)));
+        Interruption call;
+        const Deadline deadline = Deadline::InMs(kLocalCopyMs).InterruptedBy(&call);
+        Status status = device_->Copy(runs.data(), runs.size(), to, from, deadline);
+        LLDD_RETURN_IF_ERROR(WithCause(std::move(status), deadline.cause()));
     }
     count_.fetch_add(1, std::memory_order_relaxed);
     return Status::Ok();

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/transfers.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/codec.h"
+#include "engine/token.h"
 
 namespace lldd {
 namespace {
@@ -50,30 +52,29 @@ lldd_transfer_args OneLayerOf(const lldd_push_args &args) {
     one.dst_blocks = args.dst_blocks;
     one.num_dst_blocks = args.num_dst_blocks;
     one.src_batch_index = args.src_batch_index;
+    one.token = args.token;
     return one;
 }
 
-// What a transfer that was interrupted answers, wherever it was by then.
-Status Interrupted(InterruptCause cause) {
-    const char *by = cause == InterruptCause::kUnlink     ? "unlink"
-                     : cause == InterruptCause::kFinalize ? "finalize"
-                                                          : "the caller";
-    return Failure(LLDD_TIMEOUT, "interrupted by %s", by);
+// That of a transfer whose caller has waited so long already.
+Deadline DeadlineAfter(uint32_t waited_ms, uint32_t sync_timeout_ms) {
+    return Deadline::InMs(sync_timeout_ms - std::min(waited_ms, sync_timeout_ms));
 }
 
 // Runs body(until) with the turn of the link, for which other transfers of it are waited for. The
-// deadline is that of the whole call; `until` is the same one, which ends with the link.
+// deadline is that of the whole call; `until` is the same one, which ends with the link, or with the
+// token.
 template <typename Body>
-Status InTurn(const std::shared_ptr<Link> &link, const Deadline &deadline, const Body &body) {
-    Interruption call(&link->interruption());
+Status InTurn(const std::shared_ptr<Link> &link, const Deadline &deadline, const lldd_token *token,
+              const Body &body) {
+    Interruption call(&link->interruption(), token == nullptr ? nullptr : &token->interruption);
     const Deadline until = deadline.InterruptedBy(&call);
     const Link::Turn turn(link, until);
     if (until.cause() != InterruptCause::kNone) return Interrupted(until.cause());
     if (!turn) return Failure(LLDD_TIMEOUT, "not done in time: other transfers have the link");
-    Status status = body(until);
-    if (status.code() != LLDD_TIMEOUT || until.cause() == InterruptCause::kNone) return status;
     // The text says what a push has left behind.
-    return std::move(status).WithPrefix(Interrupted(until.cause()).text() + ": ");
+    Status status = body(until);
+    return WithCause(std::move(status), until.cause());
 }
 
 }  // namespace
@@ -121,7 +122,7 @@ Status Transfers::ReadTable(Link *link, const Deadline &deadline, const PeerTabl
 Status Transfers::Pull(const lldd_pull_args &args, const lldd_cache_key &key,
                        TransferScratch *scratch) {
     return Count([&]() -> Status {
-        const Deadline deadline = Deadline::InMs(options_.sync_timeout_ms);
+        const Deadline deadline = DeadlineAfter(args.waited_ms, options_.sync_timeout_ms);
         LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(args.tensors_per_layer));
         if (key.cluster_id == options_.cluster_id) {
             return Failure(LLDD_PARAM_INVALID,
@@ -135,7 +136,7 @@ Status Transfers::Pull(const lldd_pull_args &args, const lldd_cache_key &key,
         LLDD_RETURN_IF_ERROR(CheckPull(request, &scratch->pairs));
         std::shared_ptr<Link> link;
         LLDD_RETURN_IF_ERROR(FindLink(key.cluster_id, &link));
-        Status status = InTurn(link, deadline, [&](const Deadline &until) {
+        Status status = InTurn(link, deadline, args.token, [&](const Deadline &until) {
             link->turn().AssertHeld();
             return PullInTurn({key, request, *local}, link.get(), until, scratch);
         });
@@ -313,6 +314,7 @@ Status Transfers::Push(const lldd_push_args &args, const lldd_cache_key &key,
         source.runs = &scratch->runs;
         source.notice_left = &scratch->notice_left;
         source.request.args = OneLayerOf(args);
+        source.waited_ms = args.waited_ms;
         source.request.local = PlanOf(*source.cache);
         const uint32_t num_layers = args.num_layers != LLDD_ALL_LAYERS
                                         ? args.num_layers
@@ -354,11 +356,13 @@ Status Transfers::TransferLayer(const lldd_transfer_args &args, const lldd_cache
 }
 
 Status Transfers::PushLayer(PushSource *source, const lldd_cache_key &key) {
-    const Deadline deadline = Deadline::InMs(options_.sync_timeout_ms);
+    const Deadline deadline =
+        DeadlineAfter(std::exchange(source->waited_ms, 0), options_.sync_timeout_ms);
     std::shared_ptr<Link> link;
     LLDD_RETURN_IF_ERROR(FindLink(key.cluster_id, &link));
     uint64_t bytes = 0;
-    Status status = InTurn(link, deadline, [&](const Deadline &until) {
+    const lldd_token *const token = source->request.args.token;
+    Status status = InTurn(link, deadline, token, [&](const Deadline &until) {
         link->turn().AssertHeld();
         return PushLayerInTurn(source, key, link.get(), until, &bytes);
     });
@@ -413,7 +417,7 @@ Status Transfers::SendToAddresses(PushSource *source) {
     std::shared_ptr<Link> link;
     LLDD_RETURN_IF_ERROR(FindLink(args.dst_cluster_id, &link));
     uint64_t bytes = 0;
-    Status status = InTurn(link, deadline, [&](const Deadline &until) {
+    Status status = InTurn(link, deadline, args.token, [&](const Deadline &until) {
         link->turn().AssertHeld();
         return SendToAddressesInTurn(source, link.get(), until, &bytes);
     });

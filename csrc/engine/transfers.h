@@ -72,6 +72,7 @@ private:
         KeyTarget target;  // unless the destination is given by addresses
         std::vector<Run> *runs = nullptr;
         bool *notice_left = nullptr;
+        uint32_t waited_ms = 0;  // by the caller, before the layer that is sent next
     };
 
     Status FindLink(uint64_t cluster_id, std::shared_ptr<Link> *link) const;

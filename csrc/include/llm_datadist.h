@@ -211,6 +211,9 @@ typedef uint32_t lldd_status;
 /* One participant. Opaque. */
 typedef struct lldd_engine lldd_engine;
 
+/* Ends transfers from another thread, see lldd_token_cancel(). Opaque. */
+typedef struct lldd_token lldd_token;
+
 /* One line of the layout table: a member of a struct, or (field empty) the struct itself with its size. */
 typedef struct lldd_field {
     const char *type;  /* "lldd_config" */
@@ -327,7 +330,8 @@ typedef struct lldd_pull_args {
     uint32_t src_layer_count;     /* a count of 0 means no range was given */
     uint32_t dst_layer_start;
     uint32_t dst_layer_count;
-    uint32_t reserved;
+    uint32_t waited_ms;           /* how long the caller has waited before the call: it ends so much earlier */
+    lldd_token *token;            /* ends the call early; or null */
 } lldd_pull_args;
 
 /* A push: which bytes of an own cache go where in a peer's cache. */
@@ -345,6 +349,9 @@ typedef struct lldd_push_args {
     uint32_t dst_layer_start;
     uint32_t num_layers;          /* from both starts on; LLDD_ALL_LAYERS: as many as the own cache has, which is none,
                                      and success, where it has fewer tensors than a layer */
+    lldd_token *token;            /* ends the call early; or null */
+    uint32_t waited_ms;           /* how long the caller has waited before the call: the first layer ends so much earlier */
+    uint32_t reserved;
 } lldd_push_args;
 
 /* One layer of an asynchronous transfer. */
@@ -365,6 +372,7 @@ typedef struct lldd_transfer_args {
     uint32_t src_layer;
     uint32_t dst_layer;            /* one-sided mode */
     uint32_t reserved;
+    lldd_token *token;             /* ends the call early; or null */
 } lldd_transfer_args;
 
 /* A copy between two batch entries of own contiguous caches. */
@@ -643,6 +651,18 @@ lldd_status lldd_push(lldd_engine *engine, const lldd_push_args *args, uint32_t 
 /* Sends one layer of an own cache: to a cache of the peer (one-sided mode), or to raw addresses inside one (request
  * mode). Statuses as for lldd_push. */
 lldd_status lldd_transfer_layer(lldd_engine *engine, const lldd_transfer_args *args);
+
+/* Makes a token. A transfer that is given it ends early once it is cancelled, and any number of transfers of any engines
+ * may be given one. It must outlive them. */
+lldd_status lldd_token_new(lldd_token **token);
+
+/* Cancels a token, for good: the transfers that have it answer LLDD_TIMEOUT ("interrupted by cancel"), those under way
+ * within 50 ms or after the next MiB, on a device when it has done what it was told. What they leave behind is what
+ * failed ones do. Returns without waiting for them; again is success. */
+lldd_status lldd_token_cancel(lldd_token *token);
+
+/* Ends a token. Null is allowed. */
+void lldd_token_free(lldd_token *token);
 
 /* --------------------------------------------------------------------------------------------- local copies ---- */
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from llm_datadist._tools.files import write_whole
 from llm_datadist._tools.units import in_words
 
 from .results import PACKAGE, PATHS, PathPlan, Report, Result
@@ -46,7 +48,9 @@ def draw(report: Report, groups: Sequence[str], file: str) -> None:
         f"kernel {machine['kernel']}",
         fontsize=10,
     )
-    figure.savefig(file, format="png")
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    write_whole(file, content.getvalue())
 
 
 def _place(result: Result, group: str) -> int:

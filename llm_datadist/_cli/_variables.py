@@ -147,6 +147,13 @@ VARIABLES = (
         "what is logged",
         _PACKAGE,
     ),
+    Variable(
+        "LLM_DATADIST_LOG",
+        "text, json",
+        "text",
+        "json: each line of the log is a JSON object",
+        _PACKAGE,
+    ),
     Variable("ASCEND_HOME_PATH", "path", "the usual places", "the CANN toolkit", _BUILD),
     Variable(
         "ASCEND_TOOLKIT_HOME",

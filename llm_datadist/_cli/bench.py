@@ -105,14 +105,22 @@ def _result(args: argparse.Namespace) -> str:
         report = course.run(plan, progress)
     finally:
         progress.clear()
-    if args.plot is not None and report.results:
-        from llm_datadist._bench import plot
-
-        plot.draw(report, args.sweep, args.plot)
     if args.json:
-        return json.dumps(output.for_machines(report))
-    text = output.for_people(report, targets=not args.tiny)
-    return f"{text}\n\ndrawn: {args.plot}" if args.plot is not None and report.results else text
+        text = json.dumps(output.for_machines(report))
+    else:
+        text = output.for_people(report, targets=not args.tiny)
+    if args.plot is None or not report.results:
+        return text
+
+    from llm_datadist._bench import plot
+
+    try:
+        plot.draw(report, args.sweep, args.plot)
+    except OSError:
+        # What took minutes to measure is there all the same.
+        print(text, flush=True)
+        raise
+    return text if args.json else f"{text}\n\ndrawn: {args.plot}"
 
 
 def _works(args: argparse.Namespace) -> list[Work]:

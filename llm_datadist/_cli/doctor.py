@@ -36,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--options", action="store_true", help="print every member of LLMConfig and its option"
     )
+    parser.add_argument(
+        "--peer",
+        metavar="IP:PORT",
+        help="look at a live engine instead: is it reached, which protocol, is a secret wanted",
+    )
     parser.add_argument("--probe", metavar="WHAT", help=argparse.SUPPRESS)
 
 
@@ -48,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
         return _probe.answer(args.probe)
     if args.variables or args.options:
         return _print_tables(args)
+    if args.peer is not None:
+        return _look_at_peer(args)
     from ._findings import Machine
 
     progress = Progress(sys.stderr, SECTIONS)
@@ -63,6 +70,20 @@ def run(args: argparse.Namespace) -> int:
         progress.clear()
     print(json.dumps(_for_machines(sections)) if args.json else _text(sections))
     return 0 if works(sections) else 1
+
+
+def _look_at_peer(args: argparse.Namespace) -> int:
+    from ._doctor_peer import NoAddressError, address_of, peer
+
+    try:
+        address = address_of(args.peer)
+    except NoAddressError as error:
+        print(f"llm-datadist doctor: --peer: {error}", file=sys.stderr)
+        return 2
+    sections: list[Section] = [(f"Engine at {args.peer}", peer(address))]
+    found = sections[0][1]
+    print(json.dumps(_shown(sections)) if args.json else "\n".join(_lines(sections)).rstrip())
+    return 0 if all(finding.level.value != "fail" for finding in found) else 1
 
 
 def _print_tables(args: argparse.Namespace) -> int:
@@ -187,10 +208,15 @@ def first_to_fix(sections: list[Section]) -> Finding | None:
     return None
 
 
-def _text(sections: list[Section]) -> str:
+def _lines(sections: list[Section]) -> list[str]:
     lines = []
     for title, findings in sections:
         lines += [title, *(line for finding in findings for line in finding.lines()), ""]
+    return lines
+
+
+def _text(sections: list[Section]) -> str:
+    lines = _lines(sections)
     first = first_to_fix(sections)
     if first is None:
         lines.append("Nothing to fix.")
@@ -204,17 +230,21 @@ def _for_machines(sections: list[Section]) -> dict[str, Any]:
     return {
         "works": works(sections),
         "first_to_fix": None if first is None else first.name,
-        "sections": {
-            title: [
-                {
-                    "name": finding.name,
-                    "level": finding.level.value,
-                    "text": finding.text,
-                    "advice": finding.advice,
-                    "data": dict(finding.data),
-                }
-                for finding in findings
-            ]
-            for title, findings in sections
-        },
+        "sections": _shown(sections),
+    }
+
+
+def _shown(sections: list[Section]) -> dict[str, Any]:
+    return {
+        title: [
+            {
+                "name": finding.name,
+                "level": finding.level.value,
+                "text": finding.text,
+                "advice": finding.advice,
+                "data": dict(finding.data),
+            }
+            for finding in findings
+        ]
+        for title, findings in sections
     }

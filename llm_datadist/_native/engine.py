@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
+from .._checks import check_signs
 from .._layer_words import LayerRanges
+from .._tasks import TaskThreads
 from ..cache import CacheDesc, MemInfo, Memtype, Placement
 from ..introspection import Counters
 from ..options import EngineOptions
@@ -26,6 +28,7 @@ from ..utils.log import get_logger
 from . import answers, facade, marshal
 from .links import Links
 from .marshal import FEW_BLOCKS, AnyKey, PullFrame, PushFrame
+from .tokens import Token
 
 if TYPE_CHECKING:
     from ._ffi import Array, lldd_engine
@@ -70,6 +73,7 @@ class Engine:
             raise answers.failure(native, "init", status)
         self._handle = native.ffi.gc(out[0], _free_in_this_process(native.engine_free))
         self.links = Links(native, self._handle)
+        self.tasks = TaskThreads()
         self._borrow = marshal.borrower(native.ffi)
         convert = marshal.strict_block_ids if options.strict_hardware else marshal.block_ids
         # block_ids(argument name, list or buffer): the array that pull_blocks and push_blocks below
@@ -110,8 +114,12 @@ class Engine:
     # ---- life ----
 
     def close(self) -> None:
-        """Close the engine; waits for running calls."""
-        self._check("finalize", self._native.engine_close(self._handle))
+        """Close the engine; ends tasks, waits for running calls."""
+        self.tasks.stop()
+        try:
+            self._check("finalize", self._native.engine_close(self._handle))
+        finally:
+            self.tasks.join()
 
     def listen_address(self) -> tuple[str, int] | None:
         """Return the ip and real port of the listener; None without one."""
@@ -217,6 +225,17 @@ class Engine:
         self._check("remove_cache_key", self._native.key_remove(self._handle, struct))
 
     # ---- transfers ----
+    # Those that are given a token end by it.
+
+    def token(self) -> Token:
+        """Make what ends a transfer that is asked for now."""
+        return Token(self._native)
+
+    def own_block_ids(self, name: str, blocks: Any) -> Array[int]:
+        """As block_ids, for later: what the client does to its list then does not matter."""
+        ids = self.block_ids(name, blocks)
+        check_signs(name, blocks)
+        return self._borrow(bytes(self._native.ffi.buffer(ids)))
 
     def pull_few_blocks(
         self, key: AnyKey, cache_id: int, src_blocks: Any, dst_blocks: Any
@@ -273,6 +292,7 @@ class Engine:
         dst_blocks: Array[int],
         tensors_per_layer: int,
         layers: LayerRanges,
+        token: Token | None = None,
     ) -> int:
         """Pull blocks, given as arrays of block_ids(); returns the status."""
         try:
@@ -291,7 +311,11 @@ class Engine:
         args.num_src_blocks = len(src_blocks)
         args.dst_blocks = dst_blocks
         args.num_dst_blocks = len(dst_blocks)
+        if token is not None:
+            token.put_into(args)
         status = self._native.pull(self._handle, args)
+        if token is not None:
+            token.take_out(args)
         self._pull_frames.append(frame)
         return status
 
@@ -303,6 +327,7 @@ class Engine:
         size: int,
         tensors_per_layer: int,
         layers: LayerRanges,
+        token: Token | None = None,
     ) -> None:
         """Pull into a contiguous cache."""
         frame = PullFrame(self._native.ffi)
@@ -312,6 +337,8 @@ class Engine:
         frame.args.cache_id = cache_id
         frame.args.size = size
         frame.args.batch_index = batch_index
+        if token is not None:
+            token.put_into(frame.args)
         self._check("pull_cache", self._native.pull(self._handle, frame.args))
 
     def push_blocks(
@@ -323,6 +350,7 @@ class Engine:
         tensors_per_layer: int,
         starts: tuple[int, int],
         num_layers: int,
+        token: Token | None = None,
     ) -> int:
         """Push layers of blocks, given as arrays of block_ids(); starts are the first layers here
         and there.
@@ -342,7 +370,11 @@ class Engine:
         args.num_dst_blocks = len(dst_blocks)
         args.src_layer_start, args.dst_layer_start = starts
         args.num_layers = num_layers
+        if token is not None:
+            token.put_into(args)
         status = self._native.push(self._handle, args, self._native.ffi.NULL)
+        if token is not None:
+            token.take_out(args)
         self._push_frames.append(frame)
         return status
 
@@ -354,6 +386,7 @@ class Engine:
         tensors_per_layer: int,
         starts: tuple[int, int],
         num_layers: int,
+        token: Token | None = None,
     ) -> None:
         """Push layers of one batch entry of a contiguous cache."""
         frame = PushFrame(self._native.ffi)
@@ -363,6 +396,8 @@ class Engine:
         frame.args.src_batch_index = src_batch_index
         frame.args.src_layer_start, frame.args.dst_layer_start = starts
         frame.args.num_layers = num_layers
+        if token is not None:
+            token.put_into(frame.args)
         status = self._native.push(self._handle, frame.args, self._native.ffi.NULL)
         self._check("push_cache", status)
 
@@ -378,6 +413,7 @@ class Engine:
         src_blocks: Array[int],
         dst_blocks: Array[int],
         dst_block_size: int,
+        token: Token,
     ) -> None:
         """Send one layer: to the cache named by key, or (key None) to dst_addrs; layer is (here,
         there).
@@ -399,6 +435,7 @@ class Engine:
         args.dst_block_size = dst_block_size
         args.src_batch_index = src_batch_index
         args.src_layer, args.dst_layer = layer
+        token.put_into_layer(args)
         status = self._native.transfer_layer(self._handle, args)
         self._check("transfer_cache_async", status)
 

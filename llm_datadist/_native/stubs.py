@@ -74,6 +74,8 @@ class FFI:
     def new(self, cdecl: Literal["char[]"], init: Union[int, bytes], /) -> Array[bytes]: ...
     @overload
     def new(self, cdecl: Literal["lldd_engine **"], /) -> Array[lldd_engine]: ...
+    @overload
+    def new(self, cdecl: Literal["lldd_token **"], /) -> Array[lldd_token]: ...
 """
 
 _TAIL = """\
@@ -89,6 +91,10 @@ SOURCES: int
 """
 
 
+# Types without members.
+_OPAQUE = ("lldd_engine", "lldd_token")
+
+
 def stub(declarations: Any) -> str:
     """Return the text of ``_ffi.pyi``.
 
@@ -97,7 +103,7 @@ def stub(declarations: Any) -> str:
     """
     names = [struct.name for struct in declarations.structs]
     constants = ", ".join(f'"{name}"' for name in declarations.constants)
-    parts = [_HEAD, "class lldd_engine: ...\n"]
+    parts = [_HEAD, *(f"class {name}: ...\n" for name in _OPAQUE)]
     for struct in declarations.structs:
         members = [f"    {each.name}: {_python_type(each)}\n" for each in struct.members]
         parts.append(f"class {struct.name}:\n" + "".join(members))
@@ -148,8 +154,10 @@ def _python_type(value: Any) -> str:
         return f"Array[{value.ctype}]"
     if scalar is not None:
         return f"Union[Array[{scalar}], Null]"
-    if value.ctype == "lldd_engine":
-        return "lldd_engine"
+    if value.name == "token" and value.ctype == "lldd_token":
+        return "Union[lldd_token, Null]"
+    if value.ctype in _OPAQUE:
+        return str(value.ctype)
     if not value.name:
         return f"Union[Array[{value.ctype}], Null]"  # the result of a function
     return f"Union[{value.ctype}, Array[{value.ctype}], Null]"

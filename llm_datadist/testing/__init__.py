@@ -16,17 +16,37 @@ A minimal test of a transfer between two real processes:
 from __future__ import annotations
 
 from . import faults
+from .calls import Call
+from .commands import Member, PeerCache, check
 from .faults import FaultControl, Injection
+from .fixtures import (
+    Cluster,
+    DatadistCalls,
+    DatadistCluster,
+    DatadistEngine,
+    DatadistFaults,
+    DatadistPeers,
+)
+from .local import LocalPeer
 from .pattern import Geometry, Stamp, describe_difference, moved
-from .peer import DeadlineError, Peer, PeerCache, PeerCall, PeerGoneError, check
+from .peer import DeadlineError, Peer, PeerCall, PeerGoneError
 from .resources import Resources, leaked
 from .waiting import eventually
 
 __all__ = [
+    "Call",
+    "Cluster",
+    "DatadistCalls",
+    "DatadistCluster",
+    "DatadistEngine",
+    "DatadistFaults",
+    "DatadistPeers",
     "DeadlineError",
     "FaultControl",
     "Geometry",
     "Injection",
+    "LocalPeer",
+    "Member",
     "Peer",
     "PeerCache",
     "PeerCall",

@@ -28,6 +28,7 @@ __all__ = [
     "RuleCounts",
     "clear",
     "counters",
+    "here",
     "inject",
     "replace",
     "rules",
@@ -91,27 +92,47 @@ class FaultControl:
 
     def __init__(self, control: Callable[[str, str], str]) -> None:
         self._control = control
+        # Rules of replace() that have to fire, by their ids.
+        self._awaited: set[int] = set()
 
     @contextmanager
-    def inject(self, script: str) -> Iterator[Injection]:
+    def inject(self, script: str, *, must_fire: bool = True) -> Iterator[Injection]:
         """Add the rules of a script, and take them away at the end.
+
+        Args:
+            script: see docs/faults.md.
+            must_fire: False: a rule may be there and never fire.
 
         Raises:
             LLMParamInvalidError: the script is wrong; names the rule and the word it is about.
+            AssertionError: at the end, if nothing else was raised: a rule has not fired.
         """
+        __tracebackhide__ = True
         ids = [int(word) for word in self._control("faults.add", script).split()]
         injection = Injection(self, ids)
         try:
             yield injection
         finally:
             injection.end()
+        if must_fire:
+            _require_none(_silent(injection.rules))
 
-    def replace(self, script: str) -> None:
-        """Set the rules of a script instead of all that there are. Raises as inject() does."""
+    def replace(self, script: str, *, must_fire: bool = True) -> None:
+        """Set the rules of a script instead of all that there are. Raises as inject() does; that a
+        rule has not fired is what unfired() tells.
+        """
         self._control("faults.set", script)
+        self._awaited = {rule.id for rule in self.rules()} if must_fire else set()
+
+    def unfired(self) -> list[str]:
+        """Return a text for each rule of replace() that is there, had to fire, and has not."""
+        if not self._awaited:
+            return []
+        return _silent([rule for rule in self.rules() if rule.id in self._awaited])
 
     def clear(self) -> None:
         """Take all rules away, those of the environment included."""
+        self._awaited.clear()
         self._control("faults.clear", "")
 
     def remove(self, ids: list[int]) -> None:
@@ -137,10 +158,26 @@ class FaultControl:
         return [line[len(kind) + 1 :] for line in lines if line.startswith(f"{kind} ")]
 
 
-_here = FaultControl(runtime_control)
+def _silent(rules: list[RuleCounts]) -> list[str]:
+    return [
+        f"the rule {rule.text!r} has not fired: {rule.calls} calls were asked about it "
+        "(must_fire=False allows that)"
+        for rule in rules
+        if not rule.fired
+    ]
 
-inject = _here.inject
-replace = _here.replace
-clear = _here.clear
-counters = _here.counters
-rules = _here.rules
+
+def _require_none(texts: list[str]) -> None:
+    __tracebackhide__ = True
+    if texts:
+        raise AssertionError("; ".join(texts))
+
+
+here = FaultControl(runtime_control)
+"""The rules of the calling process."""
+
+inject = here.inject
+replace = here.replace
+clear = here.clear
+counters = here.counters
+rules = here.rules

@@ -14,17 +14,16 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Callable
 
-from .. import LLMRole, LLMStatusCode, Placement
-from .actor import ClusterAddress, EngineSpec, LinkAnswer
+from . import script
 from .channel import Channel, dumps
+from .commands import Member, PeerCache, check
 from .faults import FaultControl
-from .pattern import Geometry, Stamp, Words, describe_difference
 from .peer_main import Announcement, Failure, Request, Response
 from .resources import Resources
+from .script import Step
 
 __all__ = ["DeadlineError", "Peer", "PeerCache", "PeerCall", "PeerGoneError", "check"]
 
@@ -78,6 +77,7 @@ class PeerCall:
                 stderr by then.
             PeerGoneError: the process ended first.
         """
+        __tracebackhide__ = True
         if not wait([self.response], seconds).done:
             self._peer.dump_stacks()
             raise DeadlineError(f"{self._peer}: no answer to {self._what} within {seconds} s")
@@ -103,51 +103,21 @@ class PeerCall:
         return None
 
 
-@dataclass(frozen=True)
-class PeerCache:
-    """A cache that a peer holds, and what was written into it at first."""
-
-    peer: Peer
-    name: str
-    geometry: Geometry
-    stamp: Stamp | None
-    cache_id: int
-    tensor_addrs: tuple[int, ...]
-
-    def filled(self) -> Words:
-        """Return what the cache contained at first: [tensor, block, word]."""
-        if self.stamp is None:
-            raise ValueError(f"{self.name} was not filled")
-        return self.geometry.filled(self.stamp)
-
-    def read(self) -> Words:
-        """Return what the cache contains now: [tensor, block, word]."""
-        words: Words = self.peer.call("read", self.name)
-        return words
-
-
-def check(cache: PeerCache, expected: Words) -> None:
-    """Raise AssertionError unless the cache contains exactly what is expected; names the first
-    wrong word's origin.
-    """
-    difference = describe_difference(cache.read(), expected)
-    if difference:
-        raise AssertionError(f"{cache.name} of {cache.peer}: {difference}")
-
-
-class Peer:
+class Peer(Member):
     """A process that holds one LLMDataDist and does what the test tells it.
 
     Made by start(); a context manager, which ends the process: in the regular way, with exit code
     0, when the test went well, by SIGKILL otherwise.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], channel: Channel) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], channel: Channel, stacks: int) -> None:
+        super().__init__(FaultControl(self._control_runtime))
         self.process = process
-        self.cluster_id: int | None = None
-        self.listen_address: tuple[str, int] | None = None
-        self.faults = FaultControl(self._control_runtime)
         self._channel = channel
+        # What faulthandler of the process writes.
+        self._stacks = stacks
+        self._scripts: list[PeerCall] = []
+        self._is_started = False
         self._lock = threading.Condition()
         self._calls: dict[int, PeerCall] = {}
         self._announced: Counter[str] = Counter()
@@ -165,6 +135,7 @@ class Peer:
         What it writes to stdout goes to stderr of this process.
         """
         own, others = socket.socketpair()
+        stacks = os.memfd_create("stacks of a peer")
         variables = dict(os.environ)
         for name, value in (environment or {}).items():
             variables.pop(name, None)
@@ -175,13 +146,13 @@ class Peer:
         variables["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         with others:
             process = subprocess.Popen(
-                [sys.executable, _PROGRAM, str(others.fileno())],
-                pass_fds=[others.fileno()],
+                [sys.executable, _PROGRAM, str(others.fileno()), str(stacks)],
+                pass_fds=[others.fileno(), stacks],
                 stdin=subprocess.DEVNULL,
                 stdout=2,
                 env=variables,
             )
-        return cls(process, Channel(own))
+        return cls(process, Channel(own), stacks)
 
     def __repr__(self) -> str:
         return f"Peer(cluster_id={self.cluster_id}, pid={self.pid})"
@@ -201,6 +172,7 @@ class Peer:
                 break
             with self._lock:
                 if isinstance(message, Announcement):
+                    self._is_started = True
                     self._announced[message.text] += 1
                     self._lock.notify_all()
                     continue
@@ -244,6 +216,7 @@ class Peer:
         module that is not __main__. Raises PicklingError, AttributeError or TypeError for others,
         and as PeerCall.result() does.
         """
+        __tracebackhide__ = True
         return self.tell(command, *args, **options).result()
 
     def tell(self, command: str | Callable[..., Any], *args: Any, **options: Any) -> PeerCall:
@@ -266,120 +239,37 @@ class Peer:
                 if not self._lock.wait(max(0.0, end - time.monotonic())):
                     raise DeadlineError(f"{self}: did not announce {text!r} within {seconds} s")
 
+    def play(self, *steps: Step) -> PeerCall:
+        """Have the peer follow a script (llm_datadist.testing.script) on a thread of its own; does
+        not wait for its end.
+        """
+        call = self.start_call(script.run, steps)
+        self._scripts.append(call)
+        return call
+
+    def script_errors(self) -> list[BaseException]:
+        """Return what the scripts have raised that were played and have ended."""
+        failures = [call.failure() for call in self._scripts if call.done()]
+        return [AssertionError(failure.text) for failure in failures if failure is not None]
+
     def set_flag(self, name: str) -> None:
-        """Set an event that commands of the peer wait for or look at."""
-        self.call("set_flag", name)
+        """Set an event that commands of the peer wait for or look at; does not wait until it is
+        set, since the command may be to end.
+        """
+        self.tell("set_flag", name)
 
     def _control_runtime(self, command: str, argument: str) -> str:
         # On a thread of its own: the main one may be in a call that a fault holds up.
         answer: str = self.start_call("runtime_control", command, argument).result()
         return answer
 
-    # --------------------------------------------------------------------------- what most tests do
-
-    def init(
-        self,
-        cluster_id: int,
-        *,
-        role: LLMRole = LLMRole.MIX,
-        listen: str | None = None,
-        one_sided: bool = True,
-        sync_timeout_ms: int | None = None,
-        device_pool: int = 0,
-        host_pool: int = 0,
-        page_shift: int | None = None,
-        environment: Mapping[str, str | None] | None = None,
-        options: Mapping[str, str] | None = None,
-    ) -> tuple[str, int] | None:
-        """Initialise an LLMDataDist; arguments as in EngineSpec. Returns its address."""
-        spec = EngineSpec(
-            cluster_id,
-            role,
-            listen,
-            one_sided,
-            sync_timeout_ms,
-            device_pool,
-            host_pool,
-            page_shift,
-            environment=environment or {},
-            options=options or {},
-        )
-        address: tuple[str, int] | None = self.call("init", spec)
-        self.cluster_id, self.listen_address = cluster_id, address
-        return address
-
-    def allocate(
-        self,
-        name: str,
-        geometry: Geometry,
-        stamp: Stamp | None,
-        model_id: int | None = None,
-        placement: Placement = Placement.DEVICE,
-    ) -> PeerCache:
-        """Allocate a blocks cache and fill it, unless there is no stamp."""
-        cache_id, addrs = self.call("allocate", name, geometry, stamp, model_id, placement)
-        return PeerCache(self, name, geometry, stamp, cache_id, tuple(addrs))
-
-    def register(
-        self,
-        name: str,
-        geometry: Geometry,
-        stamp: Stamp | None,
-        model_id: int | None = None,
-        **options: Any,
-    ) -> PeerCache:
-        """Register a blocks cache over memory of the peer's own and fill it; options as of
-        Actor.register.
-        """
-        cache_id, addrs = self.call("register", name, geometry, stamp, model_id, **options)
-        return PeerCache(self, name, geometry, stamp, cache_id, tuple(addrs))
-
-    def cluster(self) -> ClusterAddress:
-        """Return what others link to this peer with."""
-        return ClusterAddress(self.cluster_id, self.listen_address)
-
-    def link(self, *others: Peer, timeout_ms: int | None = None) -> LLMStatusCode:
-        """Link to other peers and return the overall status."""
-        return self.link_to(*(other.cluster() for other in others), timeout_ms=timeout_ms).status
-
-    def link_to(self, *clusters: ClusterAddress, timeout_ms: int | None = None) -> LinkAnswer:
-        """Call link_clusters."""
-        answer: LinkAnswer = self.call("link", clusters, timeout_ms)
-        return answer
-
-    def unlink(
-        self, *others: Peer, timeout_ms: int | None = None, force: bool = False
-    ) -> LLMStatusCode:
-        """Unlink from other peers and return the overall status."""
-        clusters = [other.cluster() for other in others]
-        return self.unlink_from(*clusters, timeout_ms=timeout_ms, force=force).status
-
-    def unlink_from(
-        self, *clusters: ClusterAddress, timeout_ms: int | None = None, force: bool = False
-    ) -> LinkAnswer:
-        """Call unlink_clusters."""
-        answer: LinkAnswer = self.call("unlink", clusters, timeout_ms, force)
-        return answer
-
-    def pull(self, name: str, key: Any, src: Any, dst: Any, **options: Any) -> None:
-        """Call pull_blocks into a cache of the peer."""
-        self.call("pull", name, key, src, dst, **options)
-
-    def push(self, name: str, key: Any, src: Any, dst: Any, **options: Any) -> None:
-        """Call push_blocks from a cache of the peer."""
-        self.call("push", name, key, src, dst, **options)
-
     def reset(self) -> Resources:
         """Go back to the state before the first command, and tell what the process holds then."""
-        resources: Resources = self.call("reset")
+        resources = super().reset()
         with self._lock:
             self._announced.clear()
-        self.cluster_id = self.listen_address = None
+        self._scripts.clear()
         return resources
-
-    def finalize(self) -> None:
-        """Finalise the peer's LLMDataDist."""
-        self.call("finalize")
 
     # --------------------------------------------------------------------------------------- proces
 
@@ -396,10 +286,31 @@ class Peer:
         """Let a stopped process go on."""
         self.process.send_signal(signal.SIGCONT)
 
+    def stacks(self, seconds: float = 2.0) -> str:
+        """Return the stacks of the process's threads; when it does not give them in time, what it
+        has given.
+        """
+        if self.process.poll() is not None or self.gone.done():
+            return f"it has ended with {self.process.returncode}"
+        if not self._is_started:
+            # The signal would end it.
+            return "it has not started yet"
+        before = os.fstat(self._stacks).st_size
+        self.process.send_signal(signal.SIGUSR1)
+        end = time.monotonic() + seconds
+        size, last = before, -1
+        # Nothing says that it is complete, but that nothing more comes.
+        while time.monotonic() < end and (size == before or size != last):
+            time.sleep(0.02)
+            last, size = size, os.fstat(self._stacks).st_size
+        if size == before:
+            return f"it gave no stacks within {seconds:g} s: it may be stopped"
+        return os.pread(self._stacks, size - before, before).decode(errors="replace")
+
     def dump_stacks(self) -> None:
-        """Have the process write the stacks of its threads to stderr."""
+        """Write the stacks of the process's threads to stderr."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGUSR1)
+            print(f"{self}:\n{self.stacks()}", file=sys.stderr)
 
     def hang_up(self) -> None:
         """Tell the process to end; does not wait."""
@@ -428,6 +339,9 @@ class Peer:
         self._channel.hang_up()
         self._reader.join()
         self._channel.close()
+        if self._stacks >= 0:
+            os.close(self._stacks)
+            self._stacks = -1
 
     def __enter__(self) -> Peer:
         return self

@@ -112,8 +112,10 @@ def _serve(channel: Channel) -> Callable[[], Any] | None:
 
 
 def main() -> None:
-    """Serve the test at the other end of the descriptor that the command line names."""
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    """Serve the test at the other end of the descriptor that the command line names; the second one
+    is where the stacks of this process go.
+    """
+    faulthandler.register(signal.SIGUSR1, file=int(sys.argv[2]), all_threads=True)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     work = _serve(channel)
     channel.close()

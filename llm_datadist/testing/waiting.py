@@ -22,6 +22,7 @@ def eventually(condition: Callable[[], T], what: str, seconds: float = 10.0) -> 
     Raises:
         AssertionError: the answer was not true in time; with the last one.
     """
+    __tracebackhide__ = True
     end = time.monotonic() + seconds
     pause = 0.0005
     while True:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
+import threading
 from typing import TextIO
 
 __all__ = ["get_logger", "redirect"]
@@ -29,12 +31,35 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # not subscrip
         pass
 
 
-_HANDLER = _Handler()
-_HANDLER.setFormatter(
-    logging.Formatter(
+class _JsonFormatter(logging.Formatter):
+    """One JSON object per line, with the names that the library's own lines have."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
+        if record.exc_info:
+            message += "\n" + self.formatException(record.exc_info)
+        return json.dumps(
+            {
+                "time": round(record.created, 3),
+                "level": record.levelname,
+                "logger": record.name,
+                "process": record.process,
+                "thread": threading.get_native_id(),
+                "message": message,
+            }
+        )
+
+
+def _formatter() -> logging.Formatter:
+    if os.environ.get("LLM_DATADIST_LOG") == "json":
+        return _JsonFormatter()
+    return logging.Formatter(
         "[%(levelname)s] %(name)s(%(process)d,%(threadName)s):%(asctime)s %(message)s"
     )
-)
+
+
+_HANDLER = _Handler()
+_HANDLER.setFormatter(_formatter())
 
 
 def _make_logger() -> logging.Logger:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -33,9 +34,10 @@ LINE = re.compile(
 )
 
 
-def printed(level: str) -> str:
+def printed(level: str, form: str = "text") -> str:
     environment = {
         **os.environ,
+        "LLM_DATADIST_LOG": form,
         "ASCEND_GLOBAL_LOG_LEVEL": level,
         "LLM_DATADIST_BACKEND": "mock",
         "TZ": "UTC-5",
@@ -59,3 +61,18 @@ def test_a_line_has_the_time_here_the_level_the_process_and_the_thread(level: st
 def test_what_is_below_the_level_is_not_written(level: str) -> None:
     """What is no level means the default, 3: errors."""
     assert LINE.search(printed(level)) is None
+
+
+def test_as_json_the_lines_of_the_library_and_of_python_are_alike() -> None:
+    before = datetime.now().timestamp()
+    lines = [json.loads(line) for line in printed("1", "json").splitlines()]
+    members = {"time", "level", "logger", "process", "thread", "message"}
+    assert {frozenset(line) for line in lines} == {frozenset(members)}
+    assert len({line["process"] for line in lines}) == 1
+    for line in lines:
+        assert before - 1 <= line["time"] <= datetime.now().timestamp() + 1
+    by_level = {line["level"]: line["message"] for line in lines}
+    assert by_level["WARNING"].startswith("connection from 127.0.0.1:")
+    # Python's own; with quotes in it, which JSON has to escape.
+    assert any(line["message"].startswith("init cluster 1 with {'llm.") for line in lines)
+    assert any("engine of cluster 1 closed" in line["message"] for line in lines)

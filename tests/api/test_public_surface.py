@@ -210,6 +210,13 @@ def test_signatures_of_a_task(method):
     assert signature(task_method) == "(self, timeout_in_millis=None)"
 
 
+@pytest.mark.rule("C6.7-1")
+@pytest.mark.parametrize("name", ["pull_cache", "pull_blocks", "push_cache", "push_blocks"])
+def test_calls_that_return_a_task_have_the_same_arguments(name):
+    later = getattr(CacheManager, f"{name}_async")
+    assert signature(later) == signature(getattr(CacheManager, name))
+
+
 @pytest.mark.parametrize(
     "name", ["cache_manager", "kv_cache_manager", "cluster_id", "listen_address"]
 )

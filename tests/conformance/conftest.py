@@ -95,7 +95,8 @@ def _nothing_left_behind(pool: PeerPool, process_vm_refused: str) -> Iterator[No
     def held() -> Resources:
         # Each warm peer is a child, with a channel and a thread that reads it.
         own = Resources.of(os.getpid())
-        own.descriptors["socket:"] -= len(pool.idle)
+        for each in ("socket:", "/memfd:stacks of a peer (deleted)"):
+            own.descriptors[each] -= len(pool.idle)
         threads = Counter({"any": sum(own.threads.values()) - len(pool.idle)})
         warm = {each.peer.pid for each in pool.idle}
         others = Counter(

@@ -23,13 +23,15 @@ ALL = list(range(GEOMETRY.num_blocks))
 AFTERWARDS = 99
 
 
-def stop_within_a_piece(pusher: Peer, owner: Peer) -> PeerCall:
-    """Have the pusher repeat a push, and stop it while it is inside the owner's memory."""
+def stop_within_a_piece(pusher: Peer, owner: Peer, inside: int = 1) -> PeerCall:
+    """Have the pusher repeat a push, and stop it while it is inside the owner's memory, as one of
+    so many.
+    """
     call = pusher.start_call(repeat_whatever_happens, "push", "kv", KEY, ALL, "repeat")
     for attempt in range(100):
         pusher.wait_for("repeat LLM_SUCCESS", times=attempt + 1)
         pusher.stop()
-        if "(1 inside)" in owner.start_call("runtime_control", "devices", "").result():
+        if f"({inside} inside)" in owner.start_call("runtime_control", "devices", "").result():
             return call
         pusher.go_on()
     pytest.fail("the pusher was outside the memory each time that it was stopped")

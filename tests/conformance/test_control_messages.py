@@ -377,6 +377,30 @@ def test_a_request_of_any_other_length_cannot_be_read(speak: Speak) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (name, change)
+        for name in OF_A_LINK
+        for change in ("longer", "shorter", "another kind")
+        if OF_A_LINK[name][1]
+        if change != "another kind" or name == "resolve"
+    ],
+)
+def test_a_request_of_a_link_that_cannot_be_read_ends_it(
+    speak: Speak, owner: NearPeer, name: str, change: str
+) -> None:
+    speaker = speak()
+    speaker.link()
+    kind, body = OF_A_LINK[name]
+    changed = {"longer": body + b"\0", "shorter": body[:-1]}.get(change)
+    if changed is None:
+        changed = body[:8] + struct.pack("<I", 77) + body[12:]
+    assert speaker.ask(kind, changed) is None
+    eventually(lambda: owner.call("links")[0].state.name == "PEER_GONE", "it is noticed")
+    owner.unlink_from(ClusterAddress(STRANGER), force=True)
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"magic": b"LLDC"},

@@ -43,7 +43,7 @@ def copy(engines: Engines):
 
 def outcomes(copy, rule: str, calls: int) -> str:
     """A letter for each call: . for success, F for the fault."""
-    with faults.inject(f"copy status=LLM_LINK_BUSY {rule}") as injection:
+    with faults.inject(f"copy status=LLM_LINK_BUSY {rule}", must_fire=False) as injection:
         seen = "".join(".F"[not copy()] for _ in range(calls))
         assert (injection.rules[0].calls, injection.fired) == (calls, seen.count("F"))
     assert injection.fired == seen.count("F")
@@ -118,7 +118,7 @@ def test_points_count_calls_only_while_there_is_a_rule(copy) -> None:
     start = counts()
     assert copy()
     assert counts() == start
-    with faults.inject("read drop"):
+    with faults.inject("read drop", must_fire=False):
         assert copy()
         assert counts() == (start[0] + 1, start[1])
     with faults.inject("copy status=LLM_LINK_BUSY times=1"):
@@ -210,7 +210,7 @@ def test_a_bad_rule_is_named_with_the_word_and_what_is_allowed(
     ],
 )
 def test_a_rule_at_a_limit(rule: str) -> None:
-    with faults.inject(rule):
+    with faults.inject(rule, must_fire=False):
         assert [each.text for each in faults.rules()] == [rule]
 
 
@@ -252,7 +252,7 @@ def test_a_script_in_a_file(stage: Stage, tmp_path: Path) -> None:
 def test_another_value_exchanges_the_rules_of_the_environment_only(stage: Stage) -> None:
     peer = stage.process()
     peer.init(OWNER, environment={FAULTS: "pool status=5; commit delay=1us"})
-    with peer.faults.inject("copy delay=2us"):
+    with peer.faults.inject("copy delay=2us", must_fire=False):
         peer.finalize()
         peer.init(OWNER, environment={FAULTS: "commit delay=3us"}, device_pool=1 << 20)
         assert [rule.text for rule in peer.faults.rules()] == ["copy delay=2us", "commit delay=3us"]
@@ -298,7 +298,7 @@ def open_with_a_pool(actor) -> None:
 def test_a_forked_child_begins_without_the_rules_that_its_parent_set(stage: Stage) -> None:
     peer = stage.process()
     peer.init(OWNER)
-    with peer.faults.inject("pool,open_device status=LLM_FAILED"):
+    with peer.faults.inject("pool,open_device status=LLM_FAILED", must_fire=False):
         child = peer.call("fork", open_with_a_pool)
         assert peer.call("wait_for_forked", child) == 0
 

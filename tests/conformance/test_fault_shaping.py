@@ -10,8 +10,7 @@ import time
 import pytest
 
 from llm_datadist import BlocksCacheKey, LLMStatusCode
-from llm_datadist.testing import Geometry, check, eventually, moved
-from llm_datadist.testing.peer import Peer
+from llm_datadist.testing import Geometry, Injection, check, eventually, moved
 from tests.conformance.paths import Path
 from tests.conformance.refusals import GONE, check_refusal
 from tests.conformance.stage import OWNER, PULLER, Pair, Stage, linked
@@ -30,9 +29,9 @@ def pull(pair: Pair, blocks: list[int]) -> float:
     return taken
 
 
-def held_up(peer: Peer, point: str) -> None:
-    """A rule at this point has fired, and its call waits by now or soon."""
-    eventually(lambda: peer.faults.counters()[point].fired > 0, f"a call is held up at {point}")
+def held_up(injection: Injection) -> None:
+    """A rule has fired, and its call waits by now or soon."""
+    eventually(lambda: injection.fired, "a call is held up")
 
 
 @pytest.mark.sanitize
@@ -102,9 +101,9 @@ def test_linking_and_unregistering_keep_their_deadlines(stage: Stage) -> None:
 
 def test_a_call_is_held_up_until_its_rule_goes(stage: Stage, path: Path) -> None:
     pair = stage.pair(path, sync_timeout_ms=60000)
-    with pair.puller.faults.inject("read delay=60s"):
+    with pair.puller.faults.inject("read delay=60s") as injection:
         call = pair.puller.start_call("pull", "kv", KEY, [3], [4])
-        held_up(pair.puller, "read")
+        held_up(injection)
         assert not call.done()
     call.result()
     check(pair.target, moved(pair.target.filled(), pair.source.filled(), [3], [4]))
@@ -112,9 +111,9 @@ def test_a_call_is_held_up_until_its_rule_goes(stage: Stage, path: Path) -> None
 
 def test_a_peer_that_dies_while_a_call_is_held_up(stage: Stage, path: Path) -> None:
     pair = stage.pair(path, sync_timeout_ms=25000)
-    with pair.puller.faults.inject("read delay=20s"):
+    with pair.puller.faults.inject("read delay=20s") as injection:
         call = pair.puller.start_call("pull", "kv", KEY, [0], [0])
-        held_up(pair.puller, "read")
+        held_up(injection)
         pair.owner.kill()
         error = call.exception(10)
     check_refusal(error, S.LLM_TIMEOUT, OWNER)

@@ -3,19 +3,14 @@
 
 from __future__ import annotations
 
-import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llm_datadist import BlocksCacheKey, LLMException, LLMStatusCode
 from llm_datadist.introspection import LinkState
-from llm_datadist.testing import eventually
 from llm_datadist.testing.actor import ClusterAddress
 from llm_datadist.testing.peer import PeerCall
 from tests.conformance.paths import ON_ASCEND, helped_path
@@ -28,26 +23,6 @@ KEY = BlocksCacheKey(OWNER, 0)
 SYNC_MS = 20000
 SOON_S = 5
 WAITING = 4
-CHILD = f"""
-import sys
-
-from llm_datadist import BlocksCacheKey
-from llm_datadist.testing.actor import ClusterAddress
-from tests.conformance.stage import OWNER, SMALL
-from tests.conformance.together import NearPeer
-
-peer = NearPeer()
-peer.init(2, sync_timeout_ms={SYNC_MS}, one_sided=False)
-peer.register("kv", SMALL, 2)
-peer.call("link", [ClusterAddress(OWNER, (sys.argv[1], int(sys.argv[2])))], 5000)
-print("linked", flush=True)
-sys.stdin.readline()
-try:
-    print("pulls", flush=True)
-    peer.call("pull", "kv", BlocksCacheKey(OWNER, 0), [0], [0])
-except KeyboardInterrupt:
-    print("interrupted", flush=True)
-"""
 
 
 def transfer_and_tell(actor: Any, operation: str) -> Exception | None:
@@ -159,30 +134,3 @@ def test_finalize_interrupts_linking_to_a_silent_listener(stage: Stage) -> None:
                 assert call.result().status == S.LLM_TIMEOUT
             else:
                 assert "not initialized" in str(error)
-
-
-@pytest.mark.rule("C10-84")
-def test_ctrl_c_ends_a_call_of_the_main_thread(stage: Stage) -> None:
-    owner = stage.engine(OWNER, one_sided=False)
-    owner.register("kv", SMALL, 1, 0)
-    assert owner.listen_address is not None
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", CHILD, *map(str, owner.listen_address)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        assert child.stdout.readline() == "linked\n"
-        owner.stop()
-        print(file=child.stdin, flush=True)
-        assert child.stdout.readline() == "pulls\n"
-        status = Path(f"/proc/{child.pid}/stat")
-        eventually(lambda: status.read_text().rsplit(")", 1)[1].split()[0] == "S", "it waits")
-        start = time.monotonic()
-        child.send_signal(signal.SIGINT)
-        assert child.stdout.readline() == "interrupted\n"
-        assert time.monotonic() - start < SOON_S
-        assert child.wait(SOON_S) == 0
-    owner.go_on()

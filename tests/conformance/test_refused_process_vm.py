@@ -5,7 +5,11 @@ number 7.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+import platform
+from typing import Any
 
 import pytest
 
@@ -21,6 +25,8 @@ KEY = BlocksCacheKey(OWNER, 0)
 SCOPE_FILE = "LLM_DATADIST_MOCK_PTRACE_SCOPE_FILE"
 PTRACER = "LLM_DATADIST_MOCK_PTRACER"
 NOBODY = 65534
+# The numbers of process_vm_readv and process_vm_writev.
+PROCESS_VM_CALLS = {"x86_64": (310, 311), "aarch64": (270, 271)}
 
 
 def needs_process_vm(stage: Stage) -> None:
@@ -126,6 +132,68 @@ def test_another_user_and_the_path_of_each_direction_is_its_own(stage: Stage) ->
     assert path_to(owner, puller, MemoryKind.REGISTERED).path == "cma"
     expect(owner, puller, source, target, "tcp", "process_vm_readv")
     owner.pull("kv", BlocksCacheKey(PULLER, 0), [1], [2])
+
+
+class Filter(ctypes.Structure):
+    """struct sock_filter of linux/filter.h."""
+
+    _fields_ = (
+        ("code", ctypes.c_uint16),
+        ("jt", ctypes.c_uint8),
+        ("jf", ctypes.c_uint8),
+        ("k", ctypes.c_uint32),
+    )
+
+
+class Program(ctypes.Structure):
+    """struct sock_fprog."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("filters", ctypes.POINTER(Filter)))
+
+
+def have_the_kernel_refuse(actor: Any, error: int) -> None:
+    """Let process_vm_readv and writev of this thread fail from now on, as a container may."""
+    readv, writev = PROCESS_VM_CALLS[platform.machine()]
+    load, equal, answer = 0x20, 0x15, 0x06
+    filters = (Filter * 5)(
+        Filter(load, 0, 0, 0),
+        Filter(equal, 1, 0, readv),
+        Filter(equal, 0, 1, writev),
+        Filter(answer, 0, 0, 0x00050000 | error),  # SECCOMP_RET_ERRNO
+        Filter(answer, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
+    )
+    libc = ctypes.CDLL(None, use_errno=True)
+    no_new_privileges, set_seccomp, filter_mode = 38, 22, 2
+    assert libc.prctl(no_new_privileges, 1, 0, 0, 0) == 0
+    program = Program(len(filters), filters)
+    assert libc.prctl(set_seccomp, filter_mode, ctypes.byref(program), 0, 0) == 0, os.strerror(
+        ctypes.get_errno()
+    )
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.ENOSYS], ids=errno.errorcode.get)
+@pytest.mark.parametrize("first", ["pull", "push"])
+def test_it_is_refused_once_the_link_is_made(
+    stage: Stage, error: int, first: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The transfer that meets it goes on over TCP, and so do all later ones."""
+    needs_process_vm(stage)
+    if platform.machine() not in PROCESS_VM_CALLS:
+        pytest.skip("capability system call numbers: of x86-64 and aarch64 alone")
+    owner, puller = stage.process(), stage.process_of_its_own(ASCEND_GLOBAL_LOG_LEVEL="2")
+    source, target = two(stage, owner, puller)
+    assert path_to(puller, owner, MemoryKind.REGISTERED).path == "cma"
+    puller.call(have_the_kernel_refuse, error)
+    getattr(puller, first)("kv", KEY, [1], [1])
+    if first == "pull":
+        puller.call("fill", "kv", 2)
+    else:
+        owner.call("fill", "kv", 1)
+    expect(
+        owner, puller, source, target, "tcp", "since the link was made", os.strerror(error).lower()
+    )
+    written = "".join(capfd.readouterr())
+    assert written.count("its registered memory is reached by tcp from now on") == 1
 
 
 SCOPES = {

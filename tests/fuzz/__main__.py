@@ -69,6 +69,8 @@ def fuzz(program: Path, target: str, runs: int, seed: int, findings: Path = FIND
             *(f"-timeout={HUNG_SECONDS}", f"-artifact_prefix={findings}/{target}-"),
             # The names of new functions take a symbolizer each time.
             *("-print_final_stats=1", "-print_funcs=0"),
+            # Only at the end: targets with threads would be stopped after each execution.
+            "-detect_leaks=0",
         ]
         run = subprocess.run(
             list(map(str, command)),

@@ -13,6 +13,8 @@ void Run(std::string_view input) {
     const std::string bytes(in.Rest());
     ascend::EndpointData endpoint;
     if (!endpoint.Decode(bytes).ok()) return;
+    for (const ascend::Region &region : endpoint.regions)
+        DEMAND(region.size != 0 && region.last() >= region.addr);
     const std::string written = endpoint.Encode();
     DEMAND(written.size() == bytes.size());
     ascend::EndpointData again;

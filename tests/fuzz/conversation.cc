@@ -32,17 +32,21 @@ constexpr size_t kMostChanges = 12;
 // Of a victim that demands a secret which the attacker does not have.
 const std::string kOpenWord = "open-to-the-peer";
 
-void Repeat(const std::string &word, uint64_t addr, uint64_t size) {
-    for (uint64_t i = 0; i < size; ++i)
-        *static_cast<char *>(Pointer(addr + i)) = word[i % word.size()];
+// A part full of that word, which has a power of two of bytes.
+std::string PartOf(const std::string &word) {
+    std::string part;
+    while (part.size() < kPlace) part += word;
+    return part;
+}
+const std::string kSecretPart = PartOf(kSecretWord);
+const std::string kOpenPart = PartOf(kOpenWord);
+
+void Fill(uint64_t addr, const std::string &part) {
+    std::memcpy(Pointer(addr), part.data(), part.size());
 }
 
-bool HasOnly(const std::string &word, uint64_t addr, uint64_t size) {
-    const auto *const bytes = static_cast<const char *>(Pointer(addr));
-    for (uint64_t i = 0; i < size; ++i) {
-        if (bytes[i] != word[i % word.size()]) return false;
-    }
-    return true;
+bool Holds(uint64_t addr, const std::string &part) {
+    return std::memcmp(Pointer(addr), part.data(), part.size()) == 0;
 }
 
 // An engine with one cache of blocks between two secret parts.
@@ -52,8 +56,8 @@ public:
         : id_(cluster_id), memory_(kSides + cluster_id * 8 * kPlace) {
         DEMAND(mmap(Pointer(memory_), 3 * kPlace, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == Pointer(memory_));
-        Repeat(kSecretWord, memory_, kPlace);
-        Repeat(kSecretWord, memory_ + 2 * kPlace, kPlace);
+        Fill(memory_, kSecretPart);
+        Fill(memory_ + 2 * kPlace, kSecretPart);
         lldd_config config{};
         config.struct_size = sizeof config;
         config.role = LLDD_ROLE_MIX;
@@ -79,8 +83,8 @@ public:
         return address;
     }
     void DemandSecretsKept() const {
-        DEMAND(HasOnly(kSecretWord, memory_, kPlace));
-        DEMAND(HasOnly(kSecretWord, memory_ + 2 * kPlace, kPlace));
+        DEMAND(Holds(memory_, kSecretPart));
+        DEMAND(Holds(memory_ + 2 * kPlace, kSecretPart));
     }
 
     lldd_status Link(uint32_t port) { return OnLink(port, 0, false, false); }
@@ -261,8 +265,9 @@ void Run(std::string_view input) {
     const uint8_t deeds = in.Byte();
     std::vector<Change> changes;
     while (!in.empty() && changes.size() < kMostChanges) changes.push_back(Change::From(&in));
-    Repeat(kOpenWord, scene.victim.cache_addr(), kPlace);
-    Repeat("attackers-memory", scene.attacker.cache_addr(), kPlace);
+    static const std::string attackers = PartOf("attackers-memory");
+    Fill(scene.victim.cache_addr(), kOpenPart);
+    Fill(scene.attacker.cache_addr(), attackers);
 
     std::vector<std::string> forbidden{kSecretWord};
     if (scene.stranger) forbidden.push_back(kOpenWord);
@@ -277,7 +282,7 @@ void Run(std::string_view input) {
     scene.attacker.UnlinkAll();
     scene.victim.UnlinkAll();
 
-    if (scene.stranger) DEMAND(HasOnly(kOpenWord, scene.victim.cache_addr(), kPlace));
+    if (scene.stranger) DEMAND(Holds(scene.victim.cache_addr(), kOpenPart));
     const uint32_t port = scene.victim.address().port();
     Side &legitimate = scene.legitimate;
     DEMAND(legitimate.Link(port) == LLDD_SUCCESS);

@@ -28,8 +28,6 @@ bool Holds(uint64_t addr, const std::string &bytes) {
 
 }  // namespace
 
-const std::string kSecretWord = "secret-of-victim";
-
 Owner &Owner::Of(const char *transports) {
     // Kept to the end: its event loop has a thread, which static destructors must not meet.
     static Owner *const owner = new Owner(transports);

@@ -26,7 +26,7 @@ constexpr uint64_t kHoles = kMemory + 4 * kPart;
 constexpr uint64_t kEnd = kMemory + 5 * kPart;
 
 // What secret memory is full of: no answer may have it.
-extern const std::string kSecretWord;
+constexpr char kSecretWord[] = "secret-of-victim";
 
 // The devices and their memory last as long as the process, as those of a client do.
 class Owner final : public StreamProvider {

@@ -15,6 +15,14 @@ import llm_datadist
 # Each line that is wrong ends with what mypy must say of it.
 CLIENT = """
 from llm_datadist import BlocksCacheKey, Cache, CacheKey, CacheKeyByIdAndIndex, LLMConfig
+from llm_datadist.parallel import HeadSplit, Pull, pull_many
+from llm_datadist.testing import (
+    DatadistCalls,
+    DatadistCluster,
+    DatadistEngine,
+    DatadistFaults,
+    DatadistPeers,
+)
 from llm_datadist.v2.cache_manager import CacheManager
 
 BlocksCacheKey(1)
@@ -46,6 +54,32 @@ def use(manager: CacheManager, cache: Cache) -> None:
     config = LLMConfig()
     config.listen_ip_info = "127.0.0.1:0"
     config.listen_ip = "127.0.0.1:0"  # E: "LLMConfig" has no attribute "listen_ip"
+    many = [Pull(key, cache, [1], [2], {"src_layer_range": range(1)})]
+    pull_many(manager, many)
+    pull_many(manager, [key])  # E: List item 0 has incompatible type
+    Pull(key, cache, [1], [2], {"src_layers": range(1)})  # E: Extra key "src_layers"
+    HeadSplit(8, 4, 2).share(0)  # E: has no attribute "share"
+
+
+def test_fixtures(
+    datadist_peers: DatadistPeers,
+    datadist_engine: DatadistEngine,
+    datadist_cluster: DatadistCluster,
+    datadist_calls: DatadistCalls,
+    datadist_faults: DatadistFaults,
+) -> None:
+    peer = datadist_peers(LLM_DATADIST_CHECK="1")
+    peer.init(1, listen="127.0.0.1:0")
+    peer.init(1, listens="127.0.0.1:0")  # E: Unexpected keyword argument "listens"
+    datadist_engine(1).cache_manager.unregister_cache(1)
+    datadist_engine("one")  # E: Argument 1 to "__call__" of "DatadistEngine"
+    cluster = datadist_cluster("1P1D", in_process=True)
+    cluster.decoders[0].pull("kv", cluster.prompts[0].key(), [1], [2])
+    cluster.decoder  # E: "Cluster" has no attribute "decoder"
+    sum(call.bytes for call in datadist_calls)
+    datadist_calls[0].byte  # E: "Call" has no attribute "byte"
+    with datadist_faults.inject("read drop", must_fire=False) as injection:
+        injection.fire  # E: "Injection" has no attribute "fire"
 """
 
 
