@@ -1,4 +1,4 @@
-// A forked child that exits in the ordinary way: it leaves HIXL's statics alone.
+// A forked child that exits in the ordinary way: HIXL's static objects are left alone.
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once

@@ -32,16 +32,16 @@ using fake_cann::TheTraits;
 
 namespace {
 
-// What its statics do in a forked child that runs them.
-struct Statics {
+// What its static destructors do in a forked child that runs them.
+struct AtExit {
     pid_t owner = 0;
 
-    ~Statics() {
+    ~AtExit() {
         if (owner == 0 || owner == getpid()) return;
         if (TheTraits().forked_exit == ForkedExit::kAborts) std::abort();
         while (TheTraits().forked_exit == ForkedExit::kHangs) pause();
     }
-} statics;
+} at_exit;
 
 }  // namespace
 
@@ -92,7 +92,7 @@ Status Hixl::Initialize(const AscendString &local_engine,
     failed_ = status != SUCCESS;
     if (failed_) return status;
     engine_ = std::move(engine);
-    statics.owner = getpid();
+    at_exit.owner = getpid();
     return SUCCESS;
 }
 
