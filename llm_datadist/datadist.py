@@ -146,7 +146,6 @@ class LLMDataDist:
             self._cache_manager = CacheManager(self._engine)
             _live.append(self)
             LLMDataDist.llm_engine_instance = self
-        # What the device's library says of the options.
         self._open_engine().warn_of_notices()
 
     def finalize(self) -> None:
@@ -154,9 +153,8 @@ class LLMDataDist:
 
         Transfers that run end with LLM_TIMEOUT (decision 83).
         Peers are not told; they see the connections close. A CacheManager that is kept raises
-        LLM_ENGINE_FINALIZED from now on. A warning says so if the library of the device does not
-        return within LLMConfig.finalize_timeout: then the device and the memory of the pools stay
-        taken, and init() on that device is refused.
+        LLM_ENGINE_FINALIZED from now on. A warning says so if the device's library has not returned
+        within finalize_timeout: then the device stays taken, and init() on it is refused.
         """
         with _life:
             engine = self._engine
@@ -167,14 +165,13 @@ class LLMDataDist:
             manager = self.cache_manager
             self._is_closing = True
             manager._leave_engine(self._cluster_id)
-            left = ""
             try:
                 engine.close()
             except LLMException as failure:
-                # A forked child, whose parent's engine is not its to close; or a device's library
-                # that has not returned, of which the client is told.
+                # A forked child has its parent's; LLM_TIMEOUT: the device's library hangs.
                 get_logger().error(str(failure))
-                left = str(failure) if failure.status_code == LLMStatusCode.LLM_TIMEOUT else ""
+                if failure.status_code == LLMStatusCode.LLM_TIMEOUT:
+                    warn(str(failure))
             finally:
                 # Also when Ctrl-C has shortened it: the engine is closed then. Peers were in the
                 # memory until now.
@@ -184,8 +181,6 @@ class LLMDataDist:
                 if self in _live:
                     _live.remove(self)
                 LLMDataDist.llm_engine_instance = _live[-1] if _live else None
-        if left:
-            warn(left)
 
     @property
     def _is_open(self) -> bool:

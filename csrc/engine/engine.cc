@@ -14,7 +14,6 @@ namespace lldd {
 namespace {
 
 constexpr uint32_t kDefaultSyncTimeoutMs = 1000;
-constexpr uint32_t kDefaultFinalizeTimeoutMs = 10'000;
 constexpr uint32_t kDefaultPeerTimeoutMs = 15000;
 constexpr uint64_t kMaxTableBytes = 1 << 20;
 
@@ -107,15 +106,7 @@ Status Engine::Start(const lldd_config &config) {
     if (listen)
         LLDD_RETURN_IF_ERROR(ParseListen(config.listen_ip, config.listen_port, &listen_address));
     loop_ = EventLoop::Acquire();
-    DeviceOptions options;
-    options.device_id = config.device_id;
-    options.local_comm_res = config.local_comm_res == nullptr ? "" : config.local_comm_res;
-    options.global_resource_config =
-        config.global_resource_config == nullptr ? "" : config.global_resource_config;
-    options.rdma_traffic_class = config.rdma_traffic_class;
-    options.rdma_service_level = config.rdma_service_level;
-    options.buffer_pool = config.buffer_pool == nullptr ? "" : config.buffer_pool;
-    options.finalize_timeout_ms = Default(config.finalize_timeout_ms, kDefaultFinalizeTimeoutMs);
+    DeviceOptions options = DeviceOptions::Of(config);
     options.tell = [this](std::string text) { notices_.Add(std::move(text)); };
     LLDD_RETURN_IF_ERROR(ThisRuntime().OpenDevice(options, &device_));
     LLDD_RETURN_IF_ERROR(device_->UseAddress(listen ? listen_address.ip() : "", listen));

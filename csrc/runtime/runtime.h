@@ -189,6 +189,9 @@ public:
 };
 
 struct DeviceOptions {
+    // What the configuration of an engine says of its device.
+    static DeviceOptions Of(const lldd_config &config);
+
     int32_t device_id = 0;
     std::string local_comm_res;          // JSON, "" if not given
     std::string global_resource_config;  // JSON, "" if not given
