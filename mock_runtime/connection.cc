@@ -37,7 +37,7 @@ private:
 MockConnection::MockConnection(DeviceParts *device, const ConnectionSetup &setup, EndpointData peer)
     : device_(device),
       end_(setup.end),
-      nonce_(setup.nonce),
+      link_{setup.nonce, setup.key},
       passage_(std::make_shared<PeerPassage>(setup.end, device->memory->SnapshotMark(setup.nonce))),
       fault_link_{setup.peer, setup.streams, &passage_->peer_gone()},
       peer_(device->settings, std::move(peer)),
@@ -56,7 +56,7 @@ void MockConnection::ExpectChannel() {
     peer_.IsElsewhere(
         "the peer did not come over a local socket: another host or network namespace");
     if (!peer_.WantsChannel()) return;
-    device_->channel->Expect(nonce_, [this](ChannelGift gift, pid_t pid, ChannelGift *own) {
+    device_->channel->Expect(link_, [this](ChannelGift gift, pid_t pid, ChannelGift *own) {
         return TakeChannel(std::move(gift), pid, own);
     });
 }
@@ -100,7 +100,7 @@ Status MockConnection::DialChannel(const Deadline &deadline) {
     own.own_link_page = passage_->page().fd();
     ChannelGift gift;
     pid_t pid = 0;
-    Status exchanged = ExchangeOverChannel(peer_.channel(), nonce_, own, deadline, &gift, &pid);
+    Status exchanged = ExchangeOverChannel(peer_.channel(), link_, own, deadline, &gift, &pid);
     if (exchanged.ok()) exchanged = peer_.MapTable(std::move(gift.region_table));
     // Another path would lack descriptors as well, and the client would not learn that it is
     // slower.
@@ -119,7 +119,7 @@ Status MockConnection::DialChannel(const Deadline &deadline) {
 Status MockConnection::Confirm() {
     LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kConfirm, &fault_link_));
     // Whoever comes over the channel from now on comes too late: transfers use what was taken.
-    device_->channel->Forget(nonce_);
+    device_->channel->Forget(link_.nonce);
     peer_.DecidePaths();
     return Status::Ok();
 }
@@ -272,7 +272,7 @@ Status MockConnection::EndAccess(const Deadline &deadline) {
     device_->loop->RunAndWait([this] {
         LLDD_ON_IO_THREAD(*device_->loop);
         server_.reset();
-        if (end_ == LinkEnd::kAcceptor) device_->channel->Forget(nonce_);
+        if (end_ == LinkEnd::kAcceptor) device_->channel->Forget(link_.nonce);
     });
     if (!passage_->is_open()) return Status::Ok();
     passage_->own_side().alive.store(0, std::memory_order_seq_cst);

@@ -58,7 +58,7 @@ private:
 
     DeviceParts *const device_;
     const LinkEnd end_;
-    const LinkNonce nonce_;
+    const ChannelLink link_;
     const std::shared_ptr<PeerPassage> passage_;
     const FaultLink fault_link_;
 

@@ -161,6 +161,7 @@ void Engine::StartLinks(const lldd_config &config) {
     group_options.cluster_id = cluster_id_;
     group_options.total_time_s = config.link_total_time_s;
     group_options.sync_timeout_ms = sync_timeout_ms_;
+    group_options.secret = link_options.secret;
     group_options.closing = &closing_;
     group_options.peer_timeout_ms = peer_timeout_ms_;
     groups_ = std::make_unique<Groups>(loop_.get(), directory_.get(), acceptor_.get(),

@@ -169,19 +169,21 @@ Status Groups::Attend(const GroupPtr &group) {
         LLDD_ON_IO_THREAD(*loop_);
         if (alive != nullptr) OnCard(alive, other);
     };
-    if (several_hosts) {
-        if (rendezvous_ == nullptr) {
-            rendezvous_ = std::make_unique<Rendezvous>(loop_, address, options_.peer_timeout_ms);
-        }
-        const bool holds = LowestRank(group->spec) == options_.cluster_id;
-        return rendezvous_->Attend(holds, card, on_card, &group->meeting);
-    }
     std::vector<uint64_t> others;
     for (const auto &member : group->spec.members) {
         if (member.cluster_id != options_.cluster_id) others.push_back(member.cluster_id);
     }
-    auto meeting = std::make_unique<LocalMeeting>(loop_, card, on_card);
-    LLDD_RETURN_IF_ERROR(meeting->Start(others));
+    if (several_hosts) {
+        if (rendezvous_ == nullptr)
+            rendezvous_ = std::make_unique<Rendezvous>(loop_, address, options_.secret,
+                                                       options_.peer_timeout_ms);
+        const bool holds = LowestRank(group->spec) == options_.cluster_id;
+        return rendezvous_->Attend(holds, card, std::move(others), on_card, &group->meeting);
+    }
+    auto meeting = std::make_unique<LocalMeeting>(loop_, card, std::move(others), on_card);
+    std::string notice;
+    LLDD_RETURN_IF_ERROR(meeting->Start(&notice));
+    if (!notice.empty()) notices_->Add(std::move(notice));
     group->meeting = std::move(meeting);
     return Status::Ok();
 }

@@ -48,6 +48,7 @@ public:
         uint64_t cluster_id = 0;
         uint32_t total_time_s = 0;
         uint32_t sync_timeout_ms = 0;
+        std::string secret;  // "": none
         // Raised when the engine is closed; null: it is not.
         const Interruption *closing = nullptr;
         uint32_t peer_timeout_ms = 0;  // see WatchPeerHost

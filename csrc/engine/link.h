@@ -21,6 +21,7 @@
 #include "base/socket.h"
 #include "base/status.h"
 #include "engine/control_channel.h"
+#include "engine/greeting.h"
 #include "engine/peer_table.h"
 #include "engine/turn_lock.h"
 #include "runtime/runtime.h"
@@ -35,9 +36,8 @@ public:
         LinkEnd end = LinkEnd::kInitiator;
         SocketAddress peer_address;  // the initiator: where the acceptor listens
         LinkNonce nonce{};
-        // The nonces of both ends' greetings, which are not secret.
-        LinkNonce initiator_greeting{};
-        LinkNonce acceptor_greeting{};
+        LinkKey key{};
+        bool has_secret = false;       // the key is one; streams must be proved
         uint32_t peer_features = 0;    // see wire::kOwnFeatures
         uint32_t peer_timeout_ms = 0;  // see WatchPeerHost
         std::string group;             // of a communicator: its name
@@ -150,15 +150,9 @@ public:
     } counters;
 
 private:
-    struct Dial {
-        Fd socket;
-        EventLoop::Token token = 0;
-        uint32_t request_id = 0;
-    };
-
     Status ConnectWhilePeerLives(const Deadline &deadline, Fd *stream);
-    void FinishDial() LLDD_REQUIRES(*loop_);
-    void StopDial() LLDD_REQUIRES(*loop_);
+    wire::Hello StreamHello(wire::Purpose purpose) const;
+    void FinishDial(Status status, Fd stream, uint32_t request_id) LLDD_REQUIRES(*loop_);
     void RunPendingShutdown() LLDD_EXCLUDES(turn_);
     void ShutdownInTurn() LLDD_REQUIRES(turn_);
     void TellShutdown();
@@ -190,7 +184,7 @@ private:
     bool stream_wanted_ LLDD_GUARDED_BY(stream_mutex_) = false;
     std::vector<std::pair<uint32_t, std::string>> early_messages_ LLDD_GUARDED_BY(stream_mutex_);
 
-    Dial dial_ LLDD_GUARDED_BY(*loop_);
+    std::shared_ptr<Greeter> dial_ LLDD_GUARDED_BY(*loop_);  // of a stream that the acceptor wants
 };
 
 }  // namespace lldd

@@ -13,6 +13,7 @@
 #include "base/io_thread.h"
 #include "base/log.h"
 #include "base/thread.h"
+#include "engine/greeting.h"
 #include "engine/life_log.h"
 
 namespace lldd {
@@ -188,13 +189,12 @@ Status LinkInitiator::Dial(const SocketAddress &address, const Deadline &deadlin
     LLDD_RETURN_IF_ERROR(lldd::Connect(address, deadline, &socket));
     WatchPeerHost(socket.get(), options_.peer_timeout_ms);
     LLDD_RETURN_IF_ERROR(device_->UseAddress(SocketAddress::OfSocket(socket.get()).ip(), false));
-    LLDD_RETURN_IF_ERROR(Greet(socket.get(), deadline, own, &peer));
-    identity.initiator_greeting = own.nonce;
-    identity.acceptor_greeting = peer.nonce;
+    LLDD_RETURN_IF_ERROR(Introduce(socket.get(), deadline, own, &peer, &identity.key));
+    identity.has_secret = !options_.secret.empty();
     identity.peer_features = peer.features;
     identity.peer_timeout_ms = options_.peer_timeout_ms;
     identity.own_cluster_id = options_.cluster_id;
-    identity.peer_cluster_id = peer.cluster_id;
+    identity.peer_cluster_id = peer.id;
     identity.end = LinkEnd::kInitiator;
     identity.peer_address = address;
     identity.nonce = RandomNonce();
@@ -235,20 +235,15 @@ Status LinkInitiator::EndGroupLink(const std::shared_ptr<Link> &link, const Dead
 
 // ---- handshake ----
 
-// Each end sends its version, a nonce, and how the other end must prove its right to link.
-Status LinkInitiator::Greet(int socket, const Deadline &deadline, const wire::Hello &own,
-                            wire::Hello *peer) {
-    const auto bytes = own.Encode();
-    char answer[wire::Hello::kSize];
-    Status status = SendAll(socket, bytes.data(), bytes.size(), deadline);
-    if (status.ok()) status = ReceiveAll(socket, answer, sizeof answer, deadline);
-    if (!status.ok()) {
-        return Failure(status.code() == LLDD_TIMEOUT ? LLDD_TIMEOUT : LLDD_LINK_FAILED,
-                       "%s accepted the connection but did not answer: %s",
-                       SocketAddress::OfPeer(socket).ToString().c_str(), status.text().c_str());
-    }
-    LLDD_RETURN_IF_ERROR(peer->Decode({answer, sizeof answer}));
-    return options_.CheckAuth(*peer);
+// Each end sends its version and a nonce, and proves its right to link.
+Status LinkInitiator::Introduce(int socket, const Deadline &deadline, const wire::Hello &own,
+                                wire::Hello *peer, LinkKey *key) {
+    const Status status = Greet(socket, own, options_.secret, deadline, peer, key);
+    // What it has sent is wrong: the text says it.
+    if (status.ok() || status.code() == LLDD_LINK_FAILED) return status;
+    return Failure(status.code() == LLDD_TIMEOUT ? LLDD_TIMEOUT : LLDD_LINK_FAILED,
+                   "%s accepted the connection but did not answer: %s",
+                   SocketAddress::OfPeer(socket).ToString().c_str(), status.text().c_str());
 }
 
 // From the request to the stored link. The channel runs already, so that a dying peer is noticed at
@@ -258,6 +253,7 @@ Status LinkInitiator::Shake(const LinkPtr &link, bool replace, const Deadline &d
     LLDD_RETURN_IF_ERROR(Request(link, replace, deadline, &setup.peer_endpoint));
     setup.end = LinkEnd::kInitiator;
     setup.nonce = link->identity().nonce;
+    setup.key = link->identity().key;
     setup.peer = link->peer();
     setup.streams = link.get();
     setup.peer_passive = options_.one_way() || link->peer() == options_.cluster_id;

@@ -82,7 +82,8 @@ private:
     static Status AlreadyLinked(const Link &old);
     Status LinkMutually(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline);
     Status LinkOneWay(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline);
-    Status Greet(int socket, const Deadline &deadline, const wire::Hello &own, wire::Hello *peer);
+    Status Introduce(int socket, const Deadline &deadline, const wire::Hello &own,
+                     wire::Hello *peer, LinkKey *key);
     Status Dial(const SocketAddress &address, const Deadline &deadline, Link::Identity identity,
                 LinkPtr *link);
     Status Shake(const LinkPtr &link, bool replace, const Deadline &deadline);

@@ -35,8 +35,11 @@ struct Run {
 // Which end of a link this is. Connections are opened only from the initiator to the acceptor.
 enum class LinkEnd { kInitiator, kAcceptor };
 
-// A secret name of a link, known to its two ends only.
+// The name of a link: random bytes, which travel in the clear.
 using LinkNonce = std::array<uint8_t, 16>;
+// What only the two ends of a link know, if they have a secret: whoever opens another way between
+// them must prove that it has the key. Without a secret it follows from what travels in the clear.
+using LinkKey = std::array<uint8_t, 32>;
 
 // How one kind of a peer's memory is reached, for introspection: see lldd_path_info.
 struct PathDescription {
@@ -123,6 +126,7 @@ public:
 struct ConnectionSetup {
     LinkEnd end = LinkEnd::kInitiator;
     LinkNonce nonce{};
+    LinkKey key{};
     uint64_t peer = 0;                  // how texts name the peer; means nothing to a runtime
     std::string peer_endpoint;          // what the peer's Device::Endpoint gave
     StreamProvider *streams = nullptr;  // outlives the connection

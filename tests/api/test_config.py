@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_datadist import LLMClusterInfo, LLMConfig, LlmConfig, LLMException, LLMRole, LLMStatusCode
+from llm_datadist.config import MEMBERS
 from llm_datadist.status import LLMConfigValueError
 
 PARAM_INVALID = LLMStatusCode.LLM_PARAM_INVALID
@@ -379,3 +380,11 @@ class TestClusterInfo:
         assert info.remote_role_type == 1
         with pytest.raises(TypeError):
             info.remote_role_type = "PROMPT"
+
+
+def test_what_an_engine_takes_is_said_where_it_is_less_than_a_setter_allows():
+    accepted = {member.name: member.accepts for member in MEMBERS}
+    assert not any("None" in each for each in accepted.values()), accepted
+    less = [each for each in accepted.values() if "an engine takes" in each]
+    assert less
+    assert all(each.startswith("int in [") for each in less)

@@ -517,6 +517,8 @@ class TestSwitchRole:
         for arguments in ((None,), ("PROMPT",), (LLMRole.MIX, [])):
             with pytest.raises(TypeError):
                 datadist.switch_role(*arguments)
+        with pytest.raises(TypeError, match=r"listenIpInfo only support str, got int"):
+            datadist.switch_role(LLMRole.MIX, {"llm.listenIpInfo": 5})
         for text in ("", "1.2.3.4", "::1:5", "1.2.3.4:70000"):
             options = {"llm.listenIpInfo": text}
             assert_status(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from llm_datadist import BlocksCacheKey, LLMException, LLMStatusCode
-from llm_datadist.testing import Geometry, check, moved
+from llm_datadist.testing import Geometry, check, eventually, moved
 
 S = LLMStatusCode
 OWNER, PULLER = 7, 8
@@ -183,3 +183,27 @@ def test_memory_that_hixl_does_not_give_back(peers, faults):
 def register_again(actor) -> None:
     addrs = actor.caches["kv"].tensor_addrs
     actor.datadist.cache_manager.register_blocks_cache(SMALL.desc(), addrs, KEY)
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_failed_transfer_of_a_silent_peer(peers, faults, dies):
+    """HIXL does not say that a peer is gone, so it is asked; one that is silent may live."""
+    owner = peers.start(OWNER)
+    puller = peers.start(PULLER, listen=None, sync_timeout_ms=20_000 if dies else 500)
+    owner.register("kv", SMALL, 1, 0)
+    puller.register("kv", SMALL, 2)
+    assert puller.link(owner) == S.LLM_SUCCESS
+    puller.pull("kv", KEY, [0], [0])
+    owner.stop()
+    faults.order("transfer", 503900)
+    pull = puller.start_call("pull", "kv", KEY, [0], [1])
+    eventually(lambda: faults.left() == 0, "HIXL has failed")
+    if dies:
+        owner.kill()
+    error = pull.exception()
+    assert isinstance(error, LLMException)
+    assert error.raw == 503900
+    assert error.status_code == (S.LLM_TIMEOUT if dies else S.LLM_FAILED)
+    assert ("connection closed" in str(error)) == dies
+    if not dies:
+        owner.go_on()

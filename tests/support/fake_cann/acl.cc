@@ -376,8 +376,10 @@ aclError aclrtMemcpy(void *dst, size_t dst_max, const void *src, size_t count,
 
 aclError aclrtCreateStream(aclrtStream *stream) {
     const aclError entered = Enter(nullptr);
-    if (entered == ACL_SUCCESS) *stream = new Stream;
-    return entered;
+    if (entered != ACL_SUCCESS) return entered;
+    InsteadWriteDown("stream");
+    *stream = new Stream;
+    return ACL_SUCCESS;
 }
 
 aclError aclrtDestroyStream(aclrtStream stream) {
