@@ -133,8 +133,9 @@ Status Engine::Start(const lldd_config &config) {
         const MutexLock lock(listener_mutex_);
         listen_port_asked_ = config.listen_port;
     }
-    LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu opened on device %d", Printable(cluster_id_),
-             device_id_);
+    LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu opened on device %d, listening at %s",
+             Printable(cluster_id_), device_id_,
+             listen ? acceptor_->listener().address().ToString().c_str() : "no address");
     return Status::Ok();
 }
 

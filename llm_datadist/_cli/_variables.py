@@ -154,6 +154,13 @@ VARIABLES = (
         "json: each line of the log is a JSON object",
         _PACKAGE,
     ),
+    Variable(
+        "LLM_DATADIST_SLOW_MS",
+        "milliseconds",
+        "0: none",
+        "transfers that take longer are warned of in the log",
+        _ENGINE,
+    ),
     Variable("ASCEND_HOME_PATH", "path", "the usual places", "the CANN toolkit", _BUILD),
     Variable(
         "ASCEND_TOOLKIT_HOME",
