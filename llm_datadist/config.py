@@ -12,6 +12,7 @@ from . import _addresses
 from ._checks import INT32_MAX, UINT32_MAX, check_type, check_uint16, check_uint64
 from ._enums import NamedIntEnum
 from ._members import (
+    DEFAULT_FINALIZE_TIMEOUT_MS,
     DEFAULT_PEER_TIMEOUT_MS,
     DEFAULT_SYNC_TIMEOUT_MS,
     AnyNumber,
@@ -151,6 +152,17 @@ class LLMConfig(WarnsOfUnknownMembers):
         "A secret that both ends of a link must have (decision 41); not shown by repr and logs.",
     )
 
+    buffer_pool = Text(
+        "lldd.BufferPool",
+        'The buffer pool of HIXL, "number:size in MB"; unset: "0:0", none. Both ends of a link '
+        "must have the same; the mock has none.",
+    )
+    finalize_timeout = Timeout(
+        "lldd.FinalizeTimeout",
+        "How long finalize() waits for the library of the device, in milliseconds; what has not "
+        "returned then keeps the device.",
+        default=DEFAULT_FINALIZE_TIMEOUT_MS,
+    )
     peer_timeout = Number(
         "lldd.PeerTimeout",
         "After how many milliseconds a peer that does not answer is noticed (decision 24); 0: "

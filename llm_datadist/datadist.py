@@ -26,7 +26,7 @@ from .cache import RegisterMemStatus
 from .cache_manager import CacheManager
 from .config import LLMClusterInfo, LLMConfig, LLMRole, config_of_members
 from .options import allows_multiple_instances, read_options
-from .status import LLMException, LLMStatusCode
+from .status import LLMException, LLMStatusCode, warn
 from .utils.log import get_logger
 
 if TYPE_CHECKING:
@@ -146,13 +146,15 @@ class LLMDataDist:
             self._cache_manager = CacheManager(self._engine)
             _live.append(self)
             LLMDataDist.llm_engine_instance = self
+        self._open_engine().warn_of_notices()
 
     def finalize(self) -> None:
         """Close the engine, waiting for running calls; nothing happens when it is not open.
 
         Transfers that run end with LLM_TIMEOUT (decision 83).
         Peers are not told; they see the connections close. A CacheManager that is kept raises
-        LLM_ENGINE_FINALIZED from now on.
+        LLM_ENGINE_FINALIZED from now on. A warning says so if the device's library has not returned
+        within finalize_timeout: then the device stays taken, and init() on it is refused.
         """
         with _life:
             engine = self._engine
@@ -166,8 +168,10 @@ class LLMDataDist:
             try:
                 engine.close()
             except LLMException as failure:
-                # Only a forked child gets here: its parent's engine is not its to close.
+                # A forked child has its parent's; LLM_TIMEOUT: the device's library hangs.
                 get_logger().error(str(failure))
+                if failure.status_code == LLMStatusCode.LLM_TIMEOUT:
+                    warn(str(failure))
             finally:
                 # Also when Ctrl-C has shortened it: the engine is closed then. Peers were in the
                 # memory until now.

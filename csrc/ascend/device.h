@@ -18,6 +18,8 @@ public:
     static Status Open(const DeviceOptions &options, std::unique_ptr<Device> *device);
     ~AscendDevice() override;
 
+    Status End() override;
+
     Status AllocatePool(Placement placement, uint64_t size, uint64_t *addr) override;
     void FreePool(uint64_t addr) override;
     Status Commit(uint64_t addr, uint64_t size) override;
@@ -33,7 +35,12 @@ public:
 private:
     AscendDevice() = default;
 
+    Status CheckPeer(const EndpointData &peer) const;
+
     DeviceParts parts_;
+    uint64_t finalize_ms_ = 0;
+    std::string name_;  // which device of the host it is
+    bool ended_ = false;
     std::unique_ptr<Copies> copies_;
 };
 

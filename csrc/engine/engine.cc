@@ -85,7 +85,10 @@ Engine::Engine(const lldd_config &config)
       // Only in request mode do peers name places of caches by their address.
       store_(config.mode == LLDD_MODE_REQUEST) {}
 
-Engine::~Engine() { Close(); }
+Engine::~Engine() {
+    const Status closed = Close();
+    if (!closed.ok()) LLDD_LOG(LLDD_LOG_WARNING, "%s", closed.text().c_str());
+}
 
 // ---- opening, closing ----
 
@@ -103,13 +106,8 @@ Status Engine::Start(const lldd_config &config) {
     if (listen)
         LLDD_RETURN_IF_ERROR(ParseListen(config.listen_ip, config.listen_port, &listen_address));
     loop_ = EventLoop::Acquire();
-    DeviceOptions options;
-    options.device_id = config.device_id;
-    options.local_comm_res = config.local_comm_res == nullptr ? "" : config.local_comm_res;
-    options.global_resource_config =
-        config.global_resource_config == nullptr ? "" : config.global_resource_config;
-    options.rdma_traffic_class = config.rdma_traffic_class;
-    options.rdma_service_level = config.rdma_service_level;
+    DeviceOptions options = DeviceOptions::Of(config);
+    options.tell = [this](std::string text) { notices_.Add(std::move(text)); };
     LLDD_RETURN_IF_ERROR(ThisRuntime().OpenDevice(options, &device_));
     LLDD_RETURN_IF_ERROR(device_->UseAddress(listen ? listen_address.ip() : "", listen));
     // Before the listener, so that no peer can connect to a device that lacks its pools.
@@ -136,8 +134,9 @@ Status Engine::Start(const lldd_config &config) {
         const MutexLock lock(listener_mutex_);
         listen_port_asked_ = config.listen_port;
     }
-    LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu opened on device %d", Printable(cluster_id_),
-             device_id_);
+    LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu opened on device %d, listening at %s",
+             Printable(cluster_id_), device_id_,
+             listen ? acceptor_->listener().address().ToString().c_str() : "no address");
     return Status::Ok();
 }
 
@@ -180,9 +179,9 @@ Status Engine::OpenPool(const char *name, Placement placement, uint64_t size, ui
     return Status::Ok();
 }
 
-void Engine::Close() {
+Status Engine::Close() {
     MutexLock one_at_a_time(close_mutex_);
-    if (!gate_.Close()) return;
+    if (!gate_.Close()) return Status::Ok();
     // Calls that wait or move bytes need not be waited for until their deadlines.
     closing_.Raise(InterruptCause::kFinalize);
     if (directory_ != nullptr) {
@@ -207,13 +206,16 @@ void Engine::Close() {
     directory_.reset();
     owner_.reset();
     store_.Clear();
+    Status ended;
     if (device_ != nullptr) {
+        ended = device_->End();
         if (device_pool_.pages != nullptr) device_->FreePool(device_pool_.base);
         if (host_pool_.pages != nullptr) device_->FreePool(host_pool_.base);
         device_.reset();
     }
     loop_.reset();
     LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu closed", Printable(cluster_id_));
+    return ended;
 }
 
 Deadline Engine::SyncDeadline() const { return Deadline::InMs(sync_timeout_ms_); }

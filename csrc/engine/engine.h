@@ -40,7 +40,8 @@ public:
     bool in_forked_child() const { return fork_guard_.in_child(); }
     // Interrupts running transfers, waits for running calls, then takes everything down. A second
     // call waits for the first.
-    void Close();
+    // LLDD_TIMEOUT: it is closed, and the device stays taken; see Device::End.
+    Status Close();
 
     void Describe(lldd_engine_info *info);
     void ReadCounters(lldd_counters *counters) const;

@@ -116,6 +116,8 @@ Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
         return status;
     }
     *comm_id = group->comm_id;
+    LLDD_LOG(LLDD_LOG_INFO, "communicator %llu prepared: %s", Printable(group->comm_id),
+             group->description.c_str());
     return Status::Ok();
 }
 
@@ -131,16 +133,20 @@ Status Groups::UseOwnAddress() {
 }
 
 // Begins to meet the other members.
-std::string Groups::NotAllCame(const Group &group) const {
+std::string Groups::MissingLocked(const Group &group) const {
     std::string missing;
-    MutexLock lock(mutex_);
     for (const auto &member : group.spec.members) {
         if (member.cluster_id == options_.cluster_id || group.links.count(member.cluster_id) != 0)
             continue;
         missing += Format("%s%llu", missing.empty() ? "" : ", ", Printable(member.cluster_id));
     }
+    return missing;
+}
+
+std::string Groups::NotAllCame(const Group &group) const {
+    MutexLock lock(mutex_);
     return Format("not all members came in time (link_total_time: %llu s); missing: cluster %s",
-                  Printable(TotalS()), missing.c_str());
+                  Printable(TotalS()), MissingLocked(group).c_str());
 }
 
 Status Groups::Attend(const GroupPtr &group) {
@@ -346,11 +352,18 @@ bool Groups::AddLink(const GroupPtr &group, const std::shared_ptr<Link> &link) {
         if (group->state != LLDD_GROUP_PREPARING ||
             !group->links.emplace(link->peer(), link).second)
             return false;
-        if (group->links.size() + 1 < group->spec.members.size()) return true;
+        if (group->links.size() + 1 < group->spec.members.size()) {
+            LLDD_LOG(
+                LLDD_LOG_INFO, "communicator %llu: cluster %llu is linked; missing: cluster %s",
+                Printable(group->comm_id), Printable(link->peer()), MissingLocked(*group).c_str());
+            return true;
+        }
         for (const auto &entry : group->links) complete.push_back(entry.second);
         directory_->Publish(complete);
         group->state = LLDD_GROUP_OK;
     }
+    LLDD_LOG(LLDD_LOG_INFO, "communicator %llu OK: all its members are linked",
+             Printable(group->comm_id));
     loop_->Post([this, group] {
         LLDD_ON_IO_THREAD(*loop_);
         EndMeeting(group);

@@ -94,6 +94,7 @@ private:
     uint64_t TotalS() const;
     Status Check(const GroupSpec &spec) const;
     GroupPtr FindPreparingLocked(const std::string &name) const LLDD_REQUIRES(mutex_);
+    std::string MissingLocked(const Group &group) const LLDD_REQUIRES(mutex_);
     std::string NotAllCame(const Group &group) const;
     Status UseOwnAddress();
     Status Attend(const GroupPtr &group) LLDD_REQUIRES(*loop_);

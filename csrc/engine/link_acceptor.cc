@@ -11,6 +11,8 @@
 #include "base/hmac.h"
 #include "base/io_thread.h"
 #include "base/log.h"
+#include "engine/life_log.h"
+#include "runtime/texts.h"
 
 namespace lldd {
 namespace {
@@ -320,6 +322,7 @@ void LinkAcceptor::OnLinkConfirm(const LinkPtr &link, uint32_t request_id) {
         link->channel().SetMaxBody(wire::kMaxBody);
         link->channel().SetHeldHandler(nullptr);
         link->AllowRequests();
+        LogLinkMade(*link);
     }
     link->channel().Answer(wire::kLinkConfirm, request_id, wire::StatusBody::Of(status).Encode());
     if (!status.ok()) {
@@ -358,6 +361,7 @@ void LinkAcceptor::DropReplaced(const Link &link) {
                    Printable(link.peer()), link.identity().peer_address.ToString().c_str(),
                    old->identity().peer_address.ToString().c_str()));
     }
+    LogLinkEnded(*old, "replaced by one from " + link.identity().peer_address.ToString());
     DropWhenIdle(old, [old] { old->channel().CloseAfterFlush(); });
 }
 
@@ -374,6 +378,7 @@ void LinkAcceptor::OnUnlink(const LinkPtr &link, uint32_t request_id) {
         link->channel().Answer(wire::kUnlink, request_id, {});
         return;
     }
+    LogLinkEnded(*link, "unlinked by the peer");
     DropWhenIdle(link, [link, request_id] {
         link->channel().Answer(wire::kUnlink, request_id, {});
         link->channel().CloseAfterFlush();
@@ -390,6 +395,7 @@ void LinkAcceptor::OnClosed(const std::weak_ptr<Link> &weak) {
         return;
     }
     if (link->unlinked()) return;
+    LogLinkEnded(*link, std::string("lost: ") + kConnectionClosed);
     const int error = link->channel().lost_error();
     if (error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH) {
         LLDD_LOG(LLDD_LOG_WARNING,

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/thread.h"
 #include "engine/greeting.h"
+#include "engine/life_log.h"
 
 namespace lldd {
 namespace {
@@ -259,7 +260,9 @@ Status LinkInitiator::Shake(const LinkPtr &link, bool replace, const Deadline &d
     std::unique_ptr<Connection> connection;
     LLDD_RETURN_IF_ERROR(device_->Connect(setup, deadline, &connection));
     link->SetConnection(std::move(connection));
-    return Confirm(link, deadline);
+    LLDD_RETURN_IF_ERROR(Confirm(link, deadline));
+    LogLinkMade(*link);
+    return Status::Ok();
 }
 
 Status LinkInitiator::Ask(const LinkPtr &link, wire::Kind kind, const std::string &body,
@@ -382,7 +385,7 @@ Status LinkInitiator::UnlinkBoth(const LinkPtr &link, const Deadline &deadline) 
 Status LinkInitiator::End(const LinkPtr &link, const Deadline &deadline) {
     const Link::Turn turn(link, deadline);
     if (turn) return TakeDown(link, deadline);
-    directory_->Remove(link);
+    if (directory_->Remove(link)) LogLinkEnded(*link, "ends with the transfer that has it");
     loop_->RunAndWait([&] { owner_->OnLinkDown(*link); });
     link->ShutdownWhenIdle([link] { link->channel().Close(); });
     return Failure(LLDD_TIMEOUT,
@@ -391,7 +394,7 @@ Status LinkInitiator::End(const LinkPtr &link, const Deadline &deadline) {
 }
 
 Status LinkInitiator::TakeDown(const LinkPtr &link, const Deadline &deadline) {
-    directory_->Remove(link);
+    if (directory_->Remove(link)) LogLinkEnded(*link, "ended by this end");
     Status status = link->Shutdown(deadline);
     link->channel().Close();
     loop_->RunAndWait([&] { owner_->OnLinkDown(*link); });

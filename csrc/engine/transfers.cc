@@ -101,10 +101,14 @@ Status Transfers::FindLink(uint64_t cluster_id, std::shared_ptr<Link> *link) con
                    linked.empty() ? "it has no links" : "it has links to", linked.c_str());
 }
 
-// A failed transfer: what it was, and when its time was over, how long that is and who says so.
-Status Transfers::Explained(Status status, const Deadline &deadline,
-                            const std::string &what) const {
-    status = std::move(status).WithPrefix(what);
+// A transfer is over: tells the log of it, and the caller of a failed one what() it was, and when its
+// time was over, how long that is and who says so.
+template <typename What>
+Status Transfers::Ended(Status status, const Link &link, uint64_t bytes, const Deadline &deadline,
+                        const What &what) const {
+    if (log_.tells()) log_.Tell(link, what(), status.ok() ? bytes : 0, deadline, status);
+    if (status.ok()) return status;
+    status = std::move(status).WithPrefix(what() + ": ");
     if (status.code() != LLDD_TIMEOUT || Deadline::Clock::now() < deadline.when()) return status;
     return std::move(status).WithSuffix(
         Format("; a transfer may take %u ms (sync_kv_timeout)", options_.sync_timeout_ms));
@@ -149,9 +153,8 @@ Status Transfers::Pull(const lldd_pull_args &args, const lldd_cache_key &key,
             link->turn().AssertHeld();
             return PullInTurn({key, request, *local}, link.get(), until, scratch);
         });
-        if (status.ok()) return status;
-        return Explained(std::move(status), deadline,
-                         "pull of " + KeyText(key) + " from " + link->peer_name() + ": ");
+        return Ended(std::move(status), *link, BytesOf(scratch->runs), deadline,
+                     [&] { return "pull of " + KeyText(key) + " from " + link->peer_name(); });
     }());
 }
 
@@ -376,13 +379,11 @@ Status Transfers::PushLayer(PushSource *source, const lldd_cache_key &key) {
         link->turn().AssertHeld();
         return PushLayerInTurn(source, key, link.get(), until, &bytes);
     });
-    if (!status.ok()) {
-        return Explained(std::move(status), deadline,
-                         Format("push of layer %u to %s of %s: ", source->request.args.src_layer,
-                                KeyText(key).c_str(), link->peer_name().c_str()));
-    }
-    CountPush(link.get(), bytes);
-    return status;
+    if (status.ok()) CountPush(link.get(), bytes);
+    return Ended(std::move(status), *link, bytes, deadline, [&] {
+        return Format("push of layer %u to %s of %s", source->request.args.src_layer,
+                      KeyText(key).c_str(), link->peer_name().c_str());
+    });
 }
 
 void Transfers::CountPush(Link *link, uint64_t bytes) {
@@ -432,13 +433,10 @@ Status Transfers::SendToAddresses(PushSource *source) {
         link->turn().AssertHeld();
         return SendToAddressesInTurn(source, link.get(), until, &bytes);
     });
-    if (!status.ok()) {
-        return Explained(
-            std::move(status), deadline,
-            Format("transfer of layer %u to %s: ", args.src_layer, link->peer_name().c_str()));
-    }
-    CountPush(link.get(), bytes);
-    return status;
+    if (status.ok()) CountPush(link.get(), bytes);
+    return Ended(std::move(status), *link, bytes, deadline, [&] {
+        return Format("transfer of layer %u to %s", args.src_layer, link->peer_name().c_str());
+    });
 }
 
 Status Transfers::SendToAddressesInTurn(PushSource *source, Link *link, const Deadline &deadline,

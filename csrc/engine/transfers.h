@@ -14,6 +14,7 @@
 #include "engine/cache_key.h"
 #include "engine/cache_store.h"
 #include "engine/call_gate.h"
+#include "engine/life_log.h"
 #include "engine/link_directory.h"
 #include "engine/mismatches.h"
 #include "engine/plan_pull.h"
@@ -50,7 +51,8 @@ public:
           in_use_(in_use),
           links_(links),
           mismatches_(mismatches),
-          options_(options) {}
+          options_(options),
+          log_(options.sync_timeout_ms) {}
     Transfers(const Transfers &) = delete;
     Transfers &operator=(const Transfers &) = delete;
 
@@ -104,7 +106,9 @@ private:
     Status PushLayer(PushSource *source, const lldd_cache_key &key);
     Status PushLayerInTurn(PushSource *source, const lldd_cache_key &key, Link *link,
                            const Deadline &deadline, uint64_t *bytes) LLDD_REQUIRES(link->turn());
-    Status Explained(Status status, const Deadline &deadline, const std::string &what) const;
+    template <typename What>
+    Status Ended(Status status, const Link &link, uint64_t bytes, const Deadline &deadline,
+                 const What &what) const;
     Status ReadTable(Link *link, const Deadline &deadline, const PeerTable **table)
         LLDD_REQUIRES(link->turn());
     void CountPush(Link *link, uint64_t bytes);
@@ -115,6 +119,7 @@ private:
     const LinkDirectory *const links_;
     const Mismatches mismatches_;
     const Options options_;
+    const TransferLog log_;
     Counters counters_;
 };
 

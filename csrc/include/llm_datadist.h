@@ -255,8 +255,9 @@ typedef struct lldd_config {
     const char *local_comm_res;         /* JSON for the device, or null; kept until a link is made */
     const char *global_resource_config; /* JSON for the device, or null */
     const char *auth_token;             /* shared secret that both ends of a link must have, or null; not "" */
+    const char *buffer_pool;            /* of HIXL, "num:size in MB", or null: "0:0"; both ends of a link must agree */
+    uint32_t finalize_timeout_ms;       /* how long a close waits for the device's library; 0: 10000 */
     uint32_t peer_timeout_ms;   /* after which a peer that does not answer is noticed; 0: 15000; LLDD_UNSET: never */
-    uint32_t reserved;
 } lldd_config;
 
 /* What an open engine is. */
@@ -535,7 +536,9 @@ lldd_status lldd_engine_open(const lldd_config *config, lldd_engine **engine);
 
 /* Closes an engine: no new call gets in, running transfers are interrupted (LLDD_TIMEOUT), running calls are waited for,
  * then links go (without telling the peers, who see the connection close), caches, pools, listener and threads. A second
- * close succeeds at once. */
+ * close succeeds at once. LLDD_TIMEOUT: the engine is closed, but a call of the device's library has not returned within
+ * finalize_timeout_ms: the device and the memory of the pools stay taken, and an engine on that device cannot be opened
+ * in this process before the call returns. */
 lldd_status lldd_engine_close(lldd_engine *engine);
 
 /* Ends the handle; closes the engine first if need be. No call may be running or follow. Null is allowed. */

@@ -149,6 +149,10 @@ class Device {
 public:
     virtual ~Device() = default;
 
+    // Ends everything; only the destructor may follow. LLDD_TIMEOUT: a call of the hardware's library
+    // has not returned, and what it may use stays taken.
+    virtual Status End() { return Status::Ok(); }
+
     // A region that caches are allocated from, registered for transport as a whole before any
     // connection is made. Reserves only; Commit makes pages of it usable. LLDD_OUT_OF_MEMORY.
     virtual Status AllocatePool(Placement placement, uint64_t size, uint64_t *addr) = 0;
@@ -203,11 +207,18 @@ public:
 };
 
 struct DeviceOptions {
+    // What the configuration of an engine says of its device.
+    static DeviceOptions Of(const lldd_config &config);
+
     int32_t device_id = 0;
     std::string local_comm_res;          // JSON, "" if not given
     std::string global_resource_config;  // JSON, "" if not given
     uint32_t rdma_traffic_class = LLDD_UNSET;
     uint32_t rdma_service_level = LLDD_UNSET;
+    std::string buffer_pool;  // as HIXL writes it, "" if not given
+    uint64_t finalize_timeout_ms = 10'000;
+    // A text that the client is told at its next call. Any thread; does not block.
+    std::function<void(std::string text)> tell = [](const std::string &) {};
 };
 
 struct RuntimeDescription {

@@ -161,6 +161,13 @@ VARIABLES = (
         "json: each line of the log is a JSON object",
         _PACKAGE,
     ),
+    Variable(
+        "LLM_DATADIST_SLOW_MS",
+        "milliseconds",
+        "0: none",
+        "transfers that take longer are warned of in the log",
+        _ENGINE,
+    ),
     Variable("ASCEND_HOME_PATH", "path", "the usual places", "the CANN toolkit", _BUILD),
     Variable(
         "ASCEND_TOOLKIT_HOME",
@@ -168,6 +175,13 @@ VARIABLES = (
         "the usual places",
         "the CANN toolkit, if ASCEND_HOME_PATH is not set",
         _BUILD,
+    ),
+    Variable(
+        "ASCEND_RT_VISIBLE_DEVICES",
+        "as CANN has it",
+        "not set",
+        "which devices of the host the process sees: two engines on one are not linked",
+        "the Ascend runtime",
     ),
     Variable(
         "AUTO_USE_UC_MEMORY",

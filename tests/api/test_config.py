@@ -52,6 +52,8 @@ DEFAULTS = {
     "allow_multiple_instances": False,
     "auth_token": "",
     "peer_timeout": 15000,
+    "buffer_pool": "",
+    "finalize_timeout": None,
 }
 
 
@@ -94,6 +96,8 @@ def test_nothing_set_emits_memory_utilization_alone():
         ("link_total_time", 2**32 - 1, {"llm.LinkTotalTime": "4294967295"}),
         ("link_retry_count", 100, {"llm.LinkRetryCount": "100"}),
         ("peer_timeout", 0, {"lldd.PeerTimeout": "0"}),
+        ("buffer_pool", "4:8", {"lldd.BufferPool": "4:8"}),
+        ("finalize_timeout", 300, {"lldd.FinalizeTimeout": "300"}),
         ("rdma_traffic_class", 100, {"llm.RdmaTrafficClass": "100"}),
         ("rdma_service_level", 100, {"llm.RdmaServiceLevel": "100"}),
         ("ge_options", {"a": "b"}, {"a": "b"}),

@@ -124,6 +124,7 @@ class TestLife:
         assert config["auth_token"] == "s\u00e9cret"
         assert (config["local_comm_res"], config["global_resource_config"]) == (None, None)
         assert config["peer_timeout_ms"] == 15000
+        assert config["finalize_timeout_ms"] == 10_000
 
     @pytest.mark.rule("C10-210")
     @pytest.mark.parametrize(("given", "told"), [(0, 0xFFFFFFFF), (1, 1), (2**31 - 1, 2**31 - 1)])

@@ -60,7 +60,16 @@ def keep_options(actor, options) -> None:
 def options_of(listen: str | None, pool: int) -> dict[str, str]:
     from llm_datadist.testing.actor import EngineSpec
 
-    return EngineSpec(0, listen=listen, device_pool=pool).make_options()
+    return EngineSpec(
+        0, listen=listen, device_pool=pool, options=device_of_a_client()
+    ).make_options()
+
+
+def device_of_a_client() -> dict[str, str]:
+    """The one that the second engine of a test has."""
+    from llm_datadist.testing import device
+
+    return device.options_of(1)
 
 
 @pytest.mark.rule("C7.7-1", "C7.7-2", "C7.7-3")

@@ -164,7 +164,7 @@ def test_memory_that_hixl_does_not_give_back(peers, faults):
     # A refusal or two would be outlasted.
     faults.order("deregister", 503900, times=100_000)
     error = failure(lambda: owner.call("unregister", "kv"))
-    assert (error.status_code, error.raw) == (S.LLM_FAILED, 503900)
+    assert (error.status_code, error.raw) == (S.LLM_TIMEOUT, 503900)
     # For peers it is gone all the same.
     gone = failure(lambda: puller.pull("kv", KEY, [0], [0]))
     assert gone.status_code == S.LLM_FAILED

@@ -14,6 +14,7 @@ from llm_datadist import BlocksCacheKey, LLMException, LLMStatusCode
 from llm_datadist.testing import Geometry, Peer, check, eventually, moved
 
 S = LLMStatusCode
+pytestmark = pytest.mark.versions
 OWNER, PULLER = 7, 8
 SMALL = Geometry()
 LONG_MS = 20_000
@@ -144,8 +145,10 @@ def test_a_peer_that_still_connects_when_its_link_has_ended(peers, faults):
     call = puller.start_call("push", "late", key(), [1], [1])
     eventually(lambda: faults.left() == 0, "it connects")
     assert owner.unlink(puller, force=True, timeout_ms=500) == S.LLM_SUCCESS
-    owner.call("unregister", "kv")
-    owner.call(register_again, "kv", 9)
+    # It has not said that it has left, and its process lives.
+    error = failure(lambda: owner.call("unregister", "kv"))
+    assert "its connection broke" in str(error)
+    assert "must not be used yet" in str(error)
     assert call.exception().status_code == S.LLM_TIMEOUT
     check(cache, cache.filled())
 
@@ -224,9 +227,12 @@ def test_a_stopped_peer_whose_link_was_forced_down(peers):
     assert owner.unlink(puller, force=True, timeout_ms=500) == S.LLM_SUCCESS
     error = failure(lambda: owner.call("unregister", "kv"))
     assert "must not be used yet" in str(error)
-    puller.go_on()
-    # Nor registered again, until it has left.
-    eventually(lambda: registered_again(owner), "the peer has left")
+    assert "cluster 8" in str(error)
+    assert "s more unless it ends" in str(error)
+    # Nor registered again, until it has ended.
+    assert not registered_again(owner)
+    puller.kill()
+    eventually(lambda: registered_again(owner), "the peer has ended")
 
 
 def registered_again(owner: Peer) -> bool:

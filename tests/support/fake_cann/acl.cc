@@ -256,6 +256,8 @@ void SetErrorText(const char *text) { error_text = text; }
 
 const void *CurrentContext() { return HasContext() ? current : nullptr; }
 
+int CurrentDevice() { return HasContext() ? current->device : -1; }
+
 bool HasContext() {
     State &state = State::Get();
     std::lock_guard<std::mutex> lock(state.mutex);
