@@ -19,7 +19,7 @@ from typing import Callable
 HELLO_BYTES, PROOF_BYTES = 36, 32
 CHANNEL = (0x48434D4C, 2)
 LINK, CONFIRM, TABLE = 1, 2, 4
-HEARTBEAT = 12
+HEARTBEAT = 13
 ANSWER = 0x8000
 NO_POOL = 0xFFFFFFFF
 SEALED = 0x1 | 0x2 | 0x4  # seal, shrink, grow
