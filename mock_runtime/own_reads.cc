@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mock_runtime/own_reads.h"
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/address.h"
+#include "mock_runtime/host_memory.h"
+#include "mock_runtime/process_vm.h"
+
+namespace lldd::mock {
+
+bool ReadMapped(pid_t self, uint64_t addr, uint64_t length, void *to) {
+    const iovec local{to, length};
+    const iovec remote{Pointer(addr), length};
+    const VmResult result = VmRead(self, &local, &remote, 1, length);
+    if (result.error == 0) return true;
+    if (result.error == EFAULT || !IsMapped(addr, length, false)) return false;
+    std::memcpy(to, Pointer(addr), length);
+    return true;
+}
+
+}  // namespace lldd::mock

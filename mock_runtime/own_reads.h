@@ -1,0 +1,17 @@
+// Reading memory of this process that may not be mapped, without a registration being held.
+//
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+
+namespace lldd::mock {
+
+// Copies to memory that is mapped. False: some of the range is not. `self`: this process. Where the
+// process may not use process_vm_readv on itself, what is mapped is looked up, so the caller must
+// keep the range from being unmapped.
+bool ReadMapped(pid_t self, uint64_t addr, uint64_t length, void *to);
+
+}  // namespace lldd::mock
