@@ -119,6 +119,7 @@ def _killed(scene: Scene) -> Iterator[Told]:
 @row("the peer called finalize", "pull")
 def _finalized(scene: Scene) -> Iterator[Told]:
     scene.owner.finalize()
+    notices(scene.puller, OWNER)
     yield scene.pull()
     scene.links_to_the_successor()
 
@@ -133,6 +134,8 @@ def _stopped(scene: Scene) -> Iterator[Told]:
 @row("the network was cut", "pull")
 def _cut(scene: Scene) -> Iterator[Told]:
     scene.relay.cut()
+    # A pull before that may still find its way, over a new stream.
+    notices(scene.puller, OWNER)
     yield scene.pull()
     scene.links_again(force=True)
 
