@@ -10,7 +10,6 @@
 #include "mock_runtime/own_reads.h"
 #include "mock_runtime/path_cma.h"
 #include "mock_runtime/path_mapped.h"
-#include "mock_runtime/process_vm.h"
 #include "runtime/pieces.h"
 #include "runtime/texts.h"
 
@@ -289,17 +288,15 @@ Status MockConnection::ReadForPeer(uint64_t addr, uint64_t length, void *to) {
                        Printable(addr), Printable(length));
     };
     if (!allowed()) return refused();
-    bool read = false;
-    if (VmWorksOnSelf()) {
-        read = ReadMapped(device_->self, addr, length, to);
-    } else {
+    std::optional<bool> read = ReadByKernel(device_->self, addr, length, to);
+    if (!read.has_value()) {
         // A withdrawal waits for this lock before the client may unmap the range.
         const MutexLock serving(device_->serve_lock);
-        if (allowed()) read = ReadMapped(device_->self, addr, length, to);
+        read = allowed() && ReadIfMapped(addr, length, to);
     }
     // If the range was withdrawn meanwhile, something else may have been read.
     if (!allowed()) return refused();
-    if (read) return Status::Ok();
+    if (*read) return Status::Ok();
     return Failure(LLDD_FAILED, "the owner's memory at %#llx (%llu bytes) is not mapped",
                    Printable(addr), Printable(length));
 }

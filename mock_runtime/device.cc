@@ -192,7 +192,9 @@ Status MockDevice::Copy(const Run *runs, size_t count, Placement, Placement,
 }
 
 Status MockDevice::ReadOwn(uint64_t addr, uint64_t length, void *to) {
-    if (ReadMapped(parts_.self, addr, length, to)) return Status::Ok();
+    const std::optional<bool> read = ReadByKernel(parts_.self, addr, length, to);
+    // The caller's own call is using the range.
+    if (read.has_value() ? *read : ReadIfMapped(addr, length, to)) return Status::Ok();
     return Failure(LLDD_FAILED, "the memory of this process at %#llx (%llu bytes) is not mapped",
                    Printable(addr), Printable(length));
 }

@@ -10,12 +10,16 @@
 
 namespace lldd::mock {
 
-bool ReadMapped(pid_t self, uint64_t addr, uint64_t length, void *to) {
+std::optional<bool> ReadByKernel(pid_t self, uint64_t addr, uint64_t length, void *to) {
     const iovec local{to, length};
     const iovec remote{Pointer(addr), length};
     const VmResult result = VmRead(self, &local, &remote, 1, length);
-    if (result.error == 0) return true;
-    if (result.error == EFAULT || !IsMapped(addr, length, false)) return false;
+    if (result.error != 0 && result.error != EFAULT) return std::nullopt;
+    return result.error == 0;
+}
+
+bool ReadIfMapped(uint64_t addr, uint64_t length, void *to) {
+    if (!IsMapped(addr, length, false)) return false;
     std::memcpy(to, Pointer(addr), length);
     return true;
 }

@@ -5,6 +5,8 @@ end whose memory it is (contract 10, decision 86).
 
 from __future__ import annotations
 
+import errno
+import platform
 import struct
 
 import numpy as np
@@ -17,10 +19,11 @@ from tests.conformance.engines import Engines
 from tests.conformance.paths import ON_ASCEND, Path, helped_path
 from tests.conformance.refusals import check_refusal, refused
 from tests.conformance.speaker import Request, Speaker, texts_of
-from tests.conformance.stage import OWNER, SMALL, Pair, Stage
+from tests.conformance.stage import OWNER, PULLER, SMALL, Pair, Stage, linked
 from tests.conformance.test_async_transfer import ENTRIES
 from tests.conformance.test_async_transfer import Pair as Senders
 from tests.conformance.test_control_messages import recorded
+from tests.conformance.test_refused_process_vm import PROCESS_VM_CALLS, have_the_kernel_refuse
 from tests.conformance.together import NearPeer, NearStage
 from tests.support.xxh64 import xxh64
 
@@ -159,6 +162,27 @@ def test_layers_that_are_sent(
         task = pair.send(destination, batch=3, dst_batch=1)
         assert S.LLM_FAILED in task.get_results(30_000)
     check_refusal(task.exception(), S.LLM_FAILED, VERIFY, "layer 1, tensor 3, batch entry 3")
+
+
+@pytest.mark.rule("C10-230")
+def test_where_the_kernel_refuses_process_vm(stage: Stage) -> None:
+    """Both ends look up what is mapped instead."""
+    if platform.machine() not in PROCESS_VM_CALLS:
+        pytest.skip("capability system call numbers: of x86-64 and aarch64 alone")
+    owner = stage.process_of_its_own()
+    puller = stage.process_of_its_own()
+    for peer in (owner, puller):
+        peer.call(have_the_kernel_refuse, errno.EPERM)
+    path = helped_path()
+    stage.engine(OWNER, path, process=owner, environment=ON)
+    stage.engine(PULLER, path, process=puller, listen=None, environment=ON)
+    source, target = path.cache(owner, "kv", GEOMETRY, 1, 0), path.cache(puller, "kv", GEOMETRY, 2)
+    linked(puller, owner)
+    puller.pull("kv", KEY, SRC, DST)
+    check(target, moved(target.filled(), source.filled(), SRC, DST))
+    with puller.faults.inject(f"read corrupt={byte_of(1, 1)}"):
+        error = puller.start_call("pull", "kv", KEY, SRC, DST).exception()
+    check_refusal(error, S.LLM_FAILED, VERIFY, "layer 0, tensor 1, block 0")
 
 
 @pytest.mark.rule("C10-234")
