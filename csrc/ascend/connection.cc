@@ -265,6 +265,20 @@ void AscendConnection::ComeBack() {
     (void)AskPeer(Encode(Message::kGoOn), Deadline::Passed());
 }
 
+// Its HIXL connection goes as that of this end does, for which HIXL may be called a moment longer.
+void AscendConnection::Unlinked() {
+    voice_->Part();
+    {
+        MutexLock lock(mutex_);
+        confirmed_ = true;
+        if (!left_remote_) return;
+    }
+    // The control connection was seen closed before the peer's answer was: what was left alone then
+    // ends now.
+    device_->withdrawals->gone().Remove(remote_->engine());
+    device_->engine->Release(remote_, voice_, Deadline::Passed());
+}
+
 // The link stays until the client unlinks, but it uses the HIXL connection no more, which is left as
 // it is: nothing tells whether the peer's process is there, and HIXL, up to 9.1 at least, closes a
 // descriptor that is not its own when it disconnects from one that has ended.
@@ -311,7 +325,7 @@ Status AscendConnection::Close(const Deadline &deadline) {
         const Status left = AskPeer(Encode(Message::kLeave), goodbye);
         if (left.ok()) {
             MutexLock lock(mutex_);
-            confirmed_ = !peer_gone_.load();
+            confirmed_ = confirmed_ || !peer_gone_.load();
         } else {
             LLDD_LOG(LLDD_LOG_WARNING, "the peer was told that the link ends: %s",
                      left.text().c_str());

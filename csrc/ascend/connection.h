@@ -38,6 +38,7 @@ public:
     Status Write(const Run *runs, size_t count, const Deadline &deadline) override;
     void ServeStream(Fd stream) override;
     void OnMessage(std::string_view message, std::function<void()> answer) override;
+    void Unlinked() override;
     void PeerGone() override;
     void ForgetPeer() override;
     Status Close(const Deadline &deadline) override;

@@ -67,7 +67,10 @@ Status HixlOptions::ForHixl(std::map<ge::AscendString, ge::AscendString> *given)
                                  hixl.text.c_str()));
         } else {
             give("LocalCommRes", options_.local_comm_res);
-            if (hixl.known && options_.local_comm_res.find("\"1.3\"") == std::string::npos) {
+            const std::string &resource = options_.local_comm_res;
+            const bool older = resource.find("\"1.0\"") != std::string::npos ||
+                               resource.find("\"1.2\"") != std::string::npos;
+            if (hixl.known && older) {
                 options_.tell(
                     Format("local_comm_res has no effect: of HIXL %s only version "
                            "\"1.3\" has one; Atlas A2 and A3 generate their own",

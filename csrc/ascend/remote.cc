@@ -183,7 +183,6 @@ Status Remote::PeerAnswers(const Deadline &deadline) {
     }
     Status status = PeerIsGone();
     for (const auto &voice : voices) {
-        if (voice->gone()) continue;
         status = voice->Ask(deadline);
         if (status.ok()) return status;
     }

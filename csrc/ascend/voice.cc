@@ -10,12 +10,14 @@ namespace {
 
 // A peer that was heard so recently need not be asked.
 constexpr std::chrono::nanoseconds kJustHeard = std::chrono::milliseconds(100);
+constexpr std::chrono::nanoseconds kParted = std::chrono::milliseconds(kAnswerMs);
 
 }  // namespace
 
 int64_t Voice::Now() { return Deadline::Clock::now().time_since_epoch().count(); }
 
 Status Voice::Ask(const Deadline &deadline) {
+    if (Now() - parted_.load() < kParted.count()) return Status::Ok();
     if (gone()) return PeerIsGone();
     if (Now() - heard_.load() < kJustHeard.count()) return Status::Ok();
     {

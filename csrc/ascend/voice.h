@@ -33,6 +33,9 @@ public:
 
     // The peer has just said something.
     void Heard() { heard_.store(Now()); }
+    // The peer has agreed to end the link, so its control connection closes: for kAnswerMs it counts as
+    // one that answers.
+    void Part() { parted_.store(Now()); }
     // The control connection is closed: the peer does not answer any more.
     void Gone() { gone_.store(true); }
     bool gone() const { return gone_.load(); }
@@ -49,6 +52,7 @@ private:
     StreamProvider *const streams_;
     const std::string question_;
     std::atomic<int64_t> heard_{0};
+    std::atomic<int64_t> parted_{0};
     std::atomic<bool> gone_{false};
 
     Mutex mutex_;

@@ -374,6 +374,7 @@ void LinkAcceptor::DropWhenIdle(const LinkPtr &link, std::function<void()> then)
 }
 
 void LinkAcceptor::OnUnlink(const LinkPtr &link, uint32_t request_id) {
+    if (Connection *const connected = link->connection()) connected->Unlinked();
     if (link->unlink_under_way.load()) {
         // A thread of this end has the turn and waits for the same answer.
         directory_->Remove(link);

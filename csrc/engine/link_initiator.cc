@@ -421,6 +421,8 @@ Status LinkInitiator::UnlinkBoth(const LinkPtr &link, const Deadline &deadline) 
     link->unlink_under_way.store(true);
     const Status status = link->channel().Call(wire::kUnlink, {}, deadline, &answer);
     link->unlink_under_way.store(false);
+    Connection *const connected = link->connection();
+    if (status.ok() && connected != nullptr) connected->Unlinked();
     // Both ends may unlink at the same time, and the other one be done first.
     if (status.ok() || link->unlinked()) return Status::Ok();
     if (status.code() == LLDD_TIMEOUT) return status;

@@ -106,6 +106,10 @@ public:
         answer();
     }
 
+    // Both ends have agreed to end the link: the peer is there, and its end goes as this one does;
+    // PeerGone and Close follow. Any thread; does not block.
+    virtual void Unlinked() {}
+
     // The engine saw that the peer is gone: a running transfer fails soon, later ones at once. Any
     // thread.
     virtual void PeerGone() = 0;

@@ -15,6 +15,10 @@ _NO_SCRIPTS = (
     "LLDD_CAN_INJECT_FAULTS",
     "fault scripts are the mock's; tests/runtimes/ascend has the faults of the fake CANN",
 )
+_TO_ITSELF = (
+    "links of an engine to itself",
+    "HIXL connects no two engines of one device, and so none to itself",
+)
 _NO_SUMS = (
     "checksums of device memory",
     "the processor cannot read it, so init refuses LLM_DATADIST_VERIFY",
@@ -46,6 +50,10 @@ ASCEND = {
         "device memory at host addresses",
         "it calls a device pool host memory, and ACL takes that at its word",
     ),
+    "test_a_fault": _NO_SCRIPTS,
+    "test_a_link_to_oneself_works_and_pulling_from_oneself_is_refused": _TO_ITSELF,
+    "test_c6_1_30_the_own_cluster_is_not_linked_unless_it_is": _TO_ITSELF,
+    "test_c10_52_the_own_id_warns": _TO_ITSELF,
     "test_c3_2_17_what_init_does_not_look_at": (
         "a transport that begins with the first link",
         "HIXL begins with init where the address is known, and reads its options then",

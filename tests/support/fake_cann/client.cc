@@ -145,6 +145,7 @@ void Hixl::Engine::Watch() {
             watched[i]->usable = false;
             watched[i]->closed_fd = watched[i]->socket.get();
             watched[i]->socket.Close();
+            watched[i]->bounce.reset();
         }
     }
 }
@@ -251,7 +252,7 @@ Status Hixl::Engine::MoveData(Connection *connection, TransferOp operation,
             Status status = SUCCESS;
             Sent sent = Sent::kDone;
             if (operation == WRITE) {
-                if (!connection->bounce.Copy(bytes.data(), local, step))
+                if (!connection->bounce->Copy(bytes.data(), local, step))
                     return Refuse(FAILED, "local memory is not mapped");
                 sent = Send(connection->socket, bytes.data(), step, until);
             } else {
@@ -260,7 +261,7 @@ Status Hixl::Engine::MoveData(Connection *connection, TransferOp operation,
                     return Refuse(FAILED, "remote memory is not mapped");
                 if (sent == Sent::kDone)
                     sent = Receive(connection->socket, bytes.data(), step, until);
-                if (sent == Sent::kDone && !connection->bounce.Copy(local, bytes.data(), step))
+                if (sent == Sent::kDone && !connection->bounce->Copy(local, bytes.data(), step))
                     return Refuse(FAILED, "local memory is not mapped");
             }
             if (sent != Sent::kDone) return Refuse(StatusOf(sent), "the transfer was cut off");

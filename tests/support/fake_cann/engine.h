@@ -75,7 +75,7 @@ private:
         Snapshot known;  // of the memory of this side
         bool usable = true;
         int closed_fd = -1;  // the number that the socket had when it was found broken
-        fake_cann::Bounce bounce;
+        std::unique_ptr<fake_cann::Bounce> bounce = std::make_unique<fake_cann::Bounce>();
     };
     // Of a peer to this engine.
     struct Served {

@@ -1,4 +1,4 @@
-# SPDX-License-Identifier: Apache-2.0
+# SPDX - License - Identifier : Apache - 2.0
 """Builds the fake CANN as a toolkit folder for each version of HIXL, and the Ascend library against
 one of them.
 
@@ -24,7 +24,6 @@ from llm_datadist._native import building, cann, compiler, declarations
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 BUILD = ROOT / "build" / "fake_cann"
-
 # As CANN's: what its libraries export is seen, and its strings are those of the old ABI.
 FLAGS = [
     *(flag for flag in building.COMPILE_FLAGS if "visibility" not in flag),
@@ -35,7 +34,7 @@ FLAGS = [
 # As FAKE_HIXL has them.
 VERSIONS = {"8.5.0": 850, "9.0.0": 900, "9.1.0": 910}
 NEWEST = "9.1.0"
-# Name, sources, and the libraries of the fake that it needs: what all versions share.
+# Name, sources, and the libraries of the fake that it needs : what all versions share.
 LIBRARIES = (
     ("acl_rt", ("acl.cc",), ()),
     ("metadef", ("metadef.cc",), ()),
@@ -63,7 +62,7 @@ def chosen() -> str:
 def toolkit(version: str = "") -> Path:
     """Return the root of the fake toolkit with that version: what ASCEND_HOME_PATH names."""
     version = version or chosen()
-    # A folder for each state: who uses an older one keeps it.
+    # A folder for each state : who uses an older one keeps it.
     base = BUILD / _digest(HERE)
     root = base / version
     with compiler.exclusive(BUILD):
@@ -126,7 +125,7 @@ def _link(
     # As CANN's, none knows where the others are: whoever loads one of them has to.
     command += [f"-L{folder}", *(f"-l{library}" for library in needed)]
     command += ["-o", str(folder / f"lib{name}.so")]
-    # A sanitizer that watches Python (tests/sanitizers) shall not watch the compiler.
+    # A sanitizer that watches Python(tests / sanitizers) shall not watch the compiler.
     environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
     subprocess.run(command, env=environment, check=True)
 
@@ -142,7 +141,7 @@ def ascend_library(sanitize: Iterable[str] = ()) -> Path:
         parsed.fingerprint, declarations.layout_source(parsed), llm_datadist.__version__
     )
     target = building.ascend(found)
-    # Where setup.py builds it, too: what one of them compiled, the other has.
+    # Where setup.py builds it, too : what one of them compiled, the other has.
     build_dir = building.build_folder(ROOT, target, sanitize)
     output = build_dir / target.library
     building.build(target, ROOT, build_dir, output, generated, sanitize, werror=True)
