@@ -169,12 +169,9 @@ def test_memory_that_hixl_does_not_give_back(peers, faults):
     gone = failure(lambda: puller.pull("kv", KEY, [0], [0]))
     assert gone.status_code == S.LLM_FAILED
     check(target, moved(target.filled(), source.filled(), [9], [9]))
-    # The same range again would be the old registration.
-    again = failure(lambda: owner.call(register_again))
-    assert again.status_code == S.LLM_FAILED
-    assert "known to HIXL from an earlier registration" in str(again)
-    faults.order("deregister", 503900, times=0)
+    # The same range again works meanwhile.
     owner.call(register_again)
+    faults.order("deregister", 503900, times=0)
     assert puller.unlink(owner) == puller.link(owner) == S.LLM_SUCCESS
     puller.pull("kv", KEY, [3], [3])
     check(target, moved(target.filled(), source.filled(), [3, 9], [3, 9]))
