@@ -126,7 +126,7 @@ void Relay::Accept(const SocketAddress &victim, const std::vector<std::string> &
     if (!client || over_ || connections_.size() == kMostConnections) return;
     SetNoDelay(client.get());
     Fd to_victim;
-    if (!Connect(victim, Deadline::InMs(5000), &to_victim).ok()) return;
+    if (!Connect(victim, {}, Deadline::InMs(5000), &to_victim).ok()) return;
     Connection &made = connections_.emplace_back();
     made.client = std::move(client);
     made.victim = std::move(to_victim);
@@ -252,7 +252,7 @@ void Relay::Apply(const Change &change, Connection *connection, Way *way, std::s
 void Relay::OnNewConnection(const std::string &bytes) {
     Fd stranger;
     if (strangers_.size() == kMostStrangers) return;
-    if (!Connect(victim_, Deadline::InMs(5000), &stranger).ok()) return;
+    if (!Connect(victim_, {}, Deadline::InMs(5000), &stranger).ok()) return;
     SendAllOf(stranger.get(), bytes);
     strangers_.push_back(std::move(stranger));
 }
