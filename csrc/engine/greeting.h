@@ -62,7 +62,7 @@ public:
     Greeter(const Greeter &) = delete;
     Greeter &operator=(const Greeter &) = delete;
 
-    void Start() LLDD_REQUIRES(*loop_);
+    void Start();
     // `done` is not called afterwards. On the I/O thread, or when no event of it can come.
     void Stop();
 
