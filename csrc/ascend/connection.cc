@@ -268,8 +268,15 @@ void AscendConnection::ComeBack() {
 // Its HIXL connection goes as that of this end does, for which HIXL may be called a moment longer.
 void AscendConnection::Unlinked() {
     voice_->Part();
-    MutexLock lock(mutex_);
-    confirmed_ = true;
+    {
+        MutexLock lock(mutex_);
+        confirmed_ = true;
+        if (!left_remote_) return;
+    }
+    // The control connection was seen closed before the peer's answer was: what was left alone then
+    // ends now.
+    device_->withdrawals->gone().Remove(remote_->engine());
+    device_->engine->Release(remote_, voice_, Deadline::Passed());
 }
 
 // The link stays until the client unlinks, but it uses the HIXL connection no more, which is left as
