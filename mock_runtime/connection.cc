@@ -4,8 +4,10 @@
 #include <cstring>
 #include <utility>
 
+#include "base/address.h"
 #include "base/io_thread.h"
 #include "base/log.h"
+#include "mock_runtime/own_reads.h"
 #include "mock_runtime/path_cma.h"
 #include "mock_runtime/path_mapped.h"
 #include "runtime/pieces.h"
@@ -129,13 +131,38 @@ std::vector<PathDescription> MockConnection::Paths() const { return peer_.Paths(
 // ---------------------------------------------------------------------------- transfers
 
 Status MockConnection::Read(const Run *runs, size_t count, const Deadline &deadline) {
-    LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kRead, deadline, &fault_link_, runs, count));
-    return Transfer(Direction::kRead, runs, count, deadline);
+    uint64_t corrupt = 0;
+    LLDD_RETURN_IF_ERROR(
+        PassFaultPoint(FaultPoint::kRead, deadline, &fault_link_, runs, count, &corrupt));
+    LLDD_RETURN_IF_ERROR(Transfer(Direction::kRead, runs, count, deadline));
+    return corrupt == 0 ? Status::Ok() : Corrupt(corrupt, Direction::kRead, runs, count, deadline);
 }
 
 Status MockConnection::Write(const Run *runs, size_t count, const Deadline &deadline) {
-    LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kWrite, deadline, &fault_link_, runs, count));
-    return Transfer(Direction::kWrite, runs, count, deadline);
+    uint64_t corrupt = 0;
+    LLDD_RETURN_IF_ERROR(
+        PassFaultPoint(FaultPoint::kWrite, deadline, &fault_link_, runs, count, &corrupt));
+    LLDD_RETURN_IF_ERROR(Transfer(Direction::kWrite, runs, count, deadline));
+    return corrupt == 0 ? Status::Ok() : Corrupt(corrupt, Direction::kWrite, runs, count, deadline);
+}
+
+// For a fault rule: changes a bit of the byte with this number, counted from 1, where the runs have
+// brought it.
+Status MockConnection::Corrupt(uint64_t number, Direction direction, const Run *runs, size_t count,
+                               const Deadline &deadline) {
+    uint64_t before = number - 1;
+    const Run *run = runs;
+    for (; run != runs + count && before >= run->length; ++run) before -= run->length;
+    if (run == runs + count) return Status::Ok();
+    if (direction == Direction::kRead) {
+        *static_cast<volatile uint8_t *>(Pointer(run->local + before)) ^= 1;
+        return Status::Ok();
+    }
+    uint8_t byte = 0;
+    const Run only{Address(&byte), run->remote + before, 1};
+    LLDD_RETURN_IF_ERROR(Transfer(Direction::kRead, &only, 1, deadline));
+    byte ^= 1;
+    return Transfer(Direction::kWrite, &only, 1, deadline);
 }
 
 Status MockConnection::Transfer(Direction direction, const Run *runs, size_t count,
@@ -249,6 +276,29 @@ void MockConnection::OnMessage(std::string_view message, std::function<void()> a
     order_.EndBefore(fence.next_id);
     if (server_ != nullptr && server_->IsOver()) server_.reset();
     answer();
+}
+
+Status MockConnection::ReadForPeer(uint64_t addr, uint64_t length, void *to) {
+    LLDD_OFF_IO_THREAD(*device_->loop);
+    const auto allowed = [&] {
+        return !closed_.load() && device_->memory->Reaches(passage_->mark(), addr, length);
+    };
+    const auto refused = [&] {
+        return Failure(LLDD_FAILED, "%#llx with %llu bytes is not memory that this link reaches",
+                       Printable(addr), Printable(length));
+    };
+    if (!allowed()) return refused();
+    std::optional<bool> read = ReadByKernel(device_->self, addr, length, to);
+    if (!read.has_value()) {
+        // A withdrawal waits for this lock before the client may unmap the range.
+        const MutexLock serving(device_->serve_lock);
+        read = allowed() && ReadIfMapped(addr, length, to);
+    }
+    // If the range was withdrawn meanwhile, something else may have been read.
+    if (!allowed()) return refused();
+    if (*read) return Status::Ok();
+    return Failure(LLDD_FAILED, "the owner's memory at %#llx (%llu bytes) is not mapped",
+                   Printable(addr), Printable(length));
 }
 
 void MockConnection::PeerGone() {

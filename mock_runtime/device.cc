@@ -14,6 +14,7 @@
 #include "base/mutex.h"
 #include "mock_runtime/connection.h"
 #include "mock_runtime/faults.h"
+#include "mock_runtime/own_reads.h"
 #include "mock_runtime/path_mapped.h"
 
 namespace lldd::mock {
@@ -188,6 +189,14 @@ Status MockDevice::Copy(const Run *runs, size_t count, Placement, Placement,
     }
     return Failure(LLDD_FAILED, "the memory of this process at %#llx is not mapped for the copy",
                    Printable(failure.address));
+}
+
+Status MockDevice::ReadOwn(uint64_t addr, uint64_t length, void *to) {
+    const std::optional<bool> read = ReadByKernel(parts_.self, addr, length, to);
+    // The caller's own call is using the range.
+    if (read.has_value() ? *read : ReadIfMapped(addr, length, to)) return Status::Ok();
+    return Failure(LLDD_FAILED, "the memory of this process at %#llx (%llu bytes) is not mapped",
+                   Printable(addr), Printable(length));
 }
 
 Status MockDevice::Endpoint(const LinkNonce &nonce, std::string *endpoint) {

@@ -26,6 +26,8 @@ public:
     Status Unregister(uint64_t addr, uint64_t size, const Deadline &deadline) override;
     Status Copy(const Run *runs, size_t count, Placement to, Placement from,
                 const Deadline &deadline) override;
+    bool ReadsOwnMemory() const override { return true; }
+    Status ReadOwn(uint64_t addr, uint64_t length, void *to) override;
     Status Endpoint(const LinkNonce &nonce, std::string *endpoint) override;
     Status Connect(const ConnectionSetup &setup, const Deadline &deadline,
                    std::unique_ptr<Connection> *connection) override;

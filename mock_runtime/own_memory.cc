@@ -261,6 +261,25 @@ OwnMemory::Claim OwnMemory::Check(uint64_t mark, uint64_t addr, uint64_t length,
     return claim;
 }
 
+bool OwnMemory::Reaches(uint64_t mark, uint64_t addr, uint64_t length) const {
+    MutexLock lock(mutex_);
+    while (length > 0) {
+        uint64_t taken = 0;
+        const auto look = [&](const AddressRange &range) {
+            if (range.Contains(addr, 1)) taken = std::max(taken, range.Within(addr, length));
+        };
+        for (const Pool &pool : pools_) look({pool.memory.address(), pool.memory.size()});
+        registrations_.ForEachOverlapping(
+            addr, 1, [&](uint64_t start, uint64_t size, const Registration &registration) {
+                if (registration.order < mark) look({start, size});
+            });
+        if (taken == 0) return false;
+        addr += taken;
+        length -= taken;
+    }
+    return true;
+}
+
 std::vector<OwnMemory::PoolDescriptor> OwnMemory::PoolDescriptors() const {
     MutexLock lock(mutex_);
     std::vector<PoolDescriptor> descriptors;

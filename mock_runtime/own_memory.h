@@ -54,6 +54,9 @@ public:
     enum class Claim { kAllowed, kWithdrawn, kUnknown };
     // *name becomes another region that covers the range if only the named one is gone.
     Claim Check(uint64_t mark, uint64_t addr, uint64_t length, RegionName *name) const;
+    // Whether a peer of that mark may reach all of the range, in whichever regions. No range that
+    // wraps around.
+    bool Reaches(uint64_t mark, uint64_t addr, uint64_t length) const;
     // Whether a checked name still holds. Takes no lock.
     bool IsLive(RegionName name) const { return table_.IsLive(name); }
 

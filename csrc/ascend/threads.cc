@@ -86,9 +86,11 @@ void Threads::Post(std::function<void()> task) {
         if (state_->ending && state_->running.empty()) return;
         over.swap(state_->over);
         state_->tasks.push_back(std::move(task));
-        if (state_->tasks.size() > state_->idle) {
+        // As many as stay, from the first task on; more while there are more tasks.
+        if (state_->tasks.size() > state_->idle || state_->running.size() < kKeptIdle) {
             try {
-                state_->StartLocked();
+                do state_->StartLocked();
+                while (state_->running.size() < kKeptIdle);
             } catch (const std::system_error &) {
                 // Then it waits for the thread of another task.
                 if (state_->running.empty()) throw;

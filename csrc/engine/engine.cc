@@ -123,6 +123,7 @@ Status Engine::Start(const lldd_config &config) {
     transfer_options.mode = mode_;
     transfer_options.sync_timeout_ms = sync_timeout_ms_;
     transfer_options.strict_hardware = strict_hardware_;
+    LLDD_RETURN_IF_ERROR(VerifyOn(device_.get(), &transfer_options.verified_on));
     transfer_options.has_device_pool = device_pool_.pages != nullptr;
     transfers_ = std::make_unique<Transfers>(
         &store_, &in_use_, directory_.get(),

@@ -121,6 +121,15 @@ Status Transfers::ReadTable(Link *link, const Deadline &deadline, const PeerTabl
     return status;
 }
 
+Status Transfers::Move(const Moved &moving, const Deadline &deadline) const {
+    Connection *const connection = moving.link->connection();
+    const std::vector<Run> &runs = moving.runs;
+    LLDD_RETURN_IF_ERROR(moving.to_local ? connection->Read(runs.data(), runs.size(), deadline)
+                                         : connection->Write(runs.data(), runs.size(), deadline));
+    if (options_.verified_on == nullptr) return Status::Ok();
+    return Verify(options_.verified_on, moving, deadline);
+}
+
 // ---- pulls ----
 
 Status Transfers::Pull(const lldd_pull_args &args, const lldd_cache_key &key,
@@ -180,7 +189,7 @@ Status Transfers::PullOneSided(const PullCall &call, Link *link, const Deadline 
     LLDD_RETURN_IF_ERROR(
         PlanPull(call.request, scratch->pairs, PlanOf(*found.cache), found.batch_index, &runs));
     LookAtPull(call, *found.cache, link, scratch);
-    return link->connection()->Read(runs.data(), runs.size(), deadline);
+    return Move({link, call.local, call.request.args.tensors_per_layer, runs, true}, deadline);
 }
 
 void Transfers::LookAtPull(const PullCall &call, const PeerCache &remote, Link *link,
@@ -220,10 +229,11 @@ Status Transfers::PullByRequest(const PullCall &call, Link *link, const Deadline
         status = PlanPull(call.request, scratch->pairs, PlanOf(remote), reply.batch_index, &runs);
     if (status.ok()) status = CheckDirection(call, remote.shape, reply.owner_has_device_pool);
     if (status.ok()) LookAtPull(call, remote, link, scratch);
-    if (status.ok()) status = link->connection()->Read(runs.data(), runs.size(), deadline);
+    const lldd_pull_args &args = call.request.args;
+    if (status.ok())
+        status = Move({link, call.local, args.tensors_per_layer, runs, true}, deadline);
 
     release.done = status.ok();
-    const lldd_pull_args &args = call.request.args;
     const uint64_t first_tensor = uint64_t{args.src_layer_start} * args.tensors_per_layer;
     const uint64_t num_tensors = uint64_t{args.src_layer_count} * args.tensors_per_layer;
     if (num_tensors != 0 && first_tensor + num_tensors <= remote.shape.num_tensors) {
@@ -406,7 +416,8 @@ Status Transfers::PushLayerInTurn(PushSource *source, const lldd_cache_key &key,
     if (mismatches_.InDims(link, *source->cache, *found.cache)) *source->notice_left = true;
     if (mismatches_.InPeersBlocks(link, *source->cache, found.cache->id, *source->pairs))
         *source->notice_left = true;
-    LLDD_RETURN_IF_ERROR(link->connection()->Write(runs.data(), runs.size(), deadline));
+    LLDD_RETURN_IF_ERROR(Move(
+        {link, *source->cache, source->request.args.tensors_per_layer, runs, false}, deadline));
     *bytes = BytesOf(runs);
     return Status::Ok();
 }
@@ -454,7 +465,8 @@ Status Transfers::SendToAddressesInTurn(PushSource *source, Link *link, const De
     }
     if (mismatches_.InPeersBlocks(link, *source->cache, 0, *source->pairs))
         *source->notice_left = true;
-    LLDD_RETURN_IF_ERROR(link->connection()->Write(runs.data(), runs.size(), deadline));
+    LLDD_RETURN_IF_ERROR(Move(
+        {link, *source->cache, source->request.args.tensors_per_layer, runs, false}, deadline));
     *bytes = BytesOf(runs);
     return Status::Ok();
 }

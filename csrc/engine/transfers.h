@@ -20,6 +20,7 @@
 #include "engine/plan_pull.h"
 #include "engine/plan_push.h"
 #include "engine/scratch.h"
+#include "engine/verify.h"
 #include "runtime/runtime.h"
 
 namespace lldd {
@@ -32,6 +33,7 @@ public:
         uint32_t sync_timeout_ms = 0;
         bool has_device_pool = false;
         bool strict_hardware = false;
+        Device *verified_on = nullptr;  // see VerifyOn; null: nothing is verified
     };
     struct Counters {
         std::atomic<uint64_t> pulls{0};
@@ -77,6 +79,7 @@ private:
         uint32_t waited_ms = 0;  // by the caller, before the layer that is sent next
     };
 
+    Status Move(const Moved &moving, const Deadline &deadline) const;
     Status FindLink(uint64_t cluster_id, std::shared_ptr<Link> *link) const;
     // A pull past the checks of the own side.
     struct PullCall {

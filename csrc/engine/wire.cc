@@ -240,4 +240,49 @@ bool LocateReply::Decode(std::string_view body) {
     return reader.Done();
 }
 
+std::string Sums::Encode() const {
+    Writer writer;
+    writer.Reserve(sizeof(uint32_t) + ranges.size() * 2 * sizeof(uint64_t));
+    writer.Number(static_cast<uint32_t>(ranges.size()));
+    for (const Range &range : ranges) {
+        writer.Number(range.addr);
+        writer.Number(range.length);
+    }
+    return writer.Take();
+}
+
+bool Sums::Decode(std::string_view body) {
+    Reader reader(body);
+    const auto count = reader.Number<uint32_t>();
+    if (count > kMostRanges || count > reader.left() / (2 * sizeof(uint64_t))) return false;
+    ranges.resize(count);
+    uint64_t left = kMostBytes;
+    for (Range &range : ranges) {
+        range.addr = reader.Number<uint64_t>();
+        range.length = reader.Number<uint64_t>();
+        if (range.length == 0 || range.length > left) return false;
+        if (range.length - 1 > UINT64_MAX - range.addr) return false;
+        left -= range.length;
+    }
+    return reader.Done();
+}
+
+std::string SumsReply::Encode() const {
+    Writer writer;
+    writer.Bytes(status.Encode());
+    writer.Number(static_cast<uint32_t>(sums.size()));
+    for (const uint64_t sum : sums) writer.Number(sum);
+    return writer.Take();
+}
+
+bool SumsReply::Decode(std::string_view body) {
+    Reader reader(body);
+    if (!status.Decode(reader.Bytes())) return false;
+    const auto count = reader.Number<uint32_t>();
+    if (count > reader.left() / sizeof(uint64_t)) return false;
+    sums.resize(count);
+    for (uint64_t &sum : sums) sum = reader.Number<uint64_t>();
+    return reader.Done();
+}
+
 }  // namespace lldd::wire

@@ -94,6 +94,7 @@ enum Kind : uint16_t {
     kCard = 9,       // at a rendezvous: with a secret a proof, then a MeetingCard; not answered
     kMessage = 10,   // of the runtime, see StreamProvider::Ask; answered by an empty frame
     kGreeting = 11,  // at a rendezvous with a secret: a Hello; the holder's has its proof behind it
+    kSums = 12,      // Sums; answered by a SumsReply, which takes as long as reading the memory
     kAnswer = 0x8000,
 };
 
@@ -192,6 +193,33 @@ struct LocateReply {
     };
     StatusBody status;
     std::vector<Place> places;  // one for each address
+
+    std::string Encode() const;
+    bool Decode(std::string_view body);
+};
+
+// Memory of the receiver whose checksums the sender asks for, to compare them with its own: see
+// verify.h.
+struct Sums {
+    struct Range {
+        uint64_t addr = 0;
+        uint64_t length = 0;
+    };
+    // What one request may have: so the owner is busy with it for some milliseconds only.
+    static constexpr size_t kMostRanges = 4096;
+    static constexpr uint64_t kMostBytes = 16u << 20;
+
+    std::vector<Range> ranges;
+
+    std::string Encode() const;
+    // False also if there is more than one request may have, or a range is empty or reaches past the
+    // end of the address space.
+    bool Decode(std::string_view body);
+};
+
+struct SumsReply {
+    StatusBody status;
+    std::vector<uint64_t> sums;  // one for each range
 
     std::string Encode() const;
     bool Decode(std::string_view body);

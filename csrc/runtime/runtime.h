@@ -123,6 +123,15 @@ public:
     // under way. The engine calls it once, before destruction.
     virtual Status Close(const Deadline &deadline) = 0;
 
+    // Copies memory of this process to `to`, for a sum that the peer asks for: only what the peer may
+    // reach over this connection when the call returns. LLDD_FAILED: it may not reach all of it, or
+    // some of it is not mapped. Called where Device::ReadsOwnMemory; not on the I/O thread, beside
+    // transfers of both ends.
+    virtual Status ReadForPeer(uint64_t addr, uint64_t length, void *to) {
+        (void)addr, (void)length, (void)to;
+        return Status(LLDD_FEATURE_NOT_ENABLED, "this device does not read memory for checksums");
+    }
+
     // Any thread, any time.
     virtual std::vector<PathDescription> Paths() const = 0;
 };
@@ -170,6 +179,15 @@ public:
     // of them may be a client's and unmapped (LLDD_FAILED).
     virtual Status Copy(const Run *runs, size_t count, Placement to, Placement from,
                         const Deadline &deadline) = 0;
+
+    // Whether ReadOwn and Connection::ReadForPeer work.
+    virtual bool ReadsOwnMemory() const { return false; }
+    // Copies memory that may be the local side of a transfer to `to`. LLDD_FAILED: some of it is not
+    // mapped.
+    virtual Status ReadOwn(uint64_t addr, uint64_t length, void *to) {
+        (void)addr, (void)length, (void)to;
+        return Status(LLDD_FEATURE_NOT_ENABLED, "this device does not read memory for checksums");
+    }
 
     // An address of this host under which peers reach it: where the engine listens, or else where
     // it dials from; "" when it is opened and does not listen. Called before Endpoint, and again

@@ -59,6 +59,13 @@ VARIABLES = (
         _ENGINE,
     ),
     Variable(
+        "LLM_DATADIST_VERIFY",
+        "0, 1",
+        "0",
+        "1: each transfer compares checksums of source and destination, which reads both again",
+        _ENGINE,
+    ),
+    Variable(
         "LLM_DATADIST_SCOPE", "text", "empty", "keeps communicators of the same name apart", _ENGINE
     ),
     Variable(

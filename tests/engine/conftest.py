@@ -18,6 +18,7 @@ CSRC = HERE.parent.parent / "csrc"
 SOURCES = [
     HERE / "shim.cc",
     CSRC / "base" / "fork.cc",
+    CSRC / "base" / "checksum.cc",
     CSRC / "base" / "hmac.cc",
     CSRC / "base" / "interpreter.cc",
     CSRC / "base" / "socket.cc",

@@ -10,6 +10,7 @@ extern "C" {
 #include <thread>
 #include <vector>
 
+#include "base/checksum.h"
 #include "base/hmac.h"
 #include "base/socket.h"
 #include "engine/cache_store.h"
@@ -292,6 +293,13 @@ void shim_hmac_sha256(const char *key, uint64_t key_size, const char *message, u
 
 uint32_t shim_same_digest(const char *a, uint64_t a_size, const char *b, uint64_t b_size) {
     return SameDigest({a, a_size}, {b, b_size});
+}
+
+uint64_t shim_checksum(const char *bytes, uint64_t size, uint64_t piece) {
+    Checksum sum;
+    for (uint64_t done = 0; done < size; done += piece)
+        sum.Add(bytes + done, std::min(piece, size - done));
+    return sum.Sum();
 }
 
 uint32_t shim_check_pool(uint64_t size, uint32_t page_shift) {

@@ -131,6 +131,9 @@ void shim_hmac_sha256(const char *key, uint64_t key_size, const char *message, u
                       uint8_t *digest);
 uint32_t shim_same_digest(const char *a, uint64_t a_size, const char *b, uint64_t b_size);
 
+/* base/checksum.h: of the bytes, added in pieces of `piece`. */
+uint64_t shim_checksum(const char *bytes, uint64_t size, uint64_t piece);
+
 uint32_t shim_check_pool(uint64_t size, uint32_t page_shift);
 shim_pool *shim_pool_new(uint64_t base, uint64_t size, uint32_t page_shift);
 void shim_pool_delete(shim_pool *pool);
