@@ -165,8 +165,8 @@ class LLMConfig(WarnsOfUnknownMembers):
     )
     peer_timeout = Number(
         "lldd.PeerTimeout",
-        "After how many milliseconds a peer that does not answer is noticed (decision 24); 0: "
-        "never.",
+        "After how many milliseconds a peer is noticed that does not answer (its links are "
+        "SILENT), or whose host has vanished (PEER_GONE), decision 24; 0: never.",
         low=0,
         high=INT32_MAX,
         default=DEFAULT_PEER_TIMEOUT_MS,
@@ -280,7 +280,12 @@ class LLMClusterInfo:
         self._remote_role_type = value
 
     def append_local_ip_info(self, ip: str | int, port: int) -> None:
-        """Add an own address: what the device may derive its comm resource from.
+        """Add an address of this host: the connections of the link go out from the first one of
+        the remote address's family, so that it chooses the network card; the port does not count.
+
+        "0.0.0.0" and "::" choose nothing, nor does a loopback address on the way to another host.
+        An address that is none of this host's makes link_clusters answer LLM_PARAM_INVALID
+        (decision 85).
 
         Args:
             ip: IPv4 or IPv6 text, or an IPv4 address as an int whose lowest byte is the first

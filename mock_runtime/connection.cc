@@ -40,7 +40,8 @@ MockConnection::MockConnection(DeviceParts *device, const ConnectionSetup &setup
     : device_(device),
       end_(setup.end),
       link_{setup.nonce, setup.key},
-      passage_(std::make_shared<PeerPassage>(setup.end, device->memory->SnapshotMark(setup.nonce))),
+      passage_(std::make_shared<PeerPassage>(setup.end, setup.peer,
+                                             device->memory->SnapshotMark(setup.nonce))),
       fault_link_{setup.peer, setup.streams, &passage_->peer_gone()},
       peer_(device->settings, std::move(peer)),
       known_(device->memory->known()),
@@ -327,7 +328,8 @@ Status MockConnection::EndAccess(const Deadline &deadline) {
     if (!passage_->is_open()) return Status::Ok();
     passage_->own_side().alive.store(0, std::memory_order_seq_cst);
     if (!passage_->WaitUntilLeft(deadline)) {
-        // The passage stays with the device, whose withdrawals wait for it.
+        // The passage stays with the device, whose withdrawals wait for it, and AwaitLeft.
+        passage_->Closed();
         return Failure(LLDD_TIMEOUT, "a transfer of %s is still under way", peer_.Name().c_str());
     }
     device_->passages.Remove(passage_);

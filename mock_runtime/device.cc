@@ -140,7 +140,29 @@ Status MockDevice::Withdraw(uint64_t addr, uint64_t size, const Deadline &deadli
     {
         const MutexLock serving(parts_.serve_lock);
     }
+    return AwaitOutside(addr, size, order, deadline);
+}
+
+Status MockDevice::AwaitUnregistered(uint64_t addr, uint64_t size, const Deadline &deadline) {
+    uint64_t order = 0;
+    if (!parts_.memory->WasLeftInUse(addr, size, &order)) return Status::Ok();
+    return AwaitOutside(addr, size, order, deadline);
+}
+
+Status MockDevice::AwaitLeft(uint64_t peer, const Deadline &deadline) {
+    const std::shared_ptr<PeerPassage> inside = parts_.passages.WaitForClosed(peer, deadline);
+    if (inside == nullptr) return Status::Ok();
+    return Failure(
+        LLDD_TIMEOUT,
+        "the peer (pid %d) is still in the memory of this process, which must not be used "
+        "yet",
+        static_cast<int>(inside->process().pid()));
+}
+
+Status MockDevice::AwaitOutside(uint64_t addr, uint64_t size, uint64_t order,
+                                const Deadline &deadline) {
     const std::shared_ptr<PeerPassage> inside = parts_.passages.WaitUntilLeft(order, deadline);
+    parts_.memory->LeaveInUse(addr, size, order, inside != nullptr);
     if (inside == nullptr) return Status::Ok();
     return Failure(LLDD_TIMEOUT,
                    "a peer (pid %d) is still in the memory at %#llx (%llu bytes); it must not be "

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -44,6 +45,10 @@ public:
     // *withdrawn: that was the last registration of the range; its generation has ended, and the
     // caller must wait for peers that may still be inside: those with a snapshot mark above *order.
     Status Unregister(uint64_t addr, uint64_t size, bool *withdrawn, uint64_t *order);
+
+    // Remembers of a withdrawn range whether a peer was still inside when the caller's time was over.
+    void LeaveInUse(uint64_t addr, uint64_t size, uint64_t order, bool in_use);
+    bool WasLeftInUse(uint64_t addr, uint64_t size, uint64_t *order) const;
 
     // Everything a peer may reach that connects under this nonce. What is registered later is not.
     std::vector<Region> Snapshot(const LinkNonce &nonce);
@@ -105,6 +110,8 @@ private:
     std::vector<Pool> pools_ LLDD_GUARDED_BY(mutex_);
     RangeMap<Registration> registrations_ LLDD_GUARDED_BY(mutex_);
     size_t num_registrations_ LLDD_GUARDED_BY(mutex_) = 0;
+    // By address and size: the order of the withdrawn registration.
+    std::map<std::pair<uint64_t, uint64_t>, uint64_t> left_in_use_ LLDD_GUARDED_BY(mutex_);
     std::vector<Slot> slots_ LLDD_GUARDED_BY(mutex_);  // of the region table
     std::deque<std::pair<LinkNonce, uint64_t>> marks_ LLDD_GUARDED_BY(mutex_);
     uint64_t next_order_ LLDD_GUARDED_BY(mutex_) = 1;

@@ -288,6 +288,12 @@ void AscendConnection::PeerGone() {
     LeaveRemote(Deadline::Passed());
 }
 
+void AscendConnection::ForgetPeer() {
+    MutexLock lock(mutex_);
+    reachable_ = Regions();
+    std::vector<Region>().swap(withdrawn_);
+}
+
 // Does nothing when it is called again.
 void AscendConnection::LeaveRemote(const Deadline &deadline) {
     {

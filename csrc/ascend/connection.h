@@ -40,6 +40,7 @@ public:
     void OnMessage(std::string_view message, std::function<void()> answer) override;
     void Unlinked() override;
     void PeerGone() override;
+    void ForgetPeer() override;
     Status Close(const Deadline &deadline) override;
     std::vector<PathDescription> Paths() const override;
 

@@ -88,9 +88,33 @@ Status AscendDevice::Unregister(uint64_t addr, uint64_t size, const Deadline &de
     OwnMemory::Withdrawn withdrawn;
     LLDD_RETURN_IF_ERROR(parts_.memory->Unregister(addr, size, &withdrawn));
     if (withdrawn.id == 0 || withdrawn.handle == nullptr) return Status::Ok();
+    return FinishWithdrawal(addr, size, withdrawn, deadline);
+}
+
+Status AscendDevice::AwaitUnregistered(uint64_t addr, uint64_t size, const Deadline &deadline) {
+    OwnMemory::Withdrawn withdrawn;
+    {
+        MutexLock lock(unfinished_mutex_);
+        const auto found = unfinished_.find({addr, size});
+        if (found == unfinished_.end()) return Status::Ok();
+        withdrawn = found->second;
+        unfinished_.erase(found);
+    }
+    // HIXL may have let go of it meanwhile, which it does when no peer is in it.
+    if (!parts_.memory->Resume(withdrawn)) return Status::Ok();
+    return FinishWithdrawal(addr, size, withdrawn, deadline);
+}
+
+Status AscendDevice::FinishWithdrawal(uint64_t addr, uint64_t size,
+                                      const OwnMemory::Withdrawn &withdrawn,
+                                      const Deadline &deadline) {
     Status status = parts_.withdrawals->Finish(withdrawn, deadline);
     if (status.ok()) return status;
     parts_.memory->DeregisterLater(withdrawn, false);
+    {
+        MutexLock lock(unfinished_mutex_);
+        unfinished_[{addr, size}] = withdrawn;
+    }
     return std::move(status).WithPrefix(Format(
         "a peer may still be in the memory at %#llx (%llu bytes), which must not be used yet: ",
         Printable(addr), Printable(size)));

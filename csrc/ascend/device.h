@@ -3,12 +3,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "ascend/cann.h"
 #include "ascend/copies.h"
 #include "ascend/device_parts.h"
+#include "base/mutex.h"
 #include "runtime/runtime.h"
 
 namespace lldd::ascend {
@@ -25,6 +28,7 @@ public:
     Status Commit(uint64_t addr, uint64_t size) override;
     Status Register(uint64_t addr, uint64_t size, Placement placement) override;
     Status Unregister(uint64_t addr, uint64_t size, const Deadline &deadline) override;
+    Status AwaitUnregistered(uint64_t addr, uint64_t size, const Deadline &deadline) override;
     Status Copy(const Run *runs, size_t count, Placement to, Placement from,
                 const Deadline &deadline) override;
     Status UseAddress(const std::string &ip, bool listens) override;
@@ -34,6 +38,8 @@ public:
 
 private:
     AscendDevice() = default;
+    Status FinishWithdrawal(uint64_t addr, uint64_t size, const OwnMemory::Withdrawn &withdrawn,
+                            const Deadline &deadline);
 
     Status CheckPeer(const EndpointData &peer) const;
 
@@ -42,6 +48,11 @@ private:
     std::string name_;  // which device of the host it is
     bool ended_ = false;
     std::unique_ptr<Copies> copies_;
+
+    Mutex unfinished_mutex_;
+    // By address and size: what an Unregister could not finish.
+    std::map<std::pair<uint64_t, uint64_t>, OwnMemory::Withdrawn> unfinished_
+        LLDD_GUARDED_BY(unfinished_mutex_);
 };
 
 }  // namespace lldd::ascend

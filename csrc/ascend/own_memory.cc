@@ -172,6 +172,17 @@ void OwnMemory::DeregisterLater(const Withdrawn &withdrawn, bool safe) {
     left_over_.push_back({withdrawn.handle, withdrawn.addr, withdrawn.size, safe});
 }
 
+bool OwnMemory::Resume(const Withdrawn &withdrawn) {
+    MutexLock one_at_a_time(change_mutex_);
+    DeregisterLeftOver();
+    const auto left = std::find_if(left_over_.begin(), left_over_.end(), [&](const LeftOver &each) {
+        return each.handle == withdrawn.handle && !each.safe;
+    });
+    if (left == left_over_.end()) return IsInUse(withdrawn.handle);
+    left_over_.erase(left);
+    return true;
+}
+
 std::vector<uint64_t> OwnMemory::Overlapping(const AddressRange &range) const {
     std::vector<uint64_t> found;
     for (const auto &[addr, span] : spans_) {

@@ -53,6 +53,8 @@ public:
     // Called instead of Deregister: HIXL keeps the region until another one is deregistered or
     // registered. `safe`: no peer is in it, so it may be registered again meanwhile.
     void DeregisterLater(const Withdrawn &withdrawn, bool safe);
+    // Whether what DeregisterLater got is still to be finished; if so, it is the caller's again.
+    bool Resume(const Withdrawn &withdrawn);
 
     // The answer changes with every registration. For transfers.
     std::shared_ptr<const Regions> Known() const;

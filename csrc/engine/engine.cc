@@ -110,6 +110,8 @@ Status Engine::Start(const lldd_config &config) {
     options.tell = [this](std::string text) { notices_.Add(std::move(text)); };
     LLDD_RETURN_IF_ERROR(ThisRuntime().OpenDevice(options, &device_));
     LLDD_RETURN_IF_ERROR(device_->UseAddress(listen ? listen_address.ip() : "", listen));
+    unregistrations_ = std::make_unique<Unregistrations>(&store_, &in_use_, device_.get(),
+                                                         mode_ == LLDD_MODE_REQUEST);
     // Before the listener, so that no peer can connect to a device that lacks its pools.
     LLDD_RETURN_IF_ERROR(OpenPool("device", Placement::kDevice, config.device_pool_size,
                                   config.device_page_shift, &device_pool_));
@@ -156,6 +158,8 @@ void Engine::StartLinks(const lldd_config &config) {
     initiator_ =
         std::make_unique<LinkInitiator>(loop_.get(), device_.get(), directory_.get(),
                                         acceptor_.get(), owner_.get(), &notices_, link_options);
+    heartbeats_ = std::make_unique<Heartbeats>(loop_.get(), directory_.get(), peer_timeout_ms_);
+    heartbeats_->Start();
     Groups::Options group_options;
     group_options.cluster_id = cluster_id_;
     group_options.total_time_s = config.link_total_time_s;
@@ -201,10 +205,12 @@ Status Engine::Close() {
     copies_.reset();
     transfers_.reset();
     groups_.reset();
+    heartbeats_.reset();
     initiator_.reset();
     acceptor_.reset();
     directory_.reset();
     owner_.reset();
+    unregistrations_.reset();
     store_.Clear();
     Status ended;
     if (device_ != nullptr) {
@@ -289,11 +295,18 @@ void Engine::ReadCounters(lldd_counters *counters) const {
     counters->bytes_out = read(counted.bytes_out);
     counters->links_made = directory_->links_made();
     counters->links_lost = directory_->links_lost();
+    counters->links_silent = directory_->links_silent();
     counters->table_reads = read(counted.table_reads);
 }
 
 void Engine::AddNotices(std::vector<std::string> notices) {
     for (std::string &notice : notices) notices_.Add(std::move(notice));
+}
+
+Status Engine::DropGoneLinks(uint64_t *count) {
+    Interruption call(&closing_);
+    const Deadline deadline = SyncDeadline().InterruptedBy(&call);
+    return WithCause(initiator_->DropGone(deadline, count), deadline.cause());
 }
 
 // ---- communicators ----
@@ -440,30 +453,9 @@ Status Engine::Deallocate(int64_t cache_id) {
 }
 
 Status Engine::Unregister(int64_t cache_id) {
-    const CacheRef cache = store_.Unregister(cache_id);
-    if (cache == nullptr || !cache->registered) return Status::Ok();
     Interruption call(&closing_);
     const Deadline deadline = SyncDeadline().InterruptedBy(&call);
-    Status status;
-    if (!in_use_.WaitUntilUnused(cache_id, deadline)) {
-        status = Failure(
-            LLDD_TIMEOUT,
-            "cache %lld is unregistered, but a transfer of this engine still uses its memory",
-            Printable(cache_id));
-    }
-    if (!cache->remote_accessible && mode_ != LLDD_MODE_REQUEST)
-        return WithCause(std::move(status), deadline.cause());
-    for (const uint64_t addr : cache->addrs) {
-        if (addr == 0) continue;
-        const Status withdrawn = device_->Unregister(addr, cache->shape.tensor_bytes, deadline);
-        if (!withdrawn.ok() && status.ok()) {
-            status = Status(withdrawn.code(),
-                            Format("cache %lld is unregistered, but: %s", Printable(cache_id),
-                                   withdrawn.text().c_str()),
-                            withdrawn.raw());
-        }
-    }
-    return WithCause(std::move(status), deadline.cause());
+    return WithCause(unregistrations_->Unregister(cache_id, deadline), deadline.cause());
 }
 
 Status Engine::RemoveKey(const lldd_cache_key &key) {

@@ -53,7 +53,7 @@ Status Greet(int socket, const wire::Hello &own, std::string_view base, const De
 
 void Greeter::Start() {
     LLDD_ON_IO_THREAD(*loop_);
-    const Status status = StartConnect(address_, &socket_);
+    const Status status = StartConnect(address_, from_, &socket_);
     if (!status.ok()) return Finish(status);
     Watch(EPOLLOUT, &Greeter::OnConnected);
 }

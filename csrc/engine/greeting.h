@@ -49,11 +49,13 @@ public:
     // Gets the connection, once. On the I/O thread; may release the greeter.
     using Done = std::function<void(Status status, Fd socket)>;
 
-    // `answered`: whether the other end greets, too; it does if there is anything to prove.
-    Greeter(EventLoop *loop, const SocketAddress &address, const wire::Hello &own,
-            std::string_view base, bool answered, Done done)
+    // `from`: see StartConnect. `answered`: whether the other end greets, too; it does if there is
+    // anything to prove.
+    Greeter(EventLoop *loop, const SocketAddress &address, const SocketAddress &from,
+            const wire::Hello &own, std::string_view base, bool answered, Done done)
         : loop_(loop),
           address_(address),
+          from_(from),
           own_(own),
           base_(base),
           answered_(answered),
@@ -75,6 +77,7 @@ private:
 
     EventLoop *const loop_;
     const SocketAddress address_;
+    const SocketAddress from_;
     const wire::Hello own_;
     const std::string base_;
     const bool answered_;

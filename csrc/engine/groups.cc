@@ -2,6 +2,7 @@
 #include "engine/groups.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <exception>
 #include <utility>
 
@@ -12,6 +13,8 @@
 namespace lldd {
 namespace {
 
+// The address of this host that members are dialled from.
+constexpr char kHostIp[] = "LLM_DATADIST_HOST_IP";
 constexpr size_t kMaxGroups = 512;
 constexpr size_t kMaxName = 127;
 constexpr size_t kMaxMembers = 4;
@@ -121,14 +124,26 @@ Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
     return Status::Ok();
 }
 
+Status Groups::OwnAddress(SocketAddress *from) {
+    const char *const text = std::getenv(kHostIp);
+    if (text == nullptr || text[0] == '\0') return Status::Ok();
+    Status status = SocketAddress::Parse(text, 0, from);
+    // Whoever dials later, in the background, could tell nobody.
+    if (status.ok()) status = CheckOfThisHost(*from);
+    if (status.ok()) return status;
+    return std::move(status).WithPrefix(std::string(kHostIp) + ": ");
+}
+
 // The way to the rendezvous is the way to the others, as far as this process can tell.
 Status Groups::UseOwnAddress() {
+    SocketAddress from;
+    LLDD_RETURN_IF_ERROR(OwnAddress(&from));
     bool several_hosts = false;
     SocketAddress rendezvous;
     LLDD_RETURN_IF_ERROR(Rendezvous::FromEnvironment(&several_hosts, &rendezvous));
     if (!several_hosts) return initiator_->UseAddress("127.0.0.1");
     SocketAddress own;
-    LLDD_RETURN_IF_ERROR(AddressTowards(rendezvous, &own));
+    LLDD_RETURN_IF_ERROR(AddressTowards(rendezvous, from, &own));
     return initiator_->UseAddress(own.ip());
 }
 
@@ -174,9 +189,12 @@ Status Groups::Attend(const GroupPtr &group) {
         if (member.cluster_id != options_.cluster_id) others.push_back(member.cluster_id);
     }
     if (several_hosts) {
-        if (rendezvous_ == nullptr)
-            rendezvous_ = std::make_unique<Rendezvous>(loop_, address, options_.secret,
+        if (rendezvous_ == nullptr) {
+            SocketAddress from;
+            LLDD_RETURN_IF_ERROR(OwnAddress(&from));
+            rendezvous_ = std::make_unique<Rendezvous>(loop_, address, from, options_.secret,
                                                        options_.peer_timeout_ms);
+        }
         const bool holds = LowestRank(group->spec) == options_.cluster_id;
         return rendezvous_->Attend(holds, card, std::move(others), on_card, &group->meeting);
     }
@@ -309,9 +327,13 @@ void Groups::Dial(const GroupPtr &group, uint64_t peer, const SocketAddress &add
     Post([this, group, peer, address] {
         std::shared_ptr<Link> link;
         Interruption call(options_.closing);
-        Status status =
-            initiator_->LinkForGroup(address, peer, group->spec.name, group->comm_id,
-                                     Deadline::InMs(kDialMs).InterruptedBy(&call), &link);
+        const Deadline deadline = Deadline::InMs(kDialMs).InterruptedBy(&call);
+        SocketAddress from;
+        Status status = OwnAddress(&from);
+        if (status.ok()) {
+            status = initiator_->LinkForGroup(address, from, peer, group->spec.name, group->comm_id,
+                                              deadline, &link);
+        }
         if (status.ok() && AddLink(group, link)) return;
         if (!status.ok()) {
             Fail(group, status.text());

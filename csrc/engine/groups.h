@@ -97,6 +97,8 @@ private:
     std::string MissingLocked(const Group &group) const LLDD_REQUIRES(mutex_);
     std::string NotAllCame(const Group &group) const;
     Status UseOwnAddress();
+    // Where this engine dials members and the rendezvous from; not given: the kernel chooses.
+    static Status OwnAddress(SocketAddress *from);
     Status Attend(const GroupPtr &group) LLDD_REQUIRES(*loop_);
     void OnCard(const GroupPtr &group, const MeetingCard &card) LLDD_REQUIRES(*loop_);
     void Dial(const GroupPtr &group, uint64_t peer, const SocketAddress &address);

@@ -138,6 +138,32 @@ void Link::ForgetPeer() {
     RunPendingShutdown();
 }
 
+bool Link::Beat() {
+    LLDD_ON_IO_THREAD(*loop_);
+    if (!established_.load() || peer_gone() || unlinked()) return false;
+    channel_.SparePeerThatIsFull(identity_.peer_timeout_ms);
+    if (channel_.TakeHeard()) {
+        beats_missed_ = 0;
+        return false;
+    }
+    // Asked once: what was sent is not lost while the connection lives.
+    if (beats_missed_++ == 0) channel_.Tell(wire::kHeartbeat, {});
+    if (beats_missed_ != kBeatsUntilSilent + 1) return false;
+    silent_.store(true);
+    channel_.OnceHeard([weak = weak_from_this()] {
+        const std::shared_ptr<Link> link = weak.lock();
+        if (link == nullptr) return;
+        LLDD_ON_IO_THREAD(*link->loop_);
+        link->SpeaksAgain();
+    });
+    return true;
+}
+
+void Link::SpeaksAgain() {
+    silent_.store(false);
+    LLDD_LOG(LLDD_LOG_WARNING, "the peer of the link to %s answers again", peer_name_.c_str());
+}
+
 void Link::Interrupt(InterruptCause cause) {
     interruption_.Raise(cause);
     turn_.WakeAll();
@@ -206,7 +232,7 @@ wire::Hello Link::StreamHello(wire::Purpose purpose) const {
 // A host that is gone answers nothing until the deadline; that it is gone is known before.
 Status Link::ConnectWhilePeerLives(const Deadline &deadline, Fd *stream) {
     Fd socket;
-    LLDD_RETURN_IF_ERROR(StartConnect(identity_.peer_address, &socket));
+    LLDD_RETURN_IF_ERROR(StartConnect(identity_.peer_address, identity_.from, &socket));
     for (;;) {
         const Deadline look = deadline.OrAt(Deadline::Clock::now() + kLookAtPeer);
         if (WaitFor(socket.get(), POLLOUT, look).ok()) break;
@@ -293,9 +319,9 @@ void Link::DialFor(uint32_t request_id) {
     LLDD_ON_IO_THREAD(*loop_);
     if (dial_ != nullptr) dial_->Stop();
     dial_ = std::make_shared<Greeter>(
-        loop_, identity_.peer_address, StreamHello(wire::Purpose::kStreamAcceptorAsks),
-        AsBase(identity_.key), identity_.has_secret,
-        [weak = weak_from_this(), request_id](Status status, Fd stream) {
+        loop_, identity_.peer_address, identity_.from,
+        StreamHello(wire::Purpose::kStreamAcceptorAsks), AsBase(identity_.key),
+        identity_.has_secret, [weak = weak_from_this(), request_id](Status status, Fd stream) {
             const std::shared_ptr<Link> self = weak.lock();
             if (self == nullptr) return;
             LLDD_ON_IO_THREAD(*self->loop_);

@@ -35,6 +35,7 @@ public:
         uint64_t peer_cluster_id = 0;
         LinkEnd end = LinkEnd::kInitiator;
         SocketAddress peer_address;  // the initiator: where the acceptor listens
+        SocketAddress from;          // the initiator: where its connections go out from, if given
         LinkNonce nonce{};
         LinkKey key{};
         bool has_secret = false;       // the key is one; streams must be proved
@@ -117,6 +118,18 @@ public:
     // From now on no thread gets a usable turn.
     void MarkUnlinked() { unlinked_.store(true, std::memory_order_release); }
     bool unlinked() const { return unlinked_.load(std::memory_order_acquire); }
+    // ---- Whether the peer answers; see Heartbeats.
+
+    // Without an answer for so many beats the link is silent.
+    static constexpr unsigned kBeatsUntilSilent = 4;
+    // Both ends have made the link: from now on the peer answers a heartbeat.
+    void Established() { established_.store(true); }
+    // Asks a peer that has said nothing since the last call whether it is there. True: from now on
+    // the link is silent. I/O thread.
+    bool Beat();
+    // Whether the peer is asked in vain. The link stays usable.
+    bool silent() const { return silent_.load(); }
+
     // An unlink that asks the peer is under way on this end; it has the turn.
     std::atomic<bool> unlink_under_way{false};
 
@@ -153,6 +166,7 @@ private:
     Status ConnectWhilePeerLives(const Deadline &deadline, Fd *stream);
     wire::Hello StreamHello(wire::Purpose purpose) const;
     void FinishDial(Status status, Fd stream, uint32_t request_id) LLDD_REQUIRES(*loop_);
+    void SpeaksAgain() LLDD_REQUIRES(*loop_);
     void RunPendingShutdown() LLDD_EXCLUDES(turn_);
     void ShutdownInTurn() LLDD_REQUIRES(turn_);
     void TellShutdown();
@@ -174,6 +188,9 @@ private:
     bool shut_down_ LLDD_GUARDED_BY(turn_) = false;
     std::set<std::tuple<Warning, int64_t, int64_t>> warned_ LLDD_GUARDED_BY(turn_);
     std::atomic<bool> peer_gone_{false};
+    std::atomic<bool> established_{false};
+    std::atomic<bool> silent_{false};
+    unsigned beats_missed_ LLDD_GUARDED_BY(*loop_) = 0;
     std::atomic<bool> unlinked_{false};
     std::atomic<bool> shutdown_wanted_{false};
 

@@ -214,6 +214,7 @@ bool LinkAcceptor::Answer(const LinkPtr &link, uint16_t kind, uint32_t request_i
             if (link->identity().end == LinkEnd::kAcceptor) return false;
             link->DialFor(request_id);
             return true;
+        case wire::kHeartbeat: link->channel().Answer(kind, request_id, {}); return true;
         case wire::kMessage: return link->OnMessage(request_id, body);
         default: return owner_->OnRequest(link, kind, request_id, body);
     }
@@ -322,6 +323,7 @@ void LinkAcceptor::OnLinkConfirm(const LinkPtr &link, uint32_t request_id) {
         link->channel().SetMaxBody(wire::kMaxBody);
         link->channel().SetHeldHandler(nullptr);
         link->AllowRequests();
+        link->Established();
         LogLinkMade(*link);
     }
     link->channel().Answer(wire::kLinkConfirm, request_id, wire::StatusBody::Of(status).Encode());

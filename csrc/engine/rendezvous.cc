@@ -129,10 +129,12 @@ private:
 // Any other member's part: dials until it gets through, and again when the connection breaks.
 class Rendezvous::Visiting final : public Meeting, public std::enable_shared_from_this<Visiting> {
 public:
-    Visiting(EventLoop *loop, const SocketAddress &address, std::string secret,
-             uint32_t peer_timeout_ms, MeetingCard own, MeetingCardHandler on_card)
+    Visiting(EventLoop *loop, const SocketAddress &address, const SocketAddress &from,
+             std::string secret, uint32_t peer_timeout_ms, MeetingCard own,
+             MeetingCardHandler on_card)
         : loop_(loop),
           address_(address),
+          from_(from),
           secret_(std::move(secret)),
           peer_timeout_ms_(peer_timeout_ms),
           own_(std::move(own)),
@@ -141,7 +143,7 @@ public:
 
     void Dial() {
         timer_ = 0;
-        const Status status = StartConnect(address_, &dialling_);
+        const Status status = StartConnect(address_, from_, &dialling_);
         if (!status.ok()) {
             DialAgain();
             return;
@@ -236,6 +238,7 @@ private:
 
     EventLoop *const loop_;
     const SocketAddress address_;
+    const SocketAddress from_;
     const std::string secret_;
     const uint32_t peer_timeout_ms_;
     wire::Hello hello_;
@@ -281,10 +284,11 @@ Status Rendezvous::FromEnvironment(bool *given, SocketAddress *address) {
                    text);
 }
 
-Rendezvous::Rendezvous(EventLoop *loop, const SocketAddress &address, std::string secret,
-                       uint32_t peer_timeout_ms)
+Rendezvous::Rendezvous(EventLoop *loop, const SocketAddress &address, const SocketAddress &from,
+                       std::string secret, uint32_t peer_timeout_ms)
     : loop_(loop),
       address_(address),
+      from_(from),
       secret_(std::move(secret)),
       peer_timeout_ms_(peer_timeout_ms),
       strangers_(loop, "the rendezvous", {kMaxSessions, kCardMs, kMaxStrangersCards}),
@@ -302,8 +306,8 @@ Status Rendezvous::Attend(bool holds, MeetingCard own, std::vector<uint64_t> oth
                           MeetingCardHandler on_card, std::unique_ptr<Meeting> *meeting) {
     LLDD_ON_IO_THREAD(*loop_);
     if (!holds) {
-        const auto visiting = std::make_shared<Visiting>(loop_, address_, secret_, peer_timeout_ms_,
-                                                         std::move(own), std::move(on_card));
+        const auto visiting = std::make_shared<Visiting>(
+            loop_, address_, from_, secret_, peer_timeout_ms_, std::move(own), std::move(on_card));
         visiting->Dial();
         *meeting = std::make_unique<SharedMeeting<Visiting>>(visiting);
         return Status::Ok();

@@ -38,9 +38,10 @@ public:
     // LLDD_PARAM_INVALID if it says something that is not an address.
     static Status FromEnvironment(bool *given, SocketAddress *address);
 
-    // `secret`: "" if there is none. `peer_timeout_ms`: see WatchPeerHost.
-    Rendezvous(EventLoop *loop, const SocketAddress &address, std::string secret,
-               uint32_t peer_timeout_ms);
+    // `from`: where it is dialled from, see StartConnect. `secret`: "" if there is none.
+    // `peer_timeout_ms`: see WatchPeerHost.
+    Rendezvous(EventLoop *loop, const SocketAddress &address, const SocketAddress &from,
+               std::string secret, uint32_t peer_timeout_ms);
     ~Rendezvous();
     Rendezvous(const Rendezvous &) = delete;
     Rendezvous &operator=(const Rendezvous &) = delete;
@@ -69,6 +70,7 @@ private:
 
     EventLoop *const loop_;
     const SocketAddress address_;
+    const SocketAddress from_;
     const std::string secret_;
     const uint32_t peer_timeout_ms_;
     // Used by the holder only.

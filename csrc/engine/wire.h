@@ -95,6 +95,7 @@ enum Kind : uint16_t {
     kMessage = 10,   // of the runtime, see StreamProvider::Ask; answered by an empty frame
     kGreeting = 11,  // at a rendezvous with a secret: a Hello; the holder's has its proof behind it
     kSums = 12,      // Sums; answered by a SumsReply, which takes as long as reading the memory
+    kHeartbeat = 13,  // whether the other end is there, empty; answered by an empty frame
     kAnswer = 0x8000,
 };
 

@@ -182,6 +182,8 @@ extern "C" {
 #define LLDD_LINK_LIVE 1
 #define LLDD_LINK_PEER_GONE 2
 #define LLDD_LINK_CLOSING 3
+/* The peer does not answer for peer_timeout_ms, but its host does, or may: LIVE again when it answers. */
+#define LLDD_LINK_SILENT 4
 
 /* lldd_group_state: the state of a communicator made by lldd_link(). */
 #define LLDD_GROUP_OK 0
@@ -422,7 +424,9 @@ typedef struct lldd_cluster {
     uint64_t remote_cluster_id;
     const lldd_address *remote;    /* the address that the peer listens on: exactly one for linking */
     uint64_t num_remote;
-    const lldd_address *local;     /* what the device may derive its comm resource from */
+    const lldd_address *local;     /* addresses of this host: connections of the link go out from the first one of the remote's
+                                      family; ports do not count. 0.0.0.0, ::, or a loopback address towards another host choose
+                                      nothing */
     uint64_t num_local;
 } lldd_cluster;
 
@@ -488,6 +492,7 @@ typedef struct lldd_counters {
     uint64_t links_made;
     uint64_t links_lost;    /* links whose peer closed the connection */
     uint64_t table_reads;   /* cache tables read from peers */
+    uint64_t links_silent;  /* how often a link became LLDD_LINK_SILENT */
 } lldd_counters;
 
 /* ------------------------------------------------------------------------- before any engine: the library ---- */
@@ -595,8 +600,8 @@ lldd_status lldd_key_remove(lldd_engine *engine, const lldd_cache_key *key);
 /* Links to num_clusters peers in parallel; results (as many) says what became of each, and is written whatever the
  * entries came to. The returned status is success, or that of the last failing entry. One call makes both ends; the
  * link is stored under the id that the peer told.
- * Per entry: LLDD_PARAM_INVALID: not exactly one remote address, an address that cannot be parsed, another mode at the
- * peer. LLDD_LINK_FAILED: connection refused, or the peer speaks another protocol. LLDD_TIMEOUT: not done within
+ * Per entry: LLDD_PARAM_INVALID: not exactly one remote address, an address that cannot be parsed, a local address that
+ * is none of this host's, another mode at the peer. LLDD_LINK_FAILED: connection refused, or the peer speaks another protocol. LLDD_TIMEOUT: not done within
  * timeout_ms. LLDD_ALREADY_LINK: linked already; the link stays. Of the call itself: LLDD_PARAM_INVALID without
  * clusters or with timeout_ms 0. */
 lldd_status lldd_link_clusters(lldd_engine *engine, const lldd_cluster *clusters, uint64_t num_clusters,
@@ -624,6 +629,11 @@ lldd_status lldd_group_state(lldd_engine *engine, uint64_t comm_id, uint32_t *st
 
 /* The links of the engine: up to capacity entries are written to links, *count is set to how many there are. */
 lldd_status lldd_links(lldd_engine *engine, lldd_link_info *links, uint64_t capacity, uint64_t *count);
+
+/* Drops every link of link_clusters whose peer is gone (LLDD_LINK_PEER_GONE), as a forced unlink does; *count is set to
+ * how many, in any case. Links of communicators stay until lldd_unlink. LLDD_TIMEOUT: a process of this host is still
+ * within the memory of this one over such a link; the others are dropped, too. */
+lldd_status lldd_drop_gone_links(lldd_engine *engine, uint64_t *count);
 
 /* How the memory of one linked peer is reached: up to capacity entries, *count is set to how many there are.
  * LLDD_NOT_YET_LINK: no link to that cluster id. */

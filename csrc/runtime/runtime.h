@@ -140,7 +140,7 @@ struct ConnectionSetup {
     LinkEnd end = LinkEnd::kInitiator;
     LinkNonce nonce{};
     LinkKey key{};
-    uint64_t peer = 0;                  // how texts name the peer; means nothing to a runtime
+    uint64_t peer = 0;                  // how texts and AwaitLeft name the peer
     std::string peer_endpoint;          // what the peer's Device::Endpoint gave
     StreamProvider *streams = nullptr;  // outlives the connection
     // Such an end begins no transfer.
@@ -174,6 +174,16 @@ public:
     // begins in it any more, and the call waits for those under way. LLDD_TIMEOUT: one is still
     // under way; the registration is gone.
     virtual Status Unregister(uint64_t addr, uint64_t size, const Deadline &deadline) = 0;
+    // Waits for what an Unregister of exactly this range has left under way; there may be nothing.
+    // Takes no registration back. LLDD_TIMEOUT as above.
+    virtual Status AwaitUnregistered(uint64_t addr, uint64_t size, const Deadline &deadline) = 0;
+    // Waits for what the Close of a connection to that peer (ConnectionSetup::peer) has left under
+    // way in this process's memory; there may be nothing. LLDD_TIMEOUT: it is still under way.
+    virtual Status AwaitLeft(uint64_t peer, const Deadline &deadline) {
+        (void)peer;
+        (void)deadline;
+        return Status::Ok();
+    }
 
     // Copies between places of this process, all from memory of one kind to memory of one kind; any
     // of them may be a client's and unmapped (LLDD_FAILED).

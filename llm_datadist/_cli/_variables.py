@@ -79,8 +79,9 @@ VARIABLES = (
         "LLM_DATADIST_HOST_IP",
         "IP address",
         "the address from which the first peer is reached",
-        "the address that is told to peers where none is listened at",
-        _ASCEND,
+        "the address of this host from which members of a communicator dial; of the Ascend runtime "
+        "also the one that is told to peers where none is listened at",
+        _ENGINE,
     ),
     Variable(
         "LLM_DATADIST_BUILD_ASCEND",

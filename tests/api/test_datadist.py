@@ -93,6 +93,7 @@ class TestLife:
             lambda: datadist.links(),
             lambda: datadist.link_paths(1),
             lambda: datadist.counters(),
+            lambda: datadist.drop_gone_links(),
         ]
         for call in calls:
             with pytest.raises(RuntimeError, match="not initialized") as caught:

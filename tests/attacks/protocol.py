@@ -19,6 +19,7 @@ from typing import Callable
 HELLO_BYTES, PROOF_BYTES = 36, 32
 CHANNEL = (0x48434D4C, 2)
 LINK, CONFIRM, TABLE = 1, 2, 4
+HEARTBEAT = 13
 ANSWER = 0x8000
 NO_POOL = 0xFFFFFFFF
 SEALED = 0x1 | 0x2 | 0x4  # seal, shrink, grow
@@ -183,6 +184,9 @@ class Attacker:
         self.number += 1
         self.stream.sendall(frame(kind, self.number, body))
         answer, number, reply = receive_frame(self.stream)
+        while answer == HEARTBEAT:
+            self.stream.sendall(frame(answer | ANSWER, number))
+            answer, number, reply = receive_frame(self.stream)
         assert (answer, number) == (kind | ANSWER, self.number)
         return reply
 

@@ -19,7 +19,7 @@ VERSION = 2
 LINK, INITIATOR_ASKS, ACCEPTOR_ASKS = 1, 2, 3
 NO_AUTH, HMAC_SHA256 = 0, 1
 LINK_REQUEST, LINK_CONFIRM, UNLINK, TABLE, DIAL_STREAM, RESOLVE, RELEASE, LOCATE = range(1, 9)
-CARD, MESSAGE = 9, 10
+CARD, MESSAGE, HEARTBEAT = 9, 10, 13
 ANSWER = 0x8000
 BY_INITIATOR, BY_ACCEPTOR = 1, 2
 HELLO_BYTES, HEADER_BYTES, NONCE_BYTES = 36, 12, 16
@@ -162,7 +162,7 @@ class Speaker:
                 return True
             size, kind, _, request_id = struct.unpack("<IHHI", head)
             self.receive(size)
-            assert kind == MESSAGE
+            assert kind in (MESSAGE, HEARTBEAT)
             self.send(header(kind | ANSWER, 0, request_id))
 
     def greet(self, **changes: int | bytes) -> bytes:
@@ -203,6 +203,9 @@ class Speaker:
             return None
         assert len(head) == HEADER_BYTES
         size, answered, reserved, request_id = struct.unpack("<IHHI", head)
+        if answered == HEARTBEAT:
+            self.send(header(HEARTBEAT | ANSWER, 0, request_id))
+            return self.hear(kind)
         assert (answered, reserved, request_id) == (kind | ANSWER, 0, self._last_id)
         body = self.receive(size)
         assert len(body) == size

@@ -307,7 +307,7 @@ def test_no_message_of_a_runtime_before_the_request(speak: Speak) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [wire.LINK_REQUEST, wire.LINK_CONFIRM, wire.DIAL_STREAM, wire.CARD, 11, 0, 0x7FFF]
+    "kind", [wire.LINK_REQUEST, wire.LINK_CONFIRM, wire.DIAL_STREAM, wire.CARD, 14, 0, 0x7FFF]
 )
 def test_a_complete_link_takes_no_other_requests(speak: Speak, owner: NearPeer, kind: int) -> None:
     """Nor is an acceptor told to dial."""

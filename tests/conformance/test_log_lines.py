@@ -64,14 +64,10 @@ def test_both_logs_tell_of_a_link_by_one_number(logged: Logged, path: Path) -> N
     found(theirs, rf"INFO .*engine of cluster {OWNER} opened .*listening at {ip}:")
     found(ours, rf"engine of cluster {PULLER} opened .*listening at no address")
     found(theirs, rf"cache 1 {here}.*: \d+ tensors of \[.*BlocksCacheKey with model_id 0")
-    number = found(
-        ours,
-        rf"{NUMBER} to cluster {OWNER} \(.*\) made, dialled by this end; .*{path.transport or path.name}",
-    )["link"]
-    found(
-        theirs,
-        rf"{number} to cluster {PULLER} \(.*\) made, dialled by the peer; .*{path.transport or path.name}",
-    )
+    way = path.transport or path.name
+    made = rf"{NUMBER} to cluster {OWNER} \(.*\) made, dialled by this end; .* by {way} "
+    number = found(ours, made)["link"]
+    found(theirs, rf"{number} to cluster {PULLER} \(.*\) made, dialled by the peer; .* by {way} ")
     pulled = rf"DEBUG .*pull of .* from cluster {OWNER}.* over {number}: "
     found(ours, rf"{pulled}\d+ bytes, [0-9.]+ ms, LLDD_SUCCESS$")
     found(ours, rf"{pulled}0 bytes, .* LLDD_KV_CACHE_NOT_EXIST: the peer has no cache")

@@ -75,7 +75,8 @@ uint32_t FreePort() {
 class Member {
 public:
     Member(std::shared_ptr<EventLoop> loop, uint32_t port)
-        : loop_(std::move(loop)), rendezvous_(loop_.get(), AddressOf(port), "", kPeerTimeoutMs) {}
+        : loop_(std::move(loop)),
+          rendezvous_(loop_.get(), AddressOf(port), {}, "", kPeerTimeoutMs) {}
     ~Member() { Leave(); }
 
     void Attend(bool holds, uint64_t id, const std::function<void(const MeetingCard &)> &on_card) {

@@ -202,6 +202,9 @@ def test_a_disconnect_that_hixl_refuses(peers, faults):
     error = failure(lambda: owner.call("unregister", "kv"))
     assert error.status_code == S.LLM_TIMEOUT
     assert "must not be used yet" in str(error)
+    # Nor does the second call succeed before HIXL has let go of it.
+    error = failure(lambda: owner.call("unregister", "kv"))
+    assert error.status_code == S.LLM_TIMEOUT
     faults.order("disconnect", 103901, times=0)
     # What is left over is given back with the next.
     owner.register("other", SMALL, 1, 1)
@@ -221,11 +224,23 @@ def test_a_transfer_that_failed_and_could_not_disconnect(peers, faults):
     check(target, moved(target.filled(), source.filled(), [0, 2], [0, 2]))
 
 
+@pytest.mark.rule("C6.6-6")
+def test_a_second_unregister_finishes_what_the_first_left(peers):
+    owner, puller, _, _ = connected_pair(peers, 500)
+    puller.stop()
+    for _ in ("the first", "the second"):
+        assert failure(lambda: owner.call("unregister", "kv")).status_code == S.LLM_TIMEOUT
+    puller.go_on()
+    owner.call("unregister", "kv")
+    owner.call(register_again, "kv", 9)
+
+
 def test_a_stopped_peer_whose_link_was_forced_down(peers):
     owner, puller, _, _ = connected_pair(peers, 500)
     puller.stop()
     assert owner.unlink(puller, force=True, timeout_ms=500) == S.LLM_SUCCESS
-    error = failure(lambda: owner.call("unregister", "kv"))
+    for _ in ("the first", "the second"):
+        error = failure(lambda: owner.call("unregister", "kv"))
     assert "must not be used yet" in str(error)
     assert "cluster 8" in str(error)
     assert "s more unless it ends" in str(error)
