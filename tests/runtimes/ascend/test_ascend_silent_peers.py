@@ -143,10 +143,13 @@ def test_a_call_that_does_not_return(peers, faults, point: str) -> None:
         assert "HIXL has not returned" in str(error)
     assert unregister_in_time(owner) != ""
     assert faults.left() == 0
+
     # Of the process that had the call: each of the three disconnects.
-    described = "".join(peer.call(calls) for peer in (owner, puller, other))
-    assert "HIXL has not returned for" in described
-    assert "late calls of HIXL 1" in described
+    def described() -> str:
+        return "".join(peer.call(calls) for peer in (owner, puller, other))
+
+    assert "HIXL has not returned for" in described()
+    eventually(lambda: "late calls of HIXL 1" in described(), "it is counted", 5)
     assert unregister_in_time(other) == ""
     other.pull("spare", key(OWNER, 1), [2], [2])
     eventually(
