@@ -250,7 +250,8 @@ Status Remote::ConnectInTurn(uint64_t newest, const Deadline &deadline) {
         if (Milliseconds(deadline) == 0)
             return Failure(LLDD_TIMEOUT, "%s: no time is left", what.c_str());
         will_know_ = next_region_->load();
-        const int32_t ms = ForHixl(std::max<uint64_t>(kConnectMs, Milliseconds(deadline)));
+        const auto left = static_cast<uint64_t>(Milliseconds(deadline));
+        const int32_t ms = ForHixl(std::max<uint64_t>(kConnectMs, left));
         bool returned = false;
         const auto body = [engine = engine_, ms](hixl::Hixl &hixl) {
             return hixl.Connect(engine.c_str(), ms);

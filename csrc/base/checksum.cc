@@ -23,7 +23,7 @@ uint64_t Checksum::Round(uint64_t lane, uint64_t input) {
 }
 
 void Checksum::AddStripe(const unsigned char *stripe) {
-    for (int i = 0; i < 4; ++i) lanes_[i] = Round(lanes_[i], Load(stripe + 8 * i, 8));
+    for (size_t i = 0; i < 4; ++i) lanes_[i] = Round(lanes_[i], Load(stripe + 8 * i, 8));
 }
 
 void Checksum::Add(const void *data, size_t size) {

@@ -17,6 +17,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/event_loop.h"
@@ -61,7 +62,7 @@ public:
           acceptor_(acceptor),
           initiator_(initiator),
           notices_(notices),
-          options_(options) {}
+          options_(std::move(options)) {}
     ~Groups() override;
     Groups(const Groups &) = delete;
     Groups &operator=(const Groups &) = delete;

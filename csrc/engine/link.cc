@@ -325,12 +325,12 @@ void Link::DialFor(uint32_t request_id) {
             const std::shared_ptr<Link> self = weak.lock();
             if (self == nullptr) return;
             LLDD_ON_IO_THREAD(*self->loop_);
-            self->FinishDial(std::move(status), std::move(stream), request_id);
+            self->FinishDial(status, std::move(stream), request_id);
         });
     dial_->Start();
 }
 
-void Link::FinishDial(Status status, Fd stream, uint32_t request_id) {
+void Link::FinishDial(const Status &status, Fd stream, uint32_t request_id) {
     if (status.ok()) {
         WatchPeerHost(stream.get(), identity_.peer_timeout_ms);
         connection()->ServeStream(std::move(stream));

@@ -165,7 +165,7 @@ public:
 private:
     Status ConnectWhilePeerLives(const Deadline &deadline, Fd *stream);
     wire::Hello StreamHello(wire::Purpose purpose) const;
-    void FinishDial(Status status, Fd stream, uint32_t request_id) LLDD_REQUIRES(*loop_);
+    void FinishDial(const Status &status, Fd stream, uint32_t request_id) LLDD_REQUIRES(*loop_);
     void SpeaksAgain() LLDD_REQUIRES(*loop_);
     void RunPendingShutdown() LLDD_EXCLUDES(turn_);
     void ShutdownInTurn() LLDD_REQUIRES(turn_);
