@@ -321,7 +321,8 @@ void Link::DialFor(uint32_t request_id) {
     dial_ = std::make_shared<Greeter>(
         loop_, identity_.peer_address, identity_.from,
         StreamHello(wire::Purpose::kStreamAcceptorAsks), AsBase(identity_.key),
-        identity_.has_secret, [weak = weak_from_this(), request_id](Status status, Fd stream) {
+        identity_.has_secret,
+        [weak = weak_from_this(), request_id](const Status &status, Fd stream) {
             const std::shared_ptr<Link> self = weak.lock();
             if (self == nullptr) return;
             LLDD_ON_IO_THREAD(*self->loop_);
