@@ -160,7 +160,7 @@ void HearAsAcceptor(Owner *owner, const std::vector<Fd> &descriptors, std::strin
     Send(visitor.get(), message, descriptors);
     owner->LetLoopRun();
     const std::string answer = ReceiveSome(visitor.get());
-    DEMAND(answer.find(kSecretWord) == std::string::npos);
+    DEMAND(answer.find(std::string(sizeof(LinkNonce), kSecretByte)) == std::string::npos);
     owner->loop().RunAndWait([&] { static_cast<void>(connection->Confirm()); });
     Transfer(owner, connection.get());
 }
