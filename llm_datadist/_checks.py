@@ -20,6 +20,7 @@ Types = Union[type[Any], tuple[type[Any], ...]]
 STRICT_HARDWARE = "LLM_DATADIST_STRICT_HARDWARE"
 
 UINT8_MAX = 2**8 - 1
+MAX_MEMBERS = 4  # of a communicator
 UINT16_MAX = 2**16 - 1
 UINT32_MAX = 2**32 - 1
 UINT64_MAX = 2**64 - 1
@@ -192,3 +193,21 @@ def check_optional_layer_range(name: str, value: range | None) -> None:
 def length(layers: range) -> int:
     """Count the layers of a checked range; len() fails for what a ssize_t does not hold."""
     return int(layers.stop - layers.start)
+
+
+def check_members(cluster_rank_info: dict[int, int]) -> dict[int, int]:
+    """Return the members of a communicator, cluster id to rank, as they are from now on."""
+    check_type("cluster_rank_info", cluster_rank_info, dict)
+    cluster_rank_info = dict(cluster_rank_info)
+    for cluster_id, rank in cluster_rank_info.items():
+        check_type("a cluster id of cluster_rank_info", cluster_id, int)
+        check_type(f"cluster_rank_info[{cluster_id}]", rank, int)
+    if len(cluster_rank_info) > MAX_MEMBERS:
+        refuse(
+            f"cluster_rank_info has {len(cluster_rank_info)} members, "
+            f"at most {MAX_MEMBERS} are possible"
+        )
+    for cluster_id, rank in cluster_rank_info.items():
+        check_uint64("a cluster id of cluster_rank_info", cluster_id)
+        check_uint32(f"cluster_rank_info[{cluster_id}]", rank)
+    return cluster_rank_info

@@ -12,6 +12,7 @@ from . import _addresses
 from ._checks import INT32_MAX, UINT32_MAX, check_type, check_uint16, check_uint64
 from ._enums import NamedIntEnum
 from ._members import (
+    DEFAULT_FINALIZE_TIMEOUT_MS,
     DEFAULT_PEER_TIMEOUT_MS,
     DEFAULT_SYNC_TIMEOUT_MS,
     AnyNumber,
@@ -151,10 +152,21 @@ class LLMConfig(WarnsOfUnknownMembers):
         "A secret that both ends of a link must have (decision 41); not shown by repr and logs.",
     )
 
+    buffer_pool = Text(
+        "lldd.BufferPool",
+        'The buffer pool of HIXL, "number:size in MB"; unset: "0:0", none. Both ends of a link '
+        "must have the same; the mock has none.",
+    )
+    finalize_timeout = Timeout(
+        "lldd.FinalizeTimeout",
+        "How long finalize() waits for the library of the device, in milliseconds; what has not "
+        "returned then keeps the device.",
+        default=DEFAULT_FINALIZE_TIMEOUT_MS,
+    )
     peer_timeout = Number(
         "lldd.PeerTimeout",
-        "After how many milliseconds a peer that does not answer is noticed (decision 24); 0: "
-        "never.",
+        "After how many milliseconds a peer is noticed that does not answer (its links are "
+        "SILENT), or whose host has vanished (PEER_GONE), decision 24; 0: never.",
         low=0,
         high=INT32_MAX,
         default=DEFAULT_PEER_TIMEOUT_MS,
@@ -268,7 +280,12 @@ class LLMClusterInfo:
         self._remote_role_type = value
 
     def append_local_ip_info(self, ip: str | int, port: int) -> None:
-        """Add an own address: what the device may derive its comm resource from.
+        """Add an address of this host: the connections of the link go out from the first one of
+        the remote address's family, so that it chooses the network card; the port does not count.
+
+        "0.0.0.0" and "::" choose nothing, nor does a loopback address on the way to another host.
+        An address that is none of this host's makes link_clusters answer LLM_PARAM_INVALID
+        (decision 85).
 
         Args:
             ip: IPv4 or IPv6 text, or an IPv4 address as an int whose lowest byte is the first

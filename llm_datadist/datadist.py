@@ -14,10 +14,10 @@ from . import _addresses, config
 from ._checks import (
     check_elements,
     check_int32,
+    check_members,
     check_no_null,
     check_optional,
     check_type,
-    check_uint32,
     check_uint64,
     refuse,
     require,
@@ -26,7 +26,7 @@ from .cache import RegisterMemStatus
 from .cache_manager import CacheManager
 from .config import LLMClusterInfo, LLMConfig, LLMRole, config_of_members
 from .options import allows_multiple_instances, read_options
-from .status import LLMException, LLMStatusCode
+from .status import LLMException, LLMStatusCode, warn
 from .utils.log import get_logger
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["LLMDataDist"]
 
 _MAX_COMM_NAME = 127
-_MAX_MEMBERS = 4
 
 # One lock for init and finalize of the whole process: whether another instance exists must not
 # change in between.
@@ -146,13 +145,15 @@ class LLMDataDist:
             self._cache_manager = CacheManager(self._engine)
             _live.append(self)
             LLMDataDist.llm_engine_instance = self
+        self._open_engine().warn_of_notices()
 
     def finalize(self) -> None:
         """Close the engine, waiting for running calls; nothing happens when it is not open.
 
         Transfers that run end with LLM_TIMEOUT (decision 83).
         Peers are not told; they see the connections close. A CacheManager that is kept raises
-        LLM_ENGINE_FINALIZED from now on.
+        LLM_ENGINE_FINALIZED from now on. A warning says so if the device's library has not returned
+        within finalize_timeout: then the device stays taken, and init() on it is refused.
         """
         with _life:
             engine = self._engine
@@ -166,8 +167,10 @@ class LLMDataDist:
             try:
                 engine.close()
             except LLMException as failure:
-                # Only a forked child gets here: its parent's engine is not its to close.
+                # A forked child has its parent's; LLM_TIMEOUT: the device's library hangs.
                 get_logger().error(str(failure))
+                if failure.status_code == LLMStatusCode.LLM_TIMEOUT:
+                    warn(str(failure))
             finally:
                 # Also when Ctrl-C has shortened it: the engine is closed then. Peers were in the
                 # memory until now.
@@ -235,11 +238,10 @@ class LLMDataDist:
         check_optional("switch_options", switch_options, dict)
         ip: str | None = None
         port = 0
-        if switch_options and LLMConfig.listen_ip_info.key in switch_options:
-            check_type(
-                LLMConfig.listen_ip_info.key, switch_options[LLMConfig.listen_ip_info.key], str
-            )
-            ip, port = _addresses.split_listen_info(switch_options[LLMConfig.listen_ip_info.key])
+        key = LLMConfig.listen_ip_info.key
+        if switch_options and key in switch_options:
+            check_type(key, switch_options[key], str)
+            ip, port = _addresses.split_listen_info(switch_options[key])
         # The "hixl" backend goes on listening where it does (contract 7.3).
         if ip is not None or not engine.options.one_way_links:
             engine.switch_listener(ip, port)
@@ -382,19 +384,7 @@ class LLMDataDist:
         if not 1 <= len(comm_name) <= _MAX_COMM_NAME:
             refuse(f"comm_name must have 1 to {_MAX_COMM_NAME} characters, got {len(comm_name)}")
         check_no_null("comm_name", comm_name)
-        check_type("cluster_rank_info", cluster_rank_info, dict)
-        cluster_rank_info = dict(cluster_rank_info)
-        for cluster_id, rank in cluster_rank_info.items():
-            check_type("a cluster id of cluster_rank_info", cluster_id, int)
-            check_type(f"cluster_rank_info[{cluster_id}]", rank, int)
-        if len(cluster_rank_info) > _MAX_MEMBERS:
-            refuse(
-                f"cluster_rank_info has {len(cluster_rank_info)} members, "
-                f"at most {_MAX_MEMBERS} are possible"
-            )
-        for cluster_id, rank in cluster_rank_info.items():
-            check_uint64("a cluster id of cluster_rank_info", cluster_id)
-            check_uint32(f"cluster_rank_info[{cluster_id}]", rank)
+        cluster_rank_info = check_members(cluster_rank_info)
         check_type("rank_table", rank_table, str)
         check_no_null("rank_table", rank_table)
         require(len(cluster_rank_info) >= 2, "cluster_rank_info needs at least 2 members")
@@ -453,6 +443,12 @@ class LLMDataDist:
     def links(self) -> list[LinkInfo]:
         """Return the links of this engine."""
         return self._open_engine().links.all()
+
+    def drop_gone_links(self) -> int:
+        """Drop every link of link_clusters whose peer is gone (LinkState.PEER_GONE), whoever made
+        it, and return how many; LLMException as a forced unlink answers. Source: decision 73.
+        """
+        return self._open_engine().links.drop_gone()
 
     def link_paths(self, cluster_id: int) -> list[PathInfo]:
         """Return how the memory of a linked peer is reached, and why.

@@ -12,11 +12,19 @@ __all__ = ["Counters", "LinkInfo", "LinkState", "MemoryKind", "PathInfo"]
 
 
 class LinkState(Enum):
-    """How a link is."""
+    """How a link is.
+
+    LIVE: the peer answers. SILENT: it has not answered for LLMConfig.peer_timeout, because its
+    process is stopped or the network is; the link is used as before, and LIVE again when the peer
+    answers. PEER_GONE: the connection is closed, or the peer's host has vanished; the link stays
+    until it is unlinked, and its transfers fail. CLOSING: it is being taken down. Source: decision
+    24.
+    """
 
     LIVE = 1
     PEER_GONE = 2
     CLOSING = 3
+    SILENT = 4
 
 
 class MemoryKind(Enum):
@@ -64,3 +72,4 @@ class Counters:
     links_made: int
     links_lost: int
     table_reads: int  # cache tables read from peers
+    links_silent: int  # how often a link became SILENT

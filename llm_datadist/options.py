@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from . import _addresses, config
 from ._checks import UINT16_MAX, check_no_null, check_type, is_strict_hardware, refuse
 from ._members import (
+    DEFAULT_FINALIZE_TIMEOUT_MS,
     DEFAULT_PEER_TIMEOUT_MS,
     DEFAULT_SYNC_TIMEOUT_MS,
     PoolOptions,
@@ -53,6 +54,8 @@ class EngineOptions:
     local_comm_res: str | None = None
     global_resource_config: str | None = None
     auth_token: str | None = field(default=None, repr=False)
+    buffer_pool: str | None = None
+    finalize_timeout_ms: int = DEFAULT_FINALIZE_TIMEOUT_MS
     peer_timeout_ms: int = DEFAULT_PEER_TIMEOUT_MS
 
 
@@ -142,6 +145,8 @@ def _engine_options(cluster_id: int, role: LLMRole, options: dict[str, str]) -> 
         local_comm_res=LLMConfig.local_comm_res.read(options),
         global_resource_config=LLMConfig.global_resource_config.read(options),
         auth_token=LLMConfig.auth_token.read(options),
+        buffer_pool=LLMConfig.buffer_pool.read(options),
+        finalize_timeout_ms=LLMConfig.finalize_timeout.read(options),
         peer_timeout_ms=LLMConfig.peer_timeout.read(options),
     )
 

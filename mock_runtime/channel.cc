@@ -8,10 +8,13 @@
 #include <sys/un.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
 #include <cstring>
+#include <string_view>
 #include <type_traits>
 
+#include "base/hmac.h"
 #include "base/io_thread.h"
 #include "base/log.h"
 #include "base/socket.h"
@@ -28,10 +31,26 @@ constexpr size_t kMostDescriptors = 2 + kMostPoolsOnChannel;
 constexpr uint64_t kPatienceMs = 10000;
 constexpr size_t kMostVisitors = 256;
 
+struct Opening {
+    uint32_t magic;
+    uint32_t version;
+    LinkNonce nonce;
+    ChannelChallenge challenge;
+};
+static_assert(std::is_trivially_copyable_v<Opening>, "sent as it is");
+
+struct Answer {
+    uint32_t magic;
+    uint32_t version;
+    ChannelChallenge challenge;
+    Digest proof;
+};
+static_assert(std::is_trivially_copyable_v<Answer>, "sent as it is");
+
 struct Message {
     uint32_t magic;
     uint32_t version;
-    uint8_t nonce[16];
+    Digest proof;  // of the initiator; an acceptor has proved itself already
     uint32_t has_link_page;
     uint32_t num_pools;
     // In an answer that passes nothing: why, an errno value. The sender has no descriptors left.
@@ -69,26 +88,69 @@ ucred CredentialsOf(int socket) {
 
 pid_t PeerPid(int socket) { return CredentialsOf(socket).pid; }
 
-Message MessageFor(const LinkNonce &nonce) {
-    Message message{};
-    message.magic = kMagic;
-    message.version = kVersion;
-    std::memcpy(message.nonce, nonce.data(), nonce.size());
-    return message;
+// Of both challenges and the link's nonce, for one end of it.
+Digest ProofOf(const LinkKey &key, LinkEnd sender, const ChannelOpening &opening) {
+    std::string text(sender == LinkEnd::kInitiator ? "\1channel" : "\2channel");
+    text.push_back('\0');
+    for (const auto &part : {opening.nonce, opening.initiator, opening.acceptor})
+        text.append(part.begin(), part.end());
+    return HmacSha256({reinterpret_cast<const char *>(key.data()), key.size()}, text);
 }
 
-Status Refuse(int socket, const LinkNonce &nonce, int error) {
-    Message message = MessageFor(nonce);
-    message.refused = static_cast<uint32_t>(error);
-    if (send(socket, &message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT) !=
-        static_cast<ssize_t>(sizeof message)) {
-        return ErrnoFailure(LLDD_FAILED, errno, "cannot send over the channel");
-    }
+bool IsProof(const Digest &proof, const LinkKey &key, LinkEnd sender,
+             const ChannelOpening &opening) {
+    const auto text = [](const Digest &digest) {
+        return std::string_view(reinterpret_cast<const char *>(digest.data()), digest.size());
+    };
+    return SameDigest(text(proof), text(ProofOf(key, sender, opening)));
+}
+
+template <typename Part>
+Part NewPart() {
+    Part part{};
+    part.magic = kMagic;
+    part.version = kVersion;
+    return part;
+}
+
+bool IsProper(const Opening &part) { return part.magic == kMagic && part.version == kVersion; }
+bool IsProper(const Answer &part) { return part.magic == kMagic && part.version == kVersion; }
+
+template <typename Part>
+Status SendPart(int socket, const Part &part) {
+    if (send(socket, &part, sizeof part, MSG_NOSIGNAL | MSG_DONTWAIT) == sizeof part)
+        return Status::Ok();
+    return ErrnoFailure(LLDD_FAILED, errno, "cannot send over the channel");
+}
+
+template <typename Part>
+Status ReceivePart(int socket, Part *part) {
+    // Descriptors that come with it are closed by the kernel: there is no room for them.
+    const ssize_t size = recv(socket, part, sizeof *part, MSG_DONTWAIT | MSG_TRUNC);
+    if (size < 0) return ErrnoFailure(LLDD_FAILED, errno, "cannot receive over the channel");
+    if (size == 0) return Failure(LLDD_FAILED, "the peer closed the channel");
+    if (size != sizeof *part || !IsProper(*part))
+        return Failure(LLDD_FAILED, "the channel got no proper message");
     return Status::Ok();
 }
 
-Status Send(int socket, const LinkNonce &nonce, const ChannelGift &gift) {
-    Message message = MessageFor(nonce);
+Status FillRandom(ChannelChallenge *challenge) {
+    if (getrandom(challenge->data(), challenge->size(), 0) ==
+        static_cast<ssize_t>(challenge->size()))
+        return Status::Ok();
+    return ErrnoFailure(LLDD_FAILED, errno, "no random numbers");
+}
+
+Status Refuse(int socket, int error) {
+    auto message = NewPart<Message>();
+    message.refused = static_cast<uint32_t>(error);
+    return SendPart(socket, message);
+}
+
+// `proof`: of the initiator.
+Status Send(int socket, const Digest &proof, const ChannelGift &gift) {
+    auto message = NewPart<Message>();
+    message.proof = proof;
     int descriptors[kMostDescriptors];
     size_t count = 0;
     message.has_link_page = gift.own_link_page >= 0 ? 1 : 0;
@@ -136,8 +198,8 @@ std::vector<Fd> OwnDescriptors(msghdr *header) {
     return received;
 }
 
-// *nonce is that of a message that was in order, also where its descriptors could not be taken.
-Status Receive(int socket, LinkNonce *nonce, ChannelGift *gift) {
+// *proof is that of a message that was in order, also where its descriptors could not be taken.
+Status Receive(int socket, Digest *proof, ChannelGift *gift) {
     Message message{};
     ControlBuffer control;
     iovec data{&message, sizeof message};
@@ -154,7 +216,7 @@ Status Receive(int socket, LinkNonce *nonce, ChannelGift *gift) {
                           (header.msg_flags & MSG_TRUNC) == 0 && message.magic == kMagic &&
                           message.version == kVersion && message.has_link_page <= 1 &&
                           message.num_pools <= kMostPoolsOnChannel;
-    if (in_order) std::memcpy(nonce->data(), message.nonce, nonce->size());
+    if (in_order) *proof = message.proof;
     if (in_order && message.refused != 0) {
         return Status(LLDD_LINK_FAILED, "the peer has no file descriptor left", message.refused);
     }
@@ -215,17 +277,17 @@ ChannelListener::~ChannelListener() {
     });
 }
 
-void ChannelListener::Expect(const LinkNonce &nonce, Taker taker) {
+void ChannelListener::Expect(const ChannelLink &link, Taker taker) {
     loop_->RunAndWait([&] {
         LLDD_ON_IO_THREAD(*loop_);
-        takers_[nonce] = std::move(taker);
+        expected_[link.nonce] = {link.key, std::move(taker)};
     });
 }
 
 void ChannelListener::Forget(const LinkNonce &nonce) {
     loop_->RunAndWait([&] {
         LLDD_ON_IO_THREAD(*loop_);
-        takers_.erase(nonce);
+        expected_.erase(nonce);
     });
 }
 
@@ -245,28 +307,50 @@ void ChannelListener::Welcome(Fd socket) {
     });
 }
 
-void ChannelListener::Hear(EventLoop::Token visitor) {
-    const auto found = visitors_.find(visitor);
+void ChannelListener::Hear(EventLoop::Token token) {
+    const auto found = visitors_.find(token);
     if (found == visitors_.end()) return;
-    const Status answered = Answer(found->second.socket.get());
-    if (!answered.ok()) LLDD_LOG(LLDD_LOG_INFO, "channel: %s", answered.text().c_str());
-    Dismiss(visitor);
+    Visitor &visitor = found->second;
+    const bool opens = !visitor.opened;
+    const Status status = opens ? Open(&visitor) : Exchange(visitor);
+    if (!status.ok()) LLDD_LOG(LLDD_LOG_INFO, "channel: %s", status.text().c_str());
+    if (!opens || !status.ok()) Dismiss(token);
 }
 
-Status ChannelListener::Answer(int socket) {
-    LinkNonce nonce{};
+Status ChannelListener::Open(Visitor *visitor) {
+    Opening opening;
+    LLDD_RETURN_IF_ERROR(ReceivePart(visitor->socket.get(), &opening));
+    const auto expected = expected_.find(opening.nonce);
+    if (expected == expected_.end()) return Failure(LLDD_FAILED, "nobody expects that link");
+    visitor->opened = true;
+    visitor->opening.nonce = opening.nonce;
+    visitor->opening.initiator = opening.challenge;
+    LLDD_RETURN_IF_ERROR(FillRandom(&visitor->opening.acceptor));
+    auto answer = NewPart<Answer>();
+    answer.challenge = visitor->opening.acceptor;
+    answer.proof = ProofOf(expected->second.key, LinkEnd::kAcceptor, visitor->opening);
+    return SendPart(visitor->socket.get(), answer);
+}
+
+Status ChannelListener::Exchange(const Visitor &visitor) {
+    const int socket = visitor.socket.get();
+    Digest proof{};
     ChannelGift gift;
-    Status received = Receive(socket, &nonce, &gift);
-    if (OutOfDescriptors(received.raw()))
-        LLDD_RETURN_IF_ERROR(Refuse(socket, nonce, static_cast<int>(received.raw())));
-    LLDD_RETURN_IF_ERROR(std::move(received));
-    const auto taker = takers_.find(nonce);
-    if (taker == takers_.end()) return Failure(LLDD_FAILED, "nobody expects that link");
-    const Taker take = std::move(taker->second);
-    takers_.erase(taker);
+    Status received = Receive(socket, &proof, &gift);
+    if (!received.ok() && !OutOfDescriptors(received.raw())) return received;
+    const auto expected = expected_.find(visitor.opening.nonce);
+    if (expected == expected_.end()) return Failure(LLDD_FAILED, "nobody expects that link");
+    if (!IsProof(proof, expected->second.key, LinkEnd::kInitiator, visitor.opening))
+        return Failure(LLDD_FAILED, "a visitor does not know the link that it names");
+    if (!received.ok()) {
+        LLDD_RETURN_IF_ERROR(Refuse(socket, static_cast<int>(received.raw())));
+        return received;
+    }
+    const Taker take = std::move(expected->second.taker);
+    expected_.erase(expected);
     ChannelGift own;
     LLDD_RETURN_IF_ERROR(take(std::move(gift), PeerPid(socket), &own));
-    return Send(socket, nonce, own);
+    return Send(socket, {}, own);
 }
 
 void ChannelListener::Dismiss(EventLoop::Token visitor) {
@@ -297,20 +381,62 @@ Status ConnectChannel(int channel, const ChannelName &name, const Deadline &dead
     return Failure(LLDD_TIMEOUT, "the peer's channel does not answer in time");
 }
 
+Status DialChannel(const ChannelName &name, const Deadline &deadline, Fd *channel) {
+    Fd dialled(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+    if (!dialled) return ErrnoFailure(LLDD_LINK_FAILED, errno, "cannot make a socket");
+    LLDD_RETURN_IF_ERROR(ConnectChannel(dialled.get(), name, deadline));
+    *channel = std::move(dialled);
+    return Status::Ok();
+}
+
+// Whoever holds the name, on this host, of a peer that may be on another one.
+Status NotThePeer(int channel, const char *what) {
+    const ucred holder = CredentialsOf(channel);
+    Status status = Failure(LLDD_FAILED,
+                            "process %d of user %u, which holds the name of the peer's channel, %s",
+                            static_cast<int>(holder.pid), holder.uid, what);
+    LLDD_LOG(LLDD_LOG_WARNING, "%s", status.text().c_str());
+    return status;
+}
+
+// Each end proves to the other that it has the key: the acceptor first.
+Status OpenChannel(int channel, const ChannelLink &link, const Deadline &deadline, Digest *proof) {
+    ChannelOpening opened;
+    opened.nonce = link.nonce;
+    LLDD_RETURN_IF_ERROR(FillRandom(&opened.initiator));
+    auto opening = NewPart<Opening>();
+    opening.nonce = link.nonce;
+    opening.challenge = opened.initiator;
+    LLDD_RETURN_IF_ERROR(SendPart(channel, opening));
+    const auto half = std::chrono::milliseconds(deadline.RemainingMs() / 2);
+    const Deadline soon = deadline.OrAt(Deadline::Clock::now() + half);
+    if (!WaitFor(channel, POLLIN, soon).ok()) {
+        if (deadline.passed())
+            return Failure(LLDD_TIMEOUT, "the peer's channel does not answer in time");
+        return NotThePeer(channel, "does not answer");
+    }
+    Answer answer;
+    LLDD_RETURN_IF_ERROR(ReceivePart(channel, &answer));
+    opened.acceptor = answer.challenge;
+    if (!IsProof(answer.proof, link.key, LinkEnd::kAcceptor, opened))
+        return NotThePeer(channel, "is not the peer");
+    *proof = ProofOf(link.key, LinkEnd::kInitiator, opened);
+    return Status::Ok();
+}
+
 }  // namespace
 
-Status ExchangeOverChannel(const ChannelName &name, const LinkNonce &nonce, const ChannelGift &own,
+Status ExchangeOverChannel(const ChannelName &name, const ChannelLink &link, const ChannelGift &own,
                            const Deadline &deadline, ChannelGift *gift, pid_t *pid) {
-    Fd channel(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-    if (!channel) return ErrnoFailure(LLDD_LINK_FAILED, errno, "cannot make a socket");
-    LLDD_RETURN_IF_ERROR(ConnectChannel(channel.get(), name, deadline));
-    LLDD_RETURN_IF_ERROR(Send(channel.get(), nonce, own));
+    Fd channel;
+    Digest proof{};
+    LLDD_RETURN_IF_ERROR(DialChannel(name, deadline, &channel));
+    LLDD_RETURN_IF_ERROR(OpenChannel(channel.get(), link, deadline, &proof));
+    LLDD_RETURN_IF_ERROR(Send(channel.get(), proof, own));
     if (!WaitFor(channel.get(), POLLIN, deadline).ok()) {
         return Failure(LLDD_TIMEOUT, "the peer's channel does not answer in time");
     }
-    LinkNonce answered{};
-    LLDD_RETURN_IF_ERROR(Receive(channel.get(), &answered, gift));
-    if (answered != nonce) return Failure(LLDD_FAILED, "the channel answered for another link");
+    LLDD_RETURN_IF_ERROR(Receive(channel.get(), &proof, gift));
     *pid = PeerPid(channel.get());
     return Status::Ok();
 }

@@ -6,6 +6,16 @@
 // message is one packet, so a message never arrives in part; anything but a well-formed message
 // closes the connection.
 //
+//   initiator                                      acceptor
+//   Opening: the link's nonce, a challenge    ->
+//                                             <-   Answer: a challenge, the acceptor's proof
+//   Gift: the initiator's proof, descriptors  ->
+//                                             <-   Gift: descriptors
+//
+// Either proof is made with the key of the link, of both challenges; no descriptor goes to a process
+// that has not proved that it is the peer. Without a secret the key follows from what was sent over
+// the control connection.
+//
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -38,6 +48,12 @@ struct PoolOffer {
     int own_fd = -1;  // to be sent; belongs to the pool
 };
 
+// What both ends know of the link.
+struct ChannelLink {
+    LinkNonce nonce{};
+    LinkKey key{};
+};
+
 // What one end gives the other.
 struct ChannelGift {
     Fd link_page;            // received by the acceptor
@@ -45,6 +61,15 @@ struct ChannelGift {
     Fd region_table;
     int own_region_table = -1;
     std::vector<PoolOffer> pools;
+};
+
+using ChannelChallenge = std::array<uint8_t, 16>;
+
+// What both ends make their proofs of: fresh random bytes of either.
+struct ChannelOpening {
+    LinkNonce nonce{};
+    ChannelChallenge initiator{};
+    ChannelChallenge acceptor{};
 };
 
 // Listens for initiators. Lives on the I/O thread; destroy it on another one.
@@ -60,8 +85,9 @@ public:
 
     const ChannelName &name() const { return name_; }
 
-    // From now on a message with that nonce goes to the taker, once. On the I/O thread.
-    void Expect(const LinkNonce &nonce, Taker taker);
+    // From now on the gift of a visitor that proves that it has the key of the link goes to the taker,
+    // once. On the I/O thread.
+    void Expect(const ChannelLink &link, Taker taker);
     // Afterwards the taker is not called. Any thread.
     void Forget(const LinkNonce &nonce);
 
@@ -69,12 +95,15 @@ private:
     struct Visitor {
         Fd socket;
         Strangers::Place place;
+        bool opened = false;
+        ChannelOpening opening;
     };
 
     explicit ChannelListener(std::shared_ptr<EventLoop> loop);
     void Welcome(Fd socket) LLDD_REQUIRES(*loop_);
     void Hear(EventLoop::Token visitor) LLDD_REQUIRES(*loop_);
-    Status Answer(int socket) LLDD_REQUIRES(*loop_);
+    Status Open(Visitor *visitor) LLDD_REQUIRES(*loop_);
+    Status Exchange(const Visitor &visitor) LLDD_REQUIRES(*loop_);
     void Dismiss(EventLoop::Token visitor) LLDD_REQUIRES(*loop_);
 
     std::shared_ptr<EventLoop> loop_;
@@ -82,13 +111,18 @@ private:
     Strangers strangers_;
     Listener listener_;
     std::map<EventLoop::Token, Visitor> visitors_ LLDD_GUARDED_BY(*loop_);
-    std::map<LinkNonce, Taker> takers_ LLDD_GUARDED_BY(*loop_);
+    struct Expected {
+        LinkKey key;
+        Taker taker;
+    };
+    std::map<LinkNonce, Expected> expected_ LLDD_GUARDED_BY(*loop_);
 };
 
 // The initiator's part: dials, gives, and takes the answer. LLDD_FAILED: no process listens there
-// (the peer is not on this host, or in another network namespace), or it does not expect this link;
-// LLDD_LINK_FAILED: one of the two has no descriptors left; LLDD_TIMEOUT.
-Status ExchangeOverChannel(const ChannelName &name, const LinkNonce &nonce, const ChannelGift &own,
+// (the peer is not on this host, or in another network namespace), or one that is not the peer, or
+// that does not say within half of the time that is left that it is; LLDD_LINK_FAILED: one of the two
+// has no descriptors left; LLDD_TIMEOUT.
+Status ExchangeOverChannel(const ChannelName &name, const ChannelLink &link, const ChannelGift &own,
                            const Deadline &deadline, ChannelGift *gift, pid_t *pid);
 
 }  // namespace lldd::mock

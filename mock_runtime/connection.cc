@@ -4,8 +4,10 @@
 #include <cstring>
 #include <utility>
 
+#include "base/address.h"
 #include "base/io_thread.h"
 #include "base/log.h"
+#include "mock_runtime/own_reads.h"
 #include "mock_runtime/path_cma.h"
 #include "mock_runtime/path_mapped.h"
 #include "runtime/pieces.h"
@@ -37,8 +39,9 @@ private:
 MockConnection::MockConnection(DeviceParts *device, const ConnectionSetup &setup, EndpointData peer)
     : device_(device),
       end_(setup.end),
-      nonce_(setup.nonce),
-      passage_(std::make_shared<PeerPassage>(setup.end, device->memory->SnapshotMark(setup.nonce))),
+      link_{setup.nonce, setup.key},
+      passage_(std::make_shared<PeerPassage>(setup.end, setup.peer,
+                                             device->memory->SnapshotMark(setup.nonce))),
       fault_link_{setup.peer, setup.streams, &passage_->peer_gone()},
       peer_(device->settings, std::move(peer)),
       known_(device->memory->known()),
@@ -56,7 +59,7 @@ void MockConnection::ExpectChannel() {
     peer_.IsElsewhere(
         "the peer did not come over a local socket: another host or network namespace");
     if (!peer_.WantsChannel()) return;
-    device_->channel->Expect(nonce_, [this](ChannelGift gift, pid_t pid, ChannelGift *own) {
+    device_->channel->Expect(link_, [this](ChannelGift gift, pid_t pid, ChannelGift *own) {
         return TakeChannel(std::move(gift), pid, own);
     });
 }
@@ -100,7 +103,7 @@ Status MockConnection::DialChannel(const Deadline &deadline) {
     own.own_link_page = passage_->page().fd();
     ChannelGift gift;
     pid_t pid = 0;
-    Status exchanged = ExchangeOverChannel(peer_.channel(), nonce_, own, deadline, &gift, &pid);
+    Status exchanged = ExchangeOverChannel(peer_.channel(), link_, own, deadline, &gift, &pid);
     if (exchanged.ok()) exchanged = peer_.MapTable(std::move(gift.region_table));
     // Another path would lack descriptors as well, and the client would not learn that it is
     // slower.
@@ -119,7 +122,7 @@ Status MockConnection::DialChannel(const Deadline &deadline) {
 Status MockConnection::Confirm() {
     LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kConfirm, &fault_link_));
     // Whoever comes over the channel from now on comes too late: transfers use what was taken.
-    device_->channel->Forget(nonce_);
+    device_->channel->Forget(link_.nonce);
     peer_.DecidePaths();
     return Status::Ok();
 }
@@ -129,13 +132,38 @@ std::vector<PathDescription> MockConnection::Paths() const { return peer_.Paths(
 // ---------------------------------------------------------------------------- transfers
 
 Status MockConnection::Read(const Run *runs, size_t count, const Deadline &deadline) {
-    LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kRead, deadline, &fault_link_, runs, count));
-    return Transfer(Direction::kRead, runs, count, deadline);
+    uint64_t corrupt = 0;
+    LLDD_RETURN_IF_ERROR(
+        PassFaultPoint(FaultPoint::kRead, deadline, &fault_link_, runs, count, &corrupt));
+    LLDD_RETURN_IF_ERROR(Transfer(Direction::kRead, runs, count, deadline));
+    return corrupt == 0 ? Status::Ok() : Corrupt(corrupt, Direction::kRead, runs, count, deadline);
 }
 
 Status MockConnection::Write(const Run *runs, size_t count, const Deadline &deadline) {
-    LLDD_RETURN_IF_ERROR(PassFaultPoint(FaultPoint::kWrite, deadline, &fault_link_, runs, count));
-    return Transfer(Direction::kWrite, runs, count, deadline);
+    uint64_t corrupt = 0;
+    LLDD_RETURN_IF_ERROR(
+        PassFaultPoint(FaultPoint::kWrite, deadline, &fault_link_, runs, count, &corrupt));
+    LLDD_RETURN_IF_ERROR(Transfer(Direction::kWrite, runs, count, deadline));
+    return corrupt == 0 ? Status::Ok() : Corrupt(corrupt, Direction::kWrite, runs, count, deadline);
+}
+
+// For a fault rule: changes a bit of the byte with this number, counted from 1, where the runs have
+// brought it.
+Status MockConnection::Corrupt(uint64_t number, Direction direction, const Run *runs, size_t count,
+                               const Deadline &deadline) {
+    uint64_t before = number - 1;
+    const Run *run = runs;
+    for (; run != runs + count && before >= run->length; ++run) before -= run->length;
+    if (run == runs + count) return Status::Ok();
+    if (direction == Direction::kRead) {
+        *static_cast<volatile uint8_t *>(Pointer(run->local + before)) ^= 1;
+        return Status::Ok();
+    }
+    uint8_t byte = 0;
+    const Run only{Address(&byte), run->remote + before, 1};
+    LLDD_RETURN_IF_ERROR(Transfer(Direction::kRead, &only, 1, deadline));
+    byte ^= 1;
+    return Transfer(Direction::kWrite, &only, 1, deadline);
 }
 
 Status MockConnection::Transfer(Direction direction, const Run *runs, size_t count,
@@ -251,6 +279,29 @@ void MockConnection::OnMessage(std::string_view message, std::function<void()> a
     answer();
 }
 
+Status MockConnection::ReadForPeer(uint64_t addr, uint64_t length, void *to) {
+    LLDD_OFF_IO_THREAD(*device_->loop);
+    const auto allowed = [&] {
+        return !closed_.load() && device_->memory->Reaches(passage_->mark(), addr, length);
+    };
+    const auto refused = [&] {
+        return Failure(LLDD_FAILED, "%#llx with %llu bytes is not memory that this link reaches",
+                       Printable(addr), Printable(length));
+    };
+    if (!allowed()) return refused();
+    std::optional<bool> read = ReadByKernel(device_->self, addr, length, to);
+    if (!read.has_value()) {
+        // A withdrawal waits for this lock before the client may unmap the range.
+        const MutexLock serving(device_->serve_lock);
+        read = allowed() && ReadIfMapped(addr, length, to);
+    }
+    // If the range was withdrawn meanwhile, something else may have been read.
+    if (!allowed()) return refused();
+    if (*read) return Status::Ok();
+    return Failure(LLDD_FAILED, "the owner's memory at %#llx (%llu bytes) is not mapped",
+                   Printable(addr), Printable(length));
+}
+
 void MockConnection::PeerGone() {
     passage_->PeerGone();
     tcp_.Interrupt();
@@ -272,12 +323,13 @@ Status MockConnection::EndAccess(const Deadline &deadline) {
     device_->loop->RunAndWait([this] {
         LLDD_ON_IO_THREAD(*device_->loop);
         server_.reset();
-        if (end_ == LinkEnd::kAcceptor) device_->channel->Forget(nonce_);
+        if (end_ == LinkEnd::kAcceptor) device_->channel->Forget(link_.nonce);
     });
     if (!passage_->is_open()) return Status::Ok();
     passage_->own_side().alive.store(0, std::memory_order_seq_cst);
     if (!passage_->WaitUntilLeft(deadline)) {
-        // The passage stays with the device, whose withdrawals wait for it.
+        // The passage stays with the device, whose withdrawals wait for it, and AwaitLeft.
+        passage_->Closed();
         return Failure(LLDD_TIMEOUT, "a transfer of %s is still under way", peer_.Name().c_str());
     }
     device_->passages.Remove(passage_);

@@ -39,6 +39,7 @@ public:
     void PeerGone() override;
     void ForgetPeer() override;
     Status Close(const Deadline &deadline) override;
+    Status ReadForPeer(uint64_t addr, uint64_t length, void *to) override;
     std::vector<PathDescription> Paths() const override;
 
 private:
@@ -49,6 +50,8 @@ private:
     Status EndAccess(const Deadline &deadline);
 
     Status Transfer(Direction direction, const Run *runs, size_t count, const Deadline &deadline);
+    Status Corrupt(uint64_t number, Direction direction, const Run *runs, size_t count,
+                   const Deadline &deadline);
     Status ExplainWithEnd(const MoveFailure &failure) const;
     Status MakePlan(const Run *runs, size_t count, TransferPlan *plan);
     MoveFailure MovePlanned(const TransferPlan &plan, Direction direction,
@@ -58,7 +61,7 @@ private:
 
     DeviceParts *const device_;
     const LinkEnd end_;
-    const LinkNonce nonce_;
+    const ChannelLink link_;
     const std::shared_ptr<PeerPassage> passage_;
     const FaultLink fault_link_;
 

@@ -14,6 +14,7 @@
 #include "base/mutex.h"
 #include "mock_runtime/connection.h"
 #include "mock_runtime/faults.h"
+#include "mock_runtime/own_reads.h"
 #include "mock_runtime/path_mapped.h"
 
 namespace lldd::mock {
@@ -139,7 +140,29 @@ Status MockDevice::Withdraw(uint64_t addr, uint64_t size, const Deadline &deadli
     {
         const MutexLock serving(parts_.serve_lock);
     }
+    return AwaitOutside(addr, size, order, deadline);
+}
+
+Status MockDevice::AwaitUnregistered(uint64_t addr, uint64_t size, const Deadline &deadline) {
+    uint64_t order = 0;
+    if (!parts_.memory->WasLeftInUse(addr, size, &order)) return Status::Ok();
+    return AwaitOutside(addr, size, order, deadline);
+}
+
+Status MockDevice::AwaitLeft(uint64_t peer, const Deadline &deadline) {
+    const std::shared_ptr<PeerPassage> inside = parts_.passages.WaitForClosed(peer, deadline);
+    if (inside == nullptr) return Status::Ok();
+    return Failure(
+        LLDD_TIMEOUT,
+        "the peer (pid %d) is still in the memory of this process, which must not be used "
+        "yet",
+        static_cast<int>(inside->process().pid()));
+}
+
+Status MockDevice::AwaitOutside(uint64_t addr, uint64_t size, uint64_t order,
+                                const Deadline &deadline) {
     const std::shared_ptr<PeerPassage> inside = parts_.passages.WaitUntilLeft(order, deadline);
+    parts_.memory->LeaveInUse(addr, size, order, inside != nullptr);
     if (inside == nullptr) return Status::Ok();
     return Failure(LLDD_TIMEOUT,
                    "a peer (pid %d) is still in the memory at %#llx (%llu bytes); it must not be "
@@ -188,6 +211,14 @@ Status MockDevice::Copy(const Run *runs, size_t count, Placement, Placement,
     }
     return Failure(LLDD_FAILED, "the memory of this process at %#llx is not mapped for the copy",
                    Printable(failure.address));
+}
+
+Status MockDevice::ReadOwn(uint64_t addr, uint64_t length, void *to) {
+    const std::optional<bool> read = ReadByKernel(parts_.self, addr, length, to);
+    // The caller's own call is using the range.
+    if (read.has_value() ? *read : ReadIfMapped(addr, length, to)) return Status::Ok();
+    return Failure(LLDD_FAILED, "the memory of this process at %#llx (%llu bytes) is not mapped",
+                   Printable(addr), Printable(length));
 }
 
 Status MockDevice::Endpoint(const LinkNonce &nonce, std::string *endpoint) {

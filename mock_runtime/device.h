@@ -24,8 +24,12 @@ public:
     Status Commit(uint64_t addr, uint64_t size) override;
     Status Register(uint64_t addr, uint64_t size, Placement placement) override;
     Status Unregister(uint64_t addr, uint64_t size, const Deadline &deadline) override;
+    Status AwaitUnregistered(uint64_t addr, uint64_t size, const Deadline &deadline) override;
+    Status AwaitLeft(uint64_t peer, const Deadline &deadline) override;
     Status Copy(const Run *runs, size_t count, Placement to, Placement from,
                 const Deadline &deadline) override;
+    bool ReadsOwnMemory() const override { return true; }
+    Status ReadOwn(uint64_t addr, uint64_t length, void *to) override;
     Status Endpoint(const LinkNonce &nonce, std::string *endpoint) override;
     Status Connect(const ConnectionSetup &setup, const Deadline &deadline,
                    std::unique_ptr<Connection> *connection) override;
@@ -36,6 +40,8 @@ public:
 private:
     MockDevice() = default;
     Status Withdraw(uint64_t addr, uint64_t size, const Deadline &deadline);
+    // Waits until no peer is in a range that was withdrawn; `order` as OwnMemory::Unregister has it.
+    Status AwaitOutside(uint64_t addr, uint64_t size, uint64_t order, const Deadline &deadline);
     std::string Describe() const;
 
     int32_t device_id_ = 0;

@@ -35,7 +35,7 @@ struct DeviceParts {
     std::shared_ptr<CopyPool> helpers;
     std::unique_ptr<OwnMemory> memory;
     std::unique_ptr<ChannelListener> channel;
-    Mutex serve_lock;   // held by the I/O thread while it touches registered memory
+    Mutex serve_lock;   // held while a thread of the library touches registered memory for a peer
     Passages passages;  // over which peers may be inside the memory
     // Kept per device, not per connection: there may be hundreds of connections, and each may once
     // have moved a lot.

@@ -12,21 +12,21 @@ using std::chrono::nanoseconds;
 
 // In the order of FaultPoint.
 constexpr FaultPointInfo kPoints[kFaultPoints] = {
-    //               waits  bytes  peer   drop
-    {"open_device", true, false, false, false},
-    {"pool", true, false, false, false},
-    {"commit", true, false, false, false},
-    {"register", true, false, false, false},
-    {"unregister", true, false, false, false},
-    {"copy", true, true, false, false},
+    //               waits  bytes  peer   drop   corrupt
+    {"open_device", true, false, false, false, false},
+    {"pool", true, false, false, false, false},
+    {"commit", true, false, false, false, false},
+    {"register", true, false, false, false, false},
+    {"unregister", true, false, false, false, false},
+    {"copy", true, true, false, false, false},
     // On the I/O thread, which all links of the process need.
-    {"endpoint", false, false, false, false},
-    {"connect", true, false, true, true},
-    {"accept", false, false, true, true},
-    {"confirm", false, false, true, true},
-    {"read", true, true, true, true},
-    {"write", true, true, true, true},
-    {"close", false, false, true, false},
+    {"endpoint", false, false, false, false, false},
+    {"connect", true, false, true, true, false},
+    {"accept", false, false, true, true, false},
+    {"confirm", false, false, true, true, false},
+    {"read", true, true, true, true, true},
+    {"write", true, true, true, true, true},
+    {"close", false, false, true, false, false},
 };
 
 constexpr uint32_t kEveryPoint = (uint32_t{1} << kFaultPoints) - 1;
@@ -124,6 +124,11 @@ constexpr KnownWord kWords[] = {
          return ParseWithUnit(value, kRates, &rule->bytes_per_second) && rule->bytes_per_second > 0;
      },
      &FaultPointInfo::moves_bytes, "it moves no bytes"},
+    {"corrupt", kPositive,
+     [](const std::string &value, FaultRule *rule) {
+         return ParseNumber(value, &rule->corrupt) && rule->corrupt > 0;
+     },
+     &FaultPointInfo::can_corrupt, "it moves no bytes over a link"},
     {"peer", "the cluster id of a peer",
      [](const std::string &value, FaultRule *rule) {
          return ParseNumber(value, &rule->peer.emplace());
@@ -184,10 +189,14 @@ public:
         if (rule_.drop && rule_.status != LLDD_SUCCESS) {
             return Refuse("drop", "stands beside a status; allowed is one of the two");
         }
+        if (rule_.corrupt != 0 && rule_.ends_the_call()) {
+            return Refuse("corrupt",
+                          "stands beside a status or a drop, with which no bytes are moved");
+        }
         if (!HasEffect(kEveryPoint)) {
             return Refuse(words[0],
                           "has nothing that happens there; add one of status, drop, "
-                          "delay, jitter, bandwidth");
+                          "delay, jitter, bandwidth, corrupt");
         }
         if (every_point_) KeepWhatCanHappen();
         *rule = std::move(rule_);
@@ -254,7 +263,7 @@ private:
         for (size_t i = 0; i < kFaultPoints; ++i) {
             if ((points & (uint32_t{1} << i)) == 0) continue;
             if (rule_.status != LLDD_SUCCESS || (rule_.drop && kPoints[i].can_drop) ||
-                (waits && kPoints[i].waits) ||
+                (rule_.corrupt != 0 && kPoints[i].can_corrupt) || (waits && kPoints[i].waits) ||
                 (rule_.bytes_per_second > 0 && kPoints[i].moves_bytes)) {
                 return true;
             }

@@ -45,6 +45,7 @@ struct FaultPointInfo {
     bool moves_bytes;  // takes longer the more bytes there are
     bool knows_peer;   // belongs to a link
     bool can_drop;     // and the link can be broken off there
+    bool can_corrupt;  // of the bytes that it moves over a link, one can be changed
 };
 const FaultPointInfo &InfoOf(FaultPoint point);
 
@@ -58,6 +59,7 @@ struct FaultRule {
     std::chrono::nanoseconds delay{0};
     std::chrono::nanoseconds jitter{0};  // the most that is added to `delay`
     uint64_t bytes_per_second = 0;       // 0: no limit
+    uint64_t corrupt = 0;                // the byte that is changed, from 1; 0: none
 
     // When.
     std::optional<uint64_t> peer;

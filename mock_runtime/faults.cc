@@ -153,8 +153,8 @@ Status ReadScript(const std::string &value, std::string *script) {
 
 }  // namespace
 
-Status MeetFaults(FaultPoint point, const Deadline &deadline, const FaultLink *link,
-                  uint64_t bytes) {
+Status MeetFaults(FaultPoint point, const Deadline &deadline, const FaultLink *link, uint64_t bytes,
+                  uint64_t *corrupt) {
     Faults &faults = Current();
     const FaultPointInfo &info = InfoOf(point);
     UniqueLock lock(faults.mutex);
@@ -162,6 +162,9 @@ Status MeetFaults(FaultPoint point, const Deadline &deadline, const FaultLink *l
     if (firing.empty()) return Status::Ok();
     nanoseconds time{0};
     for (const RulePtr &each : firing) time += each->HoldUpFor(info, bytes);
+    for (const RulePtr &each : firing) {
+        if (corrupt != nullptr && each->rule.corrupt != 0) *corrupt = each->rule.corrupt;
+    }
     const ActiveRule &last = *firing.back();
     if (time.count() > 0) {
         const auto end = Deadline::Clock::now() + time;

@@ -26,8 +26,8 @@ struct FaultLink {
 extern std::atomic<bool> fault_rules_set;
 
 // What PassFaultPoint does once rules are set.
-Status MeetFaults(FaultPoint point, const Deadline &deadline, const FaultLink *link,
-                  uint64_t bytes);
+Status MeetFaults(FaultPoint point, const Deadline &deadline, const FaultLink *link, uint64_t bytes,
+                  uint64_t *corrupt = nullptr);
 
 // What a call does first. A failure is what the call returns. LLDD_TIMEOUT at the deadline if the
 // rules hold the call up for longer. A link whose peer goes meanwhile is left to the call.
@@ -36,13 +36,14 @@ inline Status PassFaultPoint(FaultPoint point, const Deadline &deadline,
     if (!fault_rules_set.load(std::memory_order_relaxed)) return Status::Ok();
     return MeetFaults(point, deadline, link, bytes);
 }
-// For the calls that move bytes.
+// For the calls that move bytes. *corrupt: the byte that the call is to change once it has moved
+// them all, counted from 1; left alone if there is none.
 inline Status PassFaultPoint(FaultPoint point, const Deadline &deadline, const FaultLink *link,
-                             const Run *runs, size_t count) {
+                             const Run *runs, size_t count, uint64_t *corrupt = nullptr) {
     if (!fault_rules_set.load(std::memory_order_relaxed)) return Status::Ok();
     uint64_t bytes = 0;
     for (size_t i = 0; i < count; ++i) bytes += runs[i].length;
-    return MeetFaults(point, deadline, link, bytes);
+    return MeetFaults(point, deadline, link, bytes, corrupt);
 }
 // For the calls that have no deadline.
 inline Status PassFaultPoint(FaultPoint point, const FaultLink *link = nullptr) {

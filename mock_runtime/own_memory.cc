@@ -201,11 +201,31 @@ Status OwnMemory::Unregister(uint64_t addr, uint64_t size, bool *withdrawn, uint
     UseSlotLocked(found->name.slot, {});
     if (found->mapped) known_.Remove(addr, size);
     *order = found->order;
+    // A peer that an earlier call has left inside may know the range from then only.
+    const auto left = left_in_use_.find({addr, size});
+    if (left != left_in_use_.end()) *order = std::min(*order, left->second);
     *withdrawn = true;
     registrations_.Erase(addr, size);
     --num_registrations_;
     if (exclude_from_fork_) RestoreForkLocked(addr, size);
     return Status::Ok();
+}
+
+void OwnMemory::LeaveInUse(uint64_t addr, uint64_t size, uint64_t order, bool in_use) {
+    MutexLock lock(mutex_);
+    if (in_use) {
+        left_in_use_[{addr, size}] = order;
+    } else {
+        left_in_use_.erase({addr, size});
+    }
+}
+
+bool OwnMemory::WasLeftInUse(uint64_t addr, uint64_t size, uint64_t *order) const {
+    MutexLock lock(mutex_);
+    const auto found = left_in_use_.find({addr, size});
+    if (found == left_in_use_.end()) return false;
+    *order = found->second;
+    return true;
 }
 
 // Children get the range again, but for what other registrations still keep from them.
@@ -259,6 +279,25 @@ OwnMemory::Claim OwnMemory::Check(uint64_t mark, uint64_t addr, uint64_t length,
             claim = Claim::kAllowed;
         });
     return claim;
+}
+
+bool OwnMemory::Reaches(uint64_t mark, uint64_t addr, uint64_t length) const {
+    MutexLock lock(mutex_);
+    while (length > 0) {
+        uint64_t taken = 0;
+        const auto look = [&](const AddressRange &range) {
+            if (range.Contains(addr, 1)) taken = std::max(taken, range.Within(addr, length));
+        };
+        for (const Pool &pool : pools_) look({pool.memory.address(), pool.memory.size()});
+        registrations_.ForEachOverlapping(
+            addr, 1, [&](uint64_t start, uint64_t size, const Registration &registration) {
+                if (registration.order < mark) look({start, size});
+            });
+        if (taken == 0) return false;
+        addr += taken;
+        length -= taken;
+    }
+    return true;
 }
 
 std::vector<OwnMemory::PoolDescriptor> OwnMemory::PoolDescriptors() const {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -45,6 +46,10 @@ public:
     // caller must wait for peers that may still be inside: those with a snapshot mark above *order.
     Status Unregister(uint64_t addr, uint64_t size, bool *withdrawn, uint64_t *order);
 
+    // Remembers of a withdrawn range whether a peer was still inside when the caller's time was over.
+    void LeaveInUse(uint64_t addr, uint64_t size, uint64_t order, bool in_use);
+    bool WasLeftInUse(uint64_t addr, uint64_t size, uint64_t *order) const;
+
     // Everything a peer may reach that connects under this nonce. What is registered later is not.
     std::vector<Region> Snapshot(const LinkNonce &nonce);
     // The mark that separates what was in that snapshot from what came later.
@@ -54,6 +59,9 @@ public:
     enum class Claim { kAllowed, kWithdrawn, kUnknown };
     // *name becomes another region that covers the range if only the named one is gone.
     Claim Check(uint64_t mark, uint64_t addr, uint64_t length, RegionName *name) const;
+    // Whether a peer of that mark may reach all of the range, in whichever regions. No range that
+    // wraps around.
+    bool Reaches(uint64_t mark, uint64_t addr, uint64_t length) const;
     // Whether a checked name still holds. Takes no lock.
     bool IsLive(RegionName name) const { return table_.IsLive(name); }
 
@@ -102,6 +110,8 @@ private:
     std::vector<Pool> pools_ LLDD_GUARDED_BY(mutex_);
     RangeMap<Registration> registrations_ LLDD_GUARDED_BY(mutex_);
     size_t num_registrations_ LLDD_GUARDED_BY(mutex_) = 0;
+    // By address and size: the order of the withdrawn registration.
+    std::map<std::pair<uint64_t, uint64_t>, uint64_t> left_in_use_ LLDD_GUARDED_BY(mutex_);
     std::vector<Slot> slots_ LLDD_GUARDED_BY(mutex_);  // of the region table
     std::deque<std::pair<LinkNonce, uint64_t>> marks_ LLDD_GUARDED_BY(mutex_);
     uint64_t next_order_ LLDD_GUARDED_BY(mutex_) = 1;

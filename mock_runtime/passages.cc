@@ -34,6 +34,13 @@ void PeerPassage::PeerGone() {
     if (page_) StopWaiting(own_side());
 }
 
+// Nobody will say that the peer is gone: its process is looked for. One that cannot be seen is waited
+// for, since here it is this end that has closed the connection.
+void PeerPassage::Closed() {
+    closed_.store(true);
+    if (process().CanBeSeen()) PeerGone();
+}
+
 bool PeerPassage::WaitUntilLeft(const Deadline &deadline) {
     return WaitForPassage(own_side(), peer_gone_, process(), deadline);
 }
@@ -62,6 +69,22 @@ size_t Passages::CountInside() const {
     return static_cast<size_t>(
         std::count_if(passages_.begin(), passages_.end(),
                       [](const auto &entry) { return IsInside(entry.second->own_side()); }));
+}
+
+std::shared_ptr<PeerPassage> Passages::WaitForClosed(uint64_t peer, const Deadline &deadline) {
+    std::vector<std::shared_ptr<PeerPassage>> closed;
+    {
+        MutexLock lock(mutex_);
+        for (const auto &entry : passages_) {
+            if (entry.second->closed() && entry.second->peer() == peer)
+                closed.push_back(entry.second);
+        }
+    }
+    for (const auto &passage : closed) {
+        if (!passage->WaitUntilLeft(deadline)) return passage;
+        Remove(passage);
+    }
+    return nullptr;
 }
 
 std::shared_ptr<PeerPassage> Passages::WaitUntilLeft(uint64_t order, const Deadline &deadline) {

@@ -22,8 +22,9 @@ namespace lldd::mock {
 class PeerPassage {
 public:
     // mark: that of the snapshot which the peer received; it knows no region that was registered
-    // later.
-    PeerPassage(LinkEnd own_end, uint64_t mark) : own_end_(own_end), mark_(mark) {}
+    // later. peer: how the engine calls it.
+    PeerPassage(LinkEnd own_end, uint64_t peer, uint64_t mark)
+        : own_end_(own_end), peer_(peer), mark_(mark) {}
 
     // From now on the peer may enter. Once.
     void Open(LinkPage page);
@@ -40,6 +41,10 @@ public:
     }
 
     uint64_t mark() const { return mark_; }
+    uint64_t peer() const { return peer_; }
+    // Its connection was closed by this end while the peer was inside.
+    void Closed();
+    bool closed() const { return closed_.load(); }
     const std::atomic<bool> &peer_gone() const { return peer_gone_; }
 
     // The connection is closed: waits go on only while the peer's process, if it can be seen, is still
@@ -52,7 +57,9 @@ public:
 
 private:
     const LinkEnd own_end_;
+    const uint64_t peer_;
     const uint64_t mark_;
+    std::atomic<bool> closed_{false};
     std::atomic<bool> peer_gone_{false};
     mutable Mutex mutex_;  // between Open, SetProcess and PeerGone
     LinkPage page_;
@@ -69,6 +76,8 @@ public:
     // Waits for every peer that is inside and may know of a region: one whose mark is above
     // `order`. What is not null is one that is still inside at the deadline.
     std::shared_ptr<PeerPassage> WaitUntilLeft(uint64_t order, const Deadline &deadline);
+    // The same for closed connections to that peer; those that it has left are forgotten.
+    std::shared_ptr<PeerPassage> WaitForClosed(uint64_t peer, const Deadline &deadline);
     // How many peers are inside right now.
     size_t CountInside() const;
 

@@ -19,6 +19,7 @@ public:
     explicit PeerProcess(pid_t pid);
 
     pid_t pid() const { return pid_; }
+    bool CanBeSeen() const { return began_ != 0; }
     // Whether it has ended, with all its threads. True also of one that cannot be seen: there the
     // closed connection is all that is known.
     bool HasEnded() const;

@@ -44,20 +44,24 @@ AscendConnection::AscendConnection(DeviceParts *device, const ConnectionSetup &s
       streams_(setup.streams),
       passive_(setup.passive),
       peer_passive_(setup.peer_passive),
-      remote_(device->engine->Use(peer.engine)) {
+      peer_name_(Format("cluster %llu", Printable(setup.peer))),
+      peer_process_(peer.process),
+      voice_(std::make_shared<Voice>(setup.streams, Encode(Message::kAreYouThere))),
+      remote_(device->engine->Use(peer.engine, voice_)) {
     reachable_.Assign(std::move(peer.regions));
+    device_->withdrawals->gone().Remove(peer.engine);
     device_->withdrawals->Add(this);
 }
 
 AscendConnection::~AscendConnection() {
     device_->withdrawals->Remove(this);
     (void)Close(Deadline::Passed());
+    voice_->End();
 }
 
 // ---- making the link ----
 
 Status AscendConnection::Dial(const Deadline &deadline) {
-    const Context::Scope in_context(*device_->context);
     Status status = remote_->Connect(deadline);
     if (status.code() != LLDD_FAILED && status.code() != LLDD_NOT_YET_LINK) return status;
     return Status(LLDD_LINK_FAILED, status.text(), status.raw());
@@ -67,7 +71,7 @@ Status AscendConnection::Dial(const Deadline &deadline) {
 // comes sooner makes it.
 Status AscendConnection::Confirm() {
     if (passive_) return Status::Ok();
-    device_->engine->ConnectSoon(remote_);
+    remote_->ConnectSoon();
     return Status::Ok();
 }
 
@@ -93,7 +97,6 @@ Status AscendConnection::Write(const Run *runs, size_t count, const Deadline &de
 Status AscendConnection::Transfer(hixl::TransferOp operation, const Run *runs, size_t count,
                                   const Deadline &deadline) {
     LLDD_RETURN_IF_ERROR(Plan(runs, count));
-    const Context::Scope in_context(*device_->context);
     for (size_t i = 0; i < num_pieces_; ++i) {
         const Piece &piece = pieces_[i];
         Status may_move;
@@ -132,10 +135,12 @@ void AscendConnection::AddToPlan(uint64_t local, uint64_t remote, uint64_t lengt
                                  uint64_t region) {
     while (length > 0) {
         const bool full = num_pieces_ == 0 || pieces_[num_pieces_ - 1].bytes >= kMostBytesACall ||
-                          pieces_[num_pieces_ - 1].descs.size() >= kMostDescsACall;
+                          pieces_[num_pieces_ - 1].descs->size() >= kMostDescsACall;
         if (full) {
             if (num_pieces_ == pieces_.size()) pieces_.emplace_back();
-            pieces_[num_pieces_].descs.clear();
+            std::shared_ptr<TransferOps> &descs = pieces_[num_pieces_].descs;
+            if (descs == nullptr || descs.use_count() > 1) descs = std::make_shared<TransferOps>();
+            descs->clear();
             pieces_[num_pieces_].bytes = 0;
             pieces_[num_pieces_].newest = 0;
             pieces_[num_pieces_].regions.clear();
@@ -147,7 +152,7 @@ void AscendConnection::AddToPlan(uint64_t local, uint64_t remote, uint64_t lengt
         desc.local_addr = static_cast<uintptr_t>(local);
         desc.remote_addr = static_cast<uintptr_t>(remote);
         desc.len = static_cast<size_t>(part);
-        piece.descs.push_back(desc);
+        piece.descs->push_back(desc);
         piece.bytes += part;
         piece.newest = std::max(piece.newest, newest);
         if (piece.regions.empty() || piece.regions.back() != region)
@@ -198,6 +203,7 @@ Status AscendConnection::Explain(Status failed, const Deadline &deadline) const 
 
 // What is answered when a transfer that is under way is over also holds for all later ones.
 void AscendConnection::OnMessage(std::string_view message, std::function<void()> answer) {
+    voice_->Heard();
     Reader reader(message);
     const auto kind = static_cast<Message>(reader.Number<uint8_t>());
     const auto number = reader.Number<uint64_t>();
@@ -240,6 +246,7 @@ void AscendConnection::GoOn() {
 Status AscendConnection::AskPeer(const std::string &message, const Deadline &deadline) const {
     if (peer_gone_.load() || peer_passive_) return Status::Ok();
     const Status asked = streams_->Ask(message, deadline);
+    if (asked.ok()) voice_->Heard();
     // Any other failure is that of a closed connection, which the peer also sees, so it begins
     // nothing.
     return asked.code() == LLDD_TIMEOUT ? asked : Status::Ok();
@@ -258,11 +265,33 @@ void AscendConnection::ComeBack() {
     (void)AskPeer(Encode(Message::kGoOn), Deadline::Passed());
 }
 
-// The link stays until the client unlinks, but it does not keep the HIXL connection: the peer's
-// process may be there as before, and withdraw its memory.
+// Its HIXL connection goes as that of this end does, for which HIXL may be called a moment longer.
+void AscendConnection::Unlinked() {
+    voice_->Part();
+    {
+        MutexLock lock(mutex_);
+        confirmed_ = true;
+        if (!left_remote_) return;
+    }
+    // The control connection was seen closed before the peer's answer was: what was left alone then
+    // ends now.
+    device_->withdrawals->gone().Remove(remote_->engine());
+    device_->engine->Release(remote_, voice_, Deadline::Passed());
+}
+
+// The link stays until the client unlinks, but it uses the HIXL connection no more, which is left as
+// it is: nothing tells whether the peer's process is there, and HIXL, up to 9.1 at least, closes a
+// descriptor that is not its own when it disconnects from one that has ended.
 void AscendConnection::PeerGone() {
     peer_gone_.store(true);
+    voice_->Gone();
     LeaveRemote(Deadline::Passed());
+}
+
+void AscendConnection::ForgetPeer() {
+    MutexLock lock(mutex_);
+    reachable_ = Regions();
+    std::vector<Region>().swap(withdrawn_);
 }
 
 // Does nothing when it is called again.
@@ -274,8 +303,11 @@ void AscendConnection::LeaveRemote(const Deadline &deadline) {
             --holds_;
             remote_->GoOn();
         }
+        // Its HIXL connection to this end may be there for a while yet.
+        if (!confirmed_ && !left_by_peer_ && !peer_passive_)
+            device_->withdrawals->gone().Add(remote_->engine(), peer_name_, peer_process_);
     }
-    device_->engine->Release(remote_, deadline);
+    device_->engine->Release(remote_, voice_, deadline);
 }
 
 Status AscendConnection::Close(const Deadline &deadline) {
@@ -288,18 +320,20 @@ Status AscendConnection::Close(const Deadline &deadline) {
     // Without time no thread waits: the link ends because the peer's end has. A peer that does not
     // answer may be anywhere, which HIXL does not report; HIXL refuses to deregister memory that it
     // still knows (OwnMemory::Deregister), and pools are freed when HIXL has ended.
-    Deadline rest = deadline;
     if (ask && !deadline.passed()) {
         const Deadline goodbye = deadline.OrAt(Deadline::InMs(kGoodbyeMs).when());
         const Status left = AskPeer(Encode(Message::kLeave), goodbye);
-        if (!left.ok()) {
+        if (left.ok()) {
+            MutexLock lock(mutex_);
+            confirmed_ = confirmed_ || !peer_gone_.load();
+        } else {
             LLDD_LOG(LLDD_LOG_WARNING, "the peer was told that the link ends: %s",
                      left.text().c_str());
-            // HIXL waits for such a peer as long as it is given time to.
-            rest = deadline.OrAt(Deadline::InMs(kDisconnectMs).when());
+            // HIXL is not asked to disconnect from it.
+            voice_->Gone();
         }
     }
-    LeaveRemote(rest);
+    LeaveRemote(deadline);
     return Status::Ok();
 }
 

@@ -38,7 +38,9 @@ public:
     Status Write(const Run *runs, size_t count, const Deadline &deadline) override;
     void ServeStream(Fd stream) override;
     void OnMessage(std::string_view message, std::function<void()> answer) override;
+    void Unlinked() override;
     void PeerGone() override;
+    void ForgetPeer() override;
     Status Close(const Deadline &deadline) override;
     std::vector<PathDescription> Paths() const override;
 
@@ -49,7 +51,7 @@ public:
 private:
     // What one call of HIXL moves.
     struct Piece {
-        std::vector<hixl::TransferOpDesc> descs;
+        std::shared_ptr<TransferOps> descs;  // shared with a call from which HIXL has not returned
         uint64_t bytes = 0;
         uint64_t newest = 0;            // of the own regions in it
         std::vector<uint64_t> regions;  // of the peer, that it lies in
@@ -72,13 +74,18 @@ private:
     StreamProvider *const streams_;
     const bool passive_;
     const bool peer_passive_;
-    std::shared_ptr<Remote> remote_;
+    const std::string peer_name_;
+    const ProcessId peer_process_;
+    const std::shared_ptr<Voice> voice_;
+    const std::shared_ptr<Remote> remote_;
     std::atomic<bool> peer_gone_{false};
 
     Mutex mutex_;
     Regions reachable_ LLDD_GUARDED_BY(mutex_);              // of the peer
     std::vector<Region> withdrawn_ LLDD_GUARDED_BY(mutex_);  // by the peer
     bool left_by_peer_ LLDD_GUARDED_BY(mutex_) = false;
+    // The peer has said that it has left this end's memory, and will not come back.
+    bool confirmed_ LLDD_GUARDED_BY(mutex_) = false;
     bool closed_ LLDD_GUARDED_BY(mutex_) = false;
     bool left_remote_ LLDD_GUARDED_BY(mutex_) = false;
     uint64_t holds_ LLDD_GUARDED_BY(mutex_) = 0;  // for the peer, which is withdrawing memory

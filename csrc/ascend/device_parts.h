@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
 #include "ascend/cann.h"
@@ -13,6 +14,7 @@
 namespace lldd::ascend {
 
 struct DeviceParts {
+    int32_t device_id = 0;
     std::shared_ptr<Context> context;
     std::unique_ptr<HixlEngine> engine;
     std::unique_ptr<OwnMemory> memory;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ascend/hixl_engine.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <utility>
 
+#include "ascend/forked_exit.h"
 #include "ascend/installed.h"
 #include "base/log.h"
 #include "base/socket.h"
@@ -14,8 +16,9 @@ namespace {
 constexpr char kHostIp[] = "LLM_DATADIST_HOST_IP";
 // Another program may take the port between the search for a free one and HIXL's use of it.
 constexpr int kPortTries = 8;
-// For the acceptor's own connection, for which no thread waits.
-constexpr uint64_t kBackgroundConnectMs = 5000;
+// Of calls that have no deadline of their own, and are not known to take long.
+constexpr uint64_t kStartMs = 60'000;
+constexpr uint64_t kRegisterMs = 60'000;
 
 bool IsLoopback(const std::string &ip) { return ip == "::1" || ip.compare(0, 4, "127.") == 0; }
 
@@ -33,28 +36,17 @@ Status FindFreePort(const std::string &ip, SocketAddress *address) {
 }  // namespace
 
 HixlEngine::HixlEngine(std::shared_ptr<Context> context, const DeviceOptions &options)
-    : context_(std::move(context)) {
-    const auto give = [this](const char *key, const std::string &value) {
-        options_.emplace(key, value.c_str());
-    };
-    if (options.rdma_traffic_class != LLDD_UNSET)
-        give("RdmaTrafficClass", std::to_string(options.rdma_traffic_class));
-    if (options.rdma_service_level != LLDD_UNSET)
-        give("RdmaServiceLevel", std::to_string(options.rdma_service_level));
-    if (!options.local_comm_res.empty()) give("LocalCommRes", options.local_comm_res);
-    if (!options.global_resource_config.empty())
-        give("GlobalResourceConfig", options.global_resource_config);
-}
+    : context_(std::move(context)),
+      device_id_(options.device_id),
+      buffer_pool_(BufferPoolOf(options)),
+      options_(options, buffer_pool_) {}
 
-HixlEngine::~HixlEngine() {
-    if (connector_ != nullptr) connector_->Finish();
-    if (worker_ != nullptr) worker_->Finish();
-    const Context::Scope in_context(*context_);
-    for (const auto &[engine, remote] : remotes_) {
-        const Status dropped = remote->Drop(Deadline::InMs(kDisconnectMs));
-        if (!dropped.ok()) LLDD_LOG(LLDD_LOG_WARNING, "%s", dropped.text().c_str());
-    }
-    if (hixl_ != nullptr) hixl_->Finalize();
+// Whoever has not ended it has to keep what HIXL may use: see AscendDevice.
+HixlEngine::~HixlEngine() = default;
+
+// Connections that are left belong to peers that are silent or gone, which HIXL is not asked about.
+Status HixlEngine::End(const Deadline &deadline) {
+    return session_ == nullptr ? Status::Ok() : session_->End(deadline);
 }
 
 Status HixlEngine::UseAddress(const std::string &ip, bool listens,
@@ -102,23 +94,27 @@ Status HixlEngine::StartLocked(const std::string &ip, bool listens) {
 // *taken: it failed, and the port turns out to be another's.
 Status HixlEngine::InitializeAt(const std::string &ip, bool *taken) {
     *taken = false;
+    SpareForkedChildren();
     const Status hcomm = OpenHcomm();
     SocketAddress address;
     LLDD_RETURN_IF_ERROR(FindFreePort(ip, &address));
-    auto hixl = std::make_unique<hixl::Hixl>();
+    std::map<ge::AscendString, ge::AscendString> given;
+    LLDD_RETURN_IF_ERROR(options_.ForHixl(&given));
     const std::string name = address.ToString();
-    const Context::Scope in_context(*context_);
-    const Status status =
-        FromHixl(hixl->Initialize(name.c_str(), options_), "initialize HIXL at " + name);
+    auto session = std::make_shared<HixlSession>(context_, device_id_);
+    Status status = session->Run("initialize HIXL at " + name, Deadline::InMs(kStartMs),
+                                 [name, given = std::move(given)](hixl::Hixl &hixl) {
+                                     return hixl.Initialize(name.c_str(), given);
+                                 });
     if (!status.ok()) {
+        (void)session->End(Deadline::InMs(kGraceMs));
         Fd socket;
         *taken = !Listen(address, &socket).ok();
         if (hcomm.ok()) return status;
         return Status(status.code(), status.text() + ". " + hcomm.text(), status.raw());
     }
-    hixl_ = std::move(hixl);
-    connector_ = std::make_unique<Worker>(context_);
-    worker_ = std::make_unique<Worker>(context_);
+    session->SetBegun();
+    session_ = std::move(session);
     MutexLock lock(mutex_);
     name_ = name;
     return Status::Ok();
@@ -137,35 +133,40 @@ Status HixlEngine::Register(uint64_t addr, uint64_t size, Placement placement,
     memory.addr = static_cast<uintptr_t>(addr);
     memory.len = static_cast<size_t>(size);
     const bool on_device = placement == Placement::kDevice;
-    const Context::Scope in_context(*context_);
-    const hixl::Status status =
-        hixl_->RegisterMem(memory, on_device ? hixl::MEM_DEVICE : hixl::MEM_HOST, *handle);
-    return FromHixl(status, Format("register %llu bytes of %s memory at %#llx", Printable(size),
-                                   on_device ? "device" : "host", Printable(addr)));
+    // The call owns where its answer goes, should it come late.
+    const auto answer = std::make_shared<hixl::MemHandle>(nullptr);
+    const auto type = on_device ? hixl::MEM_DEVICE : hixl::MEM_HOST;
+    Status status =
+        session_->Run(Format("register %llu bytes of %s memory at %#llx", Printable(size),
+                             on_device ? "device" : "host", Printable(addr)),
+                      Deadline::InMs(kRegisterMs), [memory, type, answer](hixl::Hixl &hixl) {
+                          return hixl.RegisterMem(memory, type, *answer);
+                      });
+    if (status.ok()) *handle = *answer;
+    return status;
 }
 
-Status HixlEngine::Deregister(hixl::MemHandle handle) {
-    const Context::Scope in_context(*context_);
-    return FromHixl(hixl_->DeregisterMem(handle), "deregister memory");
+Status HixlEngine::Deregister(hixl::MemHandle handle, const Deadline &deadline) {
+    return session_->Run("deregister memory", deadline,
+                         [handle](hixl::Hixl &hixl) { return hixl.DeregisterMem(handle); });
 }
 
-std::shared_ptr<Remote> HixlEngine::Use(const std::string &engine) {
+std::shared_ptr<Remote> HixlEngine::Use(const std::string &engine, std::shared_ptr<Voice> voice) {
     MutexLock lock(mutex_);
     std::shared_ptr<Remote> &remote = remotes_[engine];
     if (remote == nullptr) {
-        remote = std::make_shared<Remote>(hixl_.get(), worker_.get(), &next_region_, engine);
+        remote = std::make_shared<Remote>(session_, next_region_, options_.longest_ms(), engine);
     }
-    remote->AddUser();
+    remote->AddUser(std::move(voice));
     return remote;
 }
 
-void HixlEngine::Release(const std::shared_ptr<Remote> &remote, const Deadline &deadline) {
-    if (remote->RemoveUser()) return;
+void HixlEngine::Release(const std::shared_ptr<Remote> &remote, const std::shared_ptr<Voice> &voice,
+                         const Deadline &deadline) {
+    if (remote->RemoveUser(voice)) return;
+    // With the lists of the engine's: a thread may run it when the engine has ended.
     const auto forget = [this, remote] { Forget(remote); };
-    if (!deadline.passed()) {
-        const Context::Scope in_context(*context_);
-        if (remote->End(deadline, forget).ok()) return;
-    }
+    if (!deadline.passed() && remote->End(deadline, forget).ok()) return;
     remote->EndSoon(forget);
 }
 
@@ -177,12 +178,15 @@ void HixlEngine::Forget(const std::shared_ptr<Remote> &remote) {
         remotes_.erase(found);
 }
 
-void HixlEngine::ConnectSoon(const std::shared_ptr<Remote> &remote) {
-    connector_->Post([remote] {
-        const Status status = remote->Connect(Deadline::InMs(kBackgroundConnectMs));
-        if (!status.ok() && remote->in_use())
-            LLDD_LOG(LLDD_LOG_WARNING, "%s", status.text().c_str());
-    });
+bool HixlEngine::has_abandoned() const {
+    MutexLock lock(mutex_);
+    return std::any_of(remotes_.begin(), remotes_.end(),
+                       [](const auto &each) { return !each.second->in_use(); });
+}
+
+bool HixlEngine::has_connections() const {
+    MutexLock lock(mutex_);
+    return !remotes_.empty();
 }
 
 // ---- no connection for a while ----
@@ -198,7 +202,6 @@ HixlEngine::Standstill::~Standstill() {
 }
 
 Status HixlEngine::Standstill::Begin(const Deadline &deadline) {
-    const Context::Scope in_context(*engine_->context_);
     Status status;
     for (const auto &remote : remotes_) {
         Status dropped = remote->Drop(deadline);

@@ -2,20 +2,71 @@
 #include "ascend/own_memory.h"
 
 #include <algorithm>
-#include <chrono>
-#include <thread>
 
 #include "base/address.h"
+#include "base/fork.h"
 #include "base/log.h"
 
 namespace lldd::ascend {
 namespace {
 
-constexpr uint64_t kPatienceMs = 100;
+// Of a call of HIXL that waits for no peer.
+constexpr uint64_t kDeregisterMs = 10'000;
+
+bool Overlap(const AddressRange &a, const AddressRange &b) {
+    return a.addr <= b.last() && b.addr <= a.last();
+}
+
+// HIXL has one registry per process and device, and the first engine that ends takes away what others
+// have registered, too: so no two engines of a device register the same memory.
+class RangesOfOthers {
+public:
+    // Never destroyed: engines may outlive static destructors.
+    static RangesOfOthers &Get() { return OfThisProcess<RangesOfOthers>(); }
+
+    Status Add(int32_t device_id, const void *owner, const AddressRange &range) {
+        MutexLock lock(mutex_);
+        for (const Owned &each : owned_) {
+            if (each.device_id != device_id || each.owner == owner || !Overlap(each.range, range))
+                continue;
+            return Failure(
+                LLDD_FAILED,
+                "%llu bytes at %#llx overlap memory that another engine of this process "
+                "on device %d has registered: HIXL would take it away from both when one "
+                "of them ends",
+                Printable(range.size), Printable(range.addr), device_id);
+        }
+        owned_.push_back({device_id, owner, range});
+        return Status::Ok();
+    }
+    void Remove(const void *owner, uint64_t addr) {
+        Remove([&](const Owned &each) { return each.owner == owner && each.range.addr == addr; });
+    }
+    void RemoveAll(const void *owner) {
+        Remove([&](const Owned &each) { return each.owner == owner; });
+    }
+
+private:
+    struct Owned {
+        int32_t device_id;
+        const void *owner;
+        AddressRange range;
+    };
+
+    template <typename Which>
+    void Remove(const Which &which) {
+        MutexLock lock(mutex_);
+        owned_.erase(std::remove_if(owned_.begin(), owned_.end(), which), owned_.end());
+    }
+
+    Mutex mutex_;
+    std::vector<Owned> owned_ LLDD_GUARDED_BY(mutex_);
+};
 
 }  // namespace
 
 OwnMemory::~OwnMemory() {
+    RangesOfOthers::Get().RemoveAll(this);
     const Context::Scope in_context(*context_);
     for (const auto &[range, entry] : entries_) {
         if (!entry.region.pool) continue;
@@ -29,10 +80,8 @@ OwnMemory::~OwnMemory() {
 
 Status OwnMemory::RegisterAll() {
     MutexLock one_at_a_time(change_mutex_);
-    for (auto &[range, entry] : entries_) {
-        if (entry.handle != nullptr) continue;
-        LLDD_RETURN_IF_ERROR(
-            engine_->Register(range.first, range.second, entry.placement, &entry.handle));
+    for (auto &[addr, span] : spans_) {
+        if (span.handle == nullptr) LLDD_RETURN_IF_ERROR(RegisterSpan(addr, &span));
     }
     return Status::Ok();
 }
@@ -78,8 +127,8 @@ Status OwnMemory::Add(uint64_t addr, uint64_t size, Placement placement, bool po
     Entry entry;
     entry.placement = placement;
     entry.count = 1;
-    if (engine_->started())
-        LLDD_RETURN_IF_ERROR(RegisterAnew(addr, size, placement, &entry.handle));
+    LLDD_RETURN_IF_ERROR(FindSpan({addr, size}, placement, &entry.span));
+    ++spans_.at(entry.span).entries;
     MutexLock lock(mutex_);
     entry.region = {{addr, size}, next_id_++, pool};
     entries_.emplace(Range(addr, size), entry);
@@ -97,56 +146,161 @@ Status OwnMemory::Unregister(uint64_t addr, uint64_t size, Withdrawn *withdrawn)
                        Printable(addr));
     }
     if (--found->second.count > 0) return Status::Ok();
-    *withdrawn = {found->second.region.id, found->second.handle};
+    const auto span = spans_.find(found->second.span);
+    const bool in_use = --span->second.entries > 0;
+    *withdrawn = {found->second.region.id, span->second.handle, span->first, span->second.size,
+                  in_use};
+    if (!in_use) {
+        RangesOfOthers::Get().Remove(this, span->first);
+        spans_.erase(span);
+    }
     entries_.erase(found);
     PublishLocked();
     return Status::Ok();
 }
 
-Status OwnMemory::Deregister(const Withdrawn &withdrawn) {
+Status OwnMemory::Deregister(const Withdrawn &withdrawn, const Deadline &deadline) {
     MutexLock one_at_a_time(change_mutex_);
     DeregisterLeftOver();
-    return IsInUse(withdrawn.handle) ? Status::Ok() : DeregisterInPatience(withdrawn.handle);
+    return IsInUse(withdrawn.handle) ? Status::Ok()
+                                     : engine_->Deregister(withdrawn.handle, deadline);
 }
 
-void OwnMemory::DeregisterLater(const Withdrawn &withdrawn) {
+void OwnMemory::DeregisterLater(const Withdrawn &withdrawn, bool safe) {
     MutexLock one_at_a_time(change_mutex_);
-    if (!IsInUse(withdrawn.handle)) left_over_.push_back(withdrawn.handle);
+    if (withdrawn.in_use || IsInUse(withdrawn.handle)) return;
+    left_over_.push_back({withdrawn.handle, withdrawn.addr, withdrawn.size, safe});
+}
+
+bool OwnMemory::Resume(const Withdrawn &withdrawn) {
+    MutexLock one_at_a_time(change_mutex_);
+    DeregisterLeftOver();
+    const auto left = std::find_if(left_over_.begin(), left_over_.end(), [&](const LeftOver &each) {
+        return each.handle == withdrawn.handle && !each.safe;
+    });
+    if (left == left_over_.end()) return IsInUse(withdrawn.handle);
+    left_over_.erase(left);
+    return true;
+}
+
+std::vector<uint64_t> OwnMemory::Overlapping(const AddressRange &range) const {
+    std::vector<uint64_t> found;
+    for (const auto &[addr, span] : spans_) {
+        if (Overlap(range, {addr, span.size})) found.push_back(addr);
+    }
+    return found;
+}
+
+Status OwnMemory::FindSpan(const AddressRange &range, Placement placement, uint64_t *span) {
+    const std::vector<uint64_t> overlapping = Overlapping(range);
+    for (const uint64_t addr : overlapping) {
+        const Span &other = spans_.at(addr);
+        if (other.placement != placement) {
+            return Failure(LLDD_FAILED,
+                           "%llu bytes at %#llx overlap %llu bytes at %#llx that are registered as "
+                           "memory of the other kind",
+                           Printable(range.size), Printable(range.addr), Printable(other.size),
+                           Printable(addr));
+        }
+        *span = addr;
+        if (AddressRange{addr, other.size}.Contains(range.addr, range.size)) return Status::Ok();
+    }
+    if (!overlapping.empty()) return Join(range, placement, span);
+    Span made;
+    made.size = range.size;
+    made.placement = placement;
+    if (engine_->started()) LLDD_RETURN_IF_ERROR(RegisterSpan(range.addr, &made));
+    *span = range.addr;
+    spans_.emplace(range.addr, made);
+    return Status::Ok();
+}
+
+// One span in the place of those that the range overlaps. HIXL can change what it has registered
+// only while no connection knows it.
+Status OwnMemory::Join(const AddressRange &range, Placement placement, uint64_t *span) {
+    const std::vector<uint64_t> overlapping = Overlapping(range);
+    if (engine_->has_connections()) {
+        return Failure(
+            LLDD_FAILED,
+            "%llu bytes at %#llx overlap %llu bytes at %#llx, which are registered, and "
+            "are not within them: HIXL takes that only while nothing is linked. Register "
+            "one range that has both, or this one before the first link",
+            Printable(range.size), Printable(range.addr),
+            Printable(spans_.at(overlapping.front()).size), Printable(overlapping.front()));
+    }
+    Span joined;
+    joined.placement = placement;
+    uint64_t begin = range.addr;
+    uint64_t last = range.last();
+    for (const uint64_t addr : overlapping) {
+        Span &old = spans_.at(addr);
+        begin = std::min(begin, addr);
+        last = std::max(last, AddressRange{addr, old.size}.last());
+        joined.entries += old.entries;
+        if (old.handle != nullptr)
+            LLDD_RETURN_IF_ERROR(engine_->Deregister(old.handle, Deadline::InMs(kDeregisterMs)));
+        old.handle = nullptr;
+        RangesOfOthers::Get().Remove(this, addr);
+    }
+    joined.size = last - begin + 1;
+    Status status = engine_->started() ? RegisterSpan(begin, &joined) : Status::Ok();
+    if (!status.ok()) {
+        for (const uint64_t addr : overlapping) {
+            const Status again = RegisterSpan(addr, &spans_.at(addr));
+            if (!again.ok()) LLDD_LOG(LLDD_LOG_ERROR, "%s", again.text().c_str());
+        }
+        return status;
+    }
+    for (const uint64_t addr : overlapping) spans_.erase(addr);
+    spans_.emplace(begin, joined);
+    MutexLock lock(mutex_);
+    for (auto &[key, entry] : entries_) {
+        if (AddressRange{begin, joined.size}.Contains(key.first, key.second)) entry.span = begin;
+    }
+    *span = begin;
+    return status;
 }
 
 // HIXL has the same handle for the same range, and maybe the memory that was there before: what is
-// left over of it has to go first.
-Status OwnMemory::RegisterAnew(uint64_t addr, uint64_t size, Placement placement,
-                               hixl::MemHandle *handle) {
+// left over of it has to go first, unless no peer is in it any more.
+Status OwnMemory::RegisterSpan(uint64_t addr, Span *span) {
     DeregisterLeftOver();
-    LLDD_RETURN_IF_ERROR(engine_->Register(addr, size, placement, handle));
-    if (std::count(left_over_.begin(), left_over_.end(), *handle) == 0) return Status::Ok();
-    return Failure(LLDD_FAILED,
-                   "%llu bytes at %#llx are known to HIXL from an earlier registration, which a "
-                   "peer that did not answer may still use",
-                   Printable(size), Printable(addr));
-}
-
-// A peer whose link has ended disconnects a moment later, of which HIXL gives no notice. So what
-// HIXL refuses is tried again for kPatienceMs.
-Status OwnMemory::DeregisterInPatience(hixl::MemHandle handle) {
-    const Deadline patience = Deadline::InMs(kPatienceMs);
-    for (;;) {
-        Status status = engine_->Deregister(handle);
-        if (status.ok() || patience.passed()) return status;
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    const AddressRange range{addr, span->size};
+    for (LeftOver &left : left_over_) {
+        // By now the peers that might have been in it have ended, perhaps.
+        left.safe = left.safe || !unsure_();
+        if (!Overlap(range, {left.addr, left.size})) continue;
+        if (left.safe && left.addr == addr && left.size == span->size) continue;
+        return Failure(LLDD_FAILED,
+                       "%llu bytes at %#llx are known to HIXL from an earlier registration (%llu "
+                       "bytes at %#llx), which %s",
+                       Printable(span->size), Printable(addr), Printable(left.size),
+                       Printable(left.addr),
+                       left.safe ? "it keeps until a peer that has ended is forgotten, and which "
+                                   "only an equal range may take over"
+                                 : "a peer that did not answer may still use");
     }
+    LLDD_RETURN_IF_ERROR(RangesOfOthers::Get().Add(device_id_, this, range));
+    Status status = engine_->Register(addr, span->size, span->placement, &span->handle);
+    if (!status.ok()) RangesOfOthers::Get().Remove(this, addr);
+    const auto taken_over = [span](const LeftOver &left) { return left.handle == span->handle; };
+    if (status.ok()) {
+        left_over_.erase(std::remove_if(left_over_.begin(), left_over_.end(), taken_over),
+                         left_over_.end());
+    }
+    return status;
 }
 
 void OwnMemory::DeregisterLeftOver() {
-    const auto goes = [this](hixl::MemHandle handle) { return engine_->Deregister(handle).ok(); };
+    const auto goes = [this](const LeftOver &left) {
+        return engine_->Deregister(left.handle, Deadline::InMs(kDeregisterMs)).ok();
+    };
     left_over_.erase(std::remove_if(left_over_.begin(), left_over_.end(), goes), left_over_.end());
 }
 
 // The same range may have been registered again meanwhile.
 bool OwnMemory::IsInUse(hixl::MemHandle handle) const {
-    MutexLock lock(mutex_);
-    return std::any_of(entries_.begin(), entries_.end(),
+    return std::any_of(spans_.begin(), spans_.end(),
                        [handle](const auto &each) { return each.second.handle == handle; });
 }
 

@@ -7,9 +7,10 @@ namespace lldd::ascend {
 namespace {
 
 constexpr uint32_t kMagic = 0x50454141;  // "AAEP"
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr size_t kRegionBytes = 25;
 constexpr size_t kLongestName = 64;
+constexpr size_t kLongestText = 256;
 
 }  // namespace
 
@@ -33,6 +34,11 @@ std::string EndpointData::Encode() const {
     writer.Number(kMagic);
     writer.Number(kVersion);
     writer.Bytes(engine);
+    writer.Bytes(process.host);
+    writer.Number(static_cast<uint64_t>(process.pid));
+    writer.Number(process.started);
+    writer.Bytes(device);
+    writer.Bytes(buffer_pool);
     writer.Number(uint64_t{regions.size()});
     for (const Region &region : regions) {
         writer.Number(region.id);
@@ -55,8 +61,16 @@ Status EndpointData::Decode(const std::string &bytes) {
                        version, kVersion);
     }
     engine = reader.Bytes();
+    process.host = reader.Bytes();
+    process.pid = static_cast<int32_t>(reader.Number<uint64_t>());
+    process.started = reader.Number<uint64_t>();
+    device = reader.Bytes();
+    buffer_pool = reader.Bytes();
     const auto count = reader.Number<uint64_t>();
     if (engine.empty() || engine.size() > kLongestName) return malformed("no HIXL engine");
+    if (process.host.size() > kLongestText || device.size() > kLongestText ||
+        buffer_pool.size() > kLongestText)
+        return malformed("a text that is too long");
     if (reader.left() % kRegionBytes != 0 || reader.left() / kRegionBytes != count)
         return malformed("its length does not fit its regions");
     regions.clear();

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "ascend/process_id.h"
 #include "base/status.h"
 #include "runtime/regions.h"
 
@@ -29,6 +30,9 @@ bool Remove(uint64_t id, Regions *regions, Region *removed);
 // What a device tells its peers: where its HIXL engine is, and its memory.
 struct EndpointData {
     std::string engine;
+    ProcessId process;
+    std::string device;       // within the host: which one it is
+    std::string buffer_pool;  // as HIXL was given it
     std::vector<Region> regions;
 
     std::string Encode() const;

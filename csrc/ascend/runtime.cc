@@ -5,6 +5,7 @@
 
 #include "ascend/cann.h"
 #include "ascend/device.h"
+#include "ascend/session.h"
 #include "runtime/texts.h"
 
 namespace lldd {
@@ -36,12 +37,18 @@ public:
     }
 
     Status Control(const std::string &command, const std::string &, std::string *answer) override {
+        if (command == "calls") {
+            *answer = ascend::HixlSession::Describe();
+            return Status::Ok();
+        }
         if (command != "help") {
             return Failure(LLDD_PARAM_INVALID,
                            "the Ascend runtime has no command \"%s\"; try \"help\"",
                            command.c_str());
         }
-        *answer = "help  this text\n";
+        *answer =
+            "help   this text\n"
+            "calls  per device: calls of HIXL that were late, and those that are under way\n";
         return Status::Ok();
     }
 };

@@ -10,8 +10,10 @@
 #include <cstddef>
 #include <functional>
 #include <map>
+#include <string>
 #include <vector>
 
+#include "ascend/gone_peers.h"
 #include "ascend/hixl_engine.h"
 #include "ascend/own_memory.h"
 #include "base/deadline.h"
@@ -44,12 +46,18 @@ public:
     // Waits while it is being asked.
     void Remove(MemoryUser *user);
 
-    // Returns once no peer is in the memory any more and HIXL does not know it. LLDD_TIMEOUT: a peer
-    // may still be in it.
+    // Peers whose links ended without their word that they have left this memory.
+    GonePeers &gone() { return gone_; }
+
+    // Returns once no peer is in the memory any more. HIXL does not know it by then, unless what is
+    // left of peers that have ended keeps it from being deregistered. LLDD_TIMEOUT: a peer may still
+    // be in it.
     Status Finish(const OwnMemory::Withdrawn &withdrawn, const Deadline &deadline);
 
 private:
     class Isolation;
+
+    Status FinishOnce(const OwnMemory::Withdrawn &withdrawn, const Deadline &deadline, bool *done);
 
     std::vector<MemoryUser *> Users();
     Status AskEverybody(const std::vector<MemoryUser *> &users,
@@ -60,6 +68,7 @@ private:
 
     HixlEngine *const engine_;
     OwnMemory *const memory_;
+    GonePeers gone_;
 
     Mutex mutex_;
     std::condition_variable asked_;

@@ -2,9 +2,11 @@
 #include "base/socket.h"
 
 #include <arpa/inet.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -52,6 +54,13 @@ uint64_t SocketAddress::Network() const {
     return network;
 }
 
+bool SocketAddress::IsLoopback() const {
+    if (family() == AF_INET6)
+        return IN6_IS_ADDR_LOOPBACK(&reinterpret_cast<const sockaddr_in6 *>(&storage_)->sin6_addr);
+    const auto *v4 = reinterpret_cast<const sockaddr_in *>(&storage_);
+    return family() == AF_INET && ntohl(v4->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+}
+
 SocketAddress SocketAddress::OfSocket(int fd) {
     SocketAddress address;
     address.size_ = sizeof address.storage_;
@@ -89,12 +98,49 @@ std::string SocketAddress::ToString() const {
     return Format(family() == AF_INET6 ? "[%s]:%u" : "%s:%u", ip().c_str(), port());
 }
 
-Status AddressTowards(const SocketAddress &address, SocketAddress *own) {
+namespace {
+
+// So that the connection goes out from there.
+Status BindTo(const SocketAddress &from, const SocketAddress &address, int fd) {
+    if (!from.given() || from.IsWildcard()) return Status::Ok();
+    const bool stays_here = address.IsLoopback() || address.IsWildcard();
+    const bool same_family = from.family() == address.family();
+    if (from.IsLoopback() && !(stays_here && same_family)) return Status::Ok();
+    if (!same_family) {
+        return Failure(LLDD_PARAM_INVALID,
+                       "the local ip %s cannot reach %s: one is IPv4, the other IPv6",
+                       from.ip().c_str(), address.ToString().c_str());
+    }
+    SocketAddress any_port;
+    LLDD_RETURN_IF_ERROR(SocketAddress::Parse(from.ip(), 0, &any_port));
+    const int one = 1;
+    // The port is chosen when it connects: one port serves connections to several peers.
+    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
+    if (bind(fd, any_port.data(), any_port.size()) == 0) return Status::Ok();
+    if (errno == EADDRNOTAVAIL) {
+        return ErrnoFailure(LLDD_PARAM_INVALID, errno, "the local ip %s is no address of this host",
+                            from.ip().c_str());
+    }
+    return ErrnoFailure(LLDD_FAILED, errno, "cannot bind a socket to the local ip %s",
+                        from.ip().c_str());
+}
+
+}  // namespace
+
+Status AddressTowards(const SocketAddress &address, const SocketAddress &from, SocketAddress *own) {
     const Fd socket(::socket(address.family(), SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    if (socket) LLDD_RETURN_IF_ERROR(BindTo(from, address, socket.get()));
     if (!socket || connect(socket.get(), address.data(), address.size()) != 0)
         return ErrnoFailure(LLDD_FAILED, errno, "no route to %s", address.ToString().c_str());
     *own = SocketAddress::OfSocket(socket.get());
     return Status::Ok();
+}
+
+Status CheckOfThisHost(const SocketAddress &from) {
+    if (!from.given()) return Status::Ok();
+    const Fd socket(::socket(from.family(), SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    if (!socket) return ErrnoFailure(LLDD_FAILED, errno, "cannot make a socket");
+    return BindTo(from, from, socket.get());
 }
 
 Status Listen(const SocketAddress &address, Fd *listener) {
@@ -112,10 +158,11 @@ Status Listen(const SocketAddress &address, Fd *listener) {
     return Status::Ok();
 }
 
-Status StartConnect(const SocketAddress &address, Fd *out) {
+Status StartConnect(const SocketAddress &address, const SocketAddress &from, Fd *out) {
     Fd fd(socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     if (!fd) return ErrnoFailure(LLDD_FAILED, errno, "cannot make a socket");
     SetNoDelay(fd.get());
+    LLDD_RETURN_IF_ERROR(BindTo(from, address, fd.get()));
     if (connect(fd.get(), address.data(), address.size()) != 0 && errno != EINPROGRESS &&
         errno != EINTR) {
         return ErrnoFailure(LLDD_LINK_FAILED, errno, "cannot connect to %s",
@@ -134,9 +181,10 @@ Status ConnectResult(int fd, const SocketAddress &address) {
                         "cannot connect to %s", address.ToString().c_str());
 }
 
-Status Connect(const SocketAddress &address, const Deadline &deadline, Fd *out) {
+Status Connect(const SocketAddress &address, const SocketAddress &from, const Deadline &deadline,
+               Fd *out) {
     Fd fd;
-    LLDD_RETURN_IF_ERROR(StartConnect(address, &fd));
+    LLDD_RETURN_IF_ERROR(StartConnect(address, from, &fd));
     if (!WaitFor(fd.get(), POLLOUT, deadline).ok()) {
         return Failure(LLDD_TIMEOUT, "cannot connect to %s: no answer in time",
                        address.ToString().c_str());
@@ -163,7 +211,25 @@ void WatchPeerHost(int fd, uint32_t timeout_ms) {
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &seconds, sizeof seconds);
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &seconds, sizeof seconds);
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
+    SetUserTimeout(fd, timeout_ms);
+}
+
+void SetUserTimeout(int fd, uint32_t timeout_ms) {
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
+}
+
+bool PeerIsFull(int fd) {
+    int unacknowledged = 0;  // those that were not sent included
+    int unsent = 0;
+    return ioctl(fd, SIOCOUTQ, &unacknowledged) == 0 && ioctl(fd, SIOCOUTQNSD, &unsent) == 0 &&
+           unsent > 0 && unsent == unacknowledged;
+}
+
+bool HostFellSilent(int fd, uint32_t timeout_ms) {
+    tcp_info info{};
+    socklen_t size = sizeof info;
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 && info.tcpi_probes > 1 &&
+           info.tcpi_last_ack_recv >= timeout_ms;
 }
 
 Status WaitFor(int fd, short events, const Deadline &deadline) {

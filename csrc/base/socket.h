@@ -39,14 +39,19 @@ public:
     uint64_t Network() const;
     // 0.0.0.0 or ::, which stands for all addresses of a host that listens and names no host.
     bool IsWildcard() const;
+    bool IsLoopback() const;
+    bool given() const { return size_ != 0; }
 
 private:
     sockaddr_storage storage_{};
     socklen_t size_ = 0;
 };
 
-// The address of this host from which it reaches that one; nothing is sent. LLDD_FAILED: no route.
-Status AddressTowards(const SocketAddress &address, SocketAddress *own);
+// The address of this host from which it reaches that one, when it dials as StartConnect does;
+// nothing is sent. LLDD_FAILED: no route.
+Status AddressTowards(const SocketAddress &address, const SocketAddress &from, SocketAddress *own);
+// LLDD_PARAM_INVALID: `from`, if it is given, is no address of this host.
+Status CheckOfThisHost(const SocketAddress &from);
 
 // A listening, non-blocking socket. LLDD_FAILED if the address cannot be bound.
 Status Listen(const SocketAddress &address, Fd *listener);
@@ -55,15 +60,26 @@ Status Listen(const SocketAddress &address, Fd *listener);
 // probed (keepalive, in whole seconds), and what was sent must be acknowledged (TCP_USER_TIMEOUT).
 // 0: it does not.
 void WatchPeerHost(int fd, uint32_t timeout_ms);
+// TCP_USER_TIMEOUT alone; 0: none.
+void SetUserTimeout(int fd, uint32_t timeout_ms);
+// Whether bytes wait because the peer's host has no room for them; it says so as long as it lives.
+bool PeerIsFull(int fd);
+// Whether such a host has not said anything for that time, though it was asked more than once.
+bool HostFellSilent(int fd, uint32_t timeout_ms);
 
 // Begins to connect; the non-blocking socket becomes writable when it is decided, see
 // ConnectResult.
-Status StartConnect(const SocketAddress &address, Fd *socket);
+//
+// `from`, if it is given, is the address of this host that the connection shall have; its port does
+// not count. LLDD_PARAM_INVALID: it is not one, or of the other family. A wildcard chooses nothing,
+// nor does a loopback address on the way to another host, which it cannot lead to.
+Status StartConnect(const SocketAddress &address, const SocketAddress &from, Fd *socket);
 // LLDD_LINK_FAILED if a connect that was begun did not succeed.
 Status ConnectResult(int fd, const SocketAddress &address);
 // Connects within the deadline; the socket is non-blocking, without Nagle's delay. LLDD_LINK_FAILED
-// or LLDD_TIMEOUT.
-Status Connect(const SocketAddress &address, const Deadline &deadline, Fd *socket);
+// or LLDD_TIMEOUT; `from` as above.
+Status Connect(const SocketAddress &address, const SocketAddress &from, const Deadline &deadline,
+               Fd *socket);
 
 // Switches off Nagle's delay, so that a small request leaves at once.
 void SetNoDelay(int fd);

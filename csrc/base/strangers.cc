@@ -53,6 +53,7 @@ Strangers::~Strangers() {
 }
 
 Strangers::Place Strangers::Admit(uint64_t origin, Ending ending) {
+    LLDD_ON_IO_THREAD(*loop_);
     if (entries_.size() >= limits_.most) {
         Say("all places are taken");
         End(WhoMakesRoom(), "made room for another one");

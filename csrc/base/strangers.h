@@ -69,9 +69,7 @@ public:
     Strangers &operator=(const Strangers &) = delete;
 
     // Never refused: when there is no room, another one ends.
-    Place Admit(uint64_t origin, Ending ending) LLDD_REQUIRES(*loop_);
-
-    size_t count() const LLDD_REQUIRES(*loop_) { return entries_.size(); }
+    Place Admit(uint64_t origin, Ending ending);
 
 private:
     struct Entry {

@@ -5,10 +5,12 @@
 #include <utility>
 #include <vector>
 
+#include "base/log.h"
 #include "base/status.h"
 #include "engine/abi_call.h"
 #include "engine/abi_structs.h"
 #include "engine/engine.h"
+#include "engine/life_log.h"
 #include "llm_datadist.h"
 
 using lldd::Engine;
@@ -37,6 +39,7 @@ lldd_status lldd_cache_allocate(lldd_engine *handle, const lldd_cache_desc *desc
         LLDD_RETURN_IF_ERROR(engine.Allocate(read, read_keys, &id, &allocated));
         std::copy(allocated.begin(), allocated.end(), addrs);
         *cache_id = id;
+        lldd::LogCacheMade("allocated", id, read, read_keys);
         return Status::Ok();
     });
 }
@@ -55,17 +58,28 @@ lldd_status lldd_cache_register(lldd_engine *handle, const lldd_register_args *a
             return Failure(LLDD_PARAM_INVALID, "desc.dims and cache_id must not be null");
         }
         std::vector<uint64_t> addrs(read.addrs, read.addrs + read.num_addrs);
-        return engine.Register(desc, std::move(addrs), keys,
-                               (read.flags & LLDD_REGISTER_REMOTE_ACCESSIBLE) != 0, cache_id);
+        const bool reachable = (read.flags & LLDD_REGISTER_REMOTE_ACCESSIBLE) != 0;
+        LLDD_RETURN_IF_ERROR(engine.Register(desc, std::move(addrs), keys, reachable, cache_id));
+        lldd::LogCacheMade(reachable ? "registered, remote accessible" : "registered", *cache_id,
+                           desc, keys);
+        return Status::Ok();
     });
 }
 
 lldd_status lldd_cache_deallocate(lldd_engine *handle, int64_t cache_id) {
-    return OnEngine(handle, [&](Engine &engine) { return engine.Deallocate(cache_id); });
+    return OnEngine(handle, [&](Engine &engine) -> Status {
+        LLDD_RETURN_IF_ERROR(engine.Deallocate(cache_id));
+        LLDD_LOG(LLDD_LOG_INFO, "cache %lld deallocated", lldd::Printable(cache_id));
+        return Status::Ok();
+    });
 }
 
 lldd_status lldd_cache_unregister(lldd_engine *handle, int64_t cache_id) {
-    return OnEngine(handle, [&](Engine &engine) { return engine.Unregister(cache_id); });
+    return OnEngine(handle, [&](Engine &engine) -> Status {
+        LLDD_RETURN_IF_ERROR(engine.Unregister(cache_id));
+        LLDD_LOG(LLDD_LOG_INFO, "cache %lld unregistered", lldd::Printable(cache_id));
+        return Status::Ok();
+    });
 }
 
 lldd_status lldd_key_remove(lldd_engine *handle, const lldd_cache_key *key) {

@@ -39,18 +39,15 @@ lldd_status lldd_engine_close(lldd_engine *handle) {
         if (handle->engine->in_forked_child()) {
             return Failure(LLDD_FAILED, "the engine belongs to the parent of this forked process");
         }
-        handle->engine->Close();
-        return Status::Ok();
+        return handle->engine->Close();
     });
 }
 
 void lldd_engine_free(lldd_engine *handle) {
     if (handle == nullptr) return;
-    if (lldd_engine_close(handle) != LLDD_SUCCESS) {
-        // In a forked child: the engine's threads are the parent's, so nothing of it can be taken
-        // down here.
-        return;
-    }
+    // In a forked child the engine's threads are the parent's, so nothing of it can be taken down.
+    if (handle->engine->in_forked_child()) return;
+    (void)lldd_engine_close(handle);
     delete handle;
 }
 

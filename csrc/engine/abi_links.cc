@@ -42,6 +42,10 @@ Status ReadClusters(const lldd_cluster *clusters, uint64_t count, uint32_t timeo
         for (const lldd_address &address : addresses) {
             spec.remote.push_back({address.ip == nullptr ? "" : address.ip, address.port});
         }
+        LLDD_RETURN_IF_ERROR(ReadArray("local", cluster.local, cluster.num_local, &addresses));
+        for (const lldd_address &address : addresses) {
+            spec.local.push_back({address.ip == nullptr ? "" : address.ip, address.port});
+        }
         specs->push_back(std::move(spec));
     }
     return Status::Ok();
@@ -65,7 +69,8 @@ Status WriteResults(const std::vector<lldd::ClusterResult> &from, lldd_cluster_r
 
 uint32_t StateOf(const lldd::Link &link) {
     if (link.unlinked()) return LLDD_LINK_CLOSING;
-    return link.peer_gone() ? LLDD_LINK_PEER_GONE : LLDD_LINK_LIVE;
+    if (link.peer_gone()) return LLDD_LINK_PEER_GONE;
+    return link.silent() ? LLDD_LINK_SILENT : LLDD_LINK_LIVE;
 }
 
 lldd_link_info InfoOf(const lldd::Link &link) {
@@ -164,6 +169,13 @@ lldd_status lldd_links(lldd_engine *handle, lldd_link_info *links, uint64_t capa
         std::vector<lldd_link_info> written;
         for (const auto &link : engine.links().All()) written.push_back(InfoOf(*link));
         return WriteList(written, "links", links, capacity, count);
+    });
+}
+
+lldd_status lldd_drop_gone_links(lldd_engine *handle, uint64_t *count) {
+    return OnEngine(handle, [&](Engine &engine) -> Status {
+        if (count == nullptr) return Failure(LLDD_PARAM_INVALID, "count is null");
+        return engine.DropGoneLinks(count);
     });
 }
 

@@ -10,6 +10,7 @@
 
 #include "base/io_thread.h"
 #include "base/log.h"
+#include "base/socket.h"
 
 namespace lldd {
 
@@ -215,6 +216,8 @@ void ControlChannel::OnEvents(uint32_t events) {
         Lost();
         return;
     }
+    heard_ = true;
+    if (once_heard_) std::exchange(once_heard_, nullptr)();
     parser_.Append(buffer, static_cast<size_t>(received));
     served_ = 0;
     Dispatch();
@@ -348,6 +351,29 @@ void ControlChannel::CloseAfterFlush() {
 void ControlChannel::Break() {
     MutexLock lock(mutex_);
     if (closed_) return;
+    shutdown(socket_.get(), SHUT_RDWR);
+    broken_ = true;
+}
+
+bool ControlChannel::TakeHeard() {
+    LLDD_ON_IO_THREAD(*loop_);
+    return std::exchange(heard_, false);
+}
+
+void ControlChannel::OnceHeard(std::function<void()> heard) {
+    LLDD_ON_IO_THREAD(*loop_);
+    once_heard_ = std::move(heard);
+}
+
+void ControlChannel::SparePeerThatIsFull(uint32_t timeout_ms) {
+    LLDD_ON_IO_THREAD(*loop_);
+    MutexLock lock(mutex_);
+    if (closed_) return;
+    const bool full = PeerIsFull(socket_.get());
+    if (full != spared_) SetUserTimeout(socket_.get(), full ? 0 : timeout_ms);
+    spared_ = full;
+    if (!full || !HostFellSilent(socket_.get(), timeout_ms)) return;
+    lost_error_ = ETIMEDOUT;
     shutdown(socket_.get(), SHUT_RDWR);
     broken_ = true;
 }

@@ -90,6 +90,17 @@ public:
 
     // All waiting calls look at their deadlines. Any thread; never blocks.
     void WakeCalls();
+    // ---- Whether the peer says anything. On the I/O thread.
+
+    // Whether anything has come since the last call.
+    bool TakeHeard();
+    // Called once, when the next bytes come.
+    void OnceHeard(std::function<void()> heard);
+    // A peer that was stopped takes nothing when its buffers are full, and its kernel says so: that
+    // must not end the connection as the silence of a host does, see WatchPeerHost. To be called
+    // more often than `timeout_ms`.
+    void SparePeerThatIsFull(uint32_t timeout_ms);
+
     // Closes as soon as everything queued has left. On the I/O thread.
     void CloseAfterFlush();
     // Ends the connection for both ends, whose I/O threads see it closed. Any thread; never blocks.
@@ -149,6 +160,9 @@ private:
     size_t request_bytes_ LLDD_GUARDED_BY(*loop_) = 0;  // of the bodies in requests_
     size_t served_ LLDD_GUARDED_BY(*loop_) = 0;         // in this turn
     bool turn_posted_ LLDD_GUARDED_BY(*loop_) = false;
+    bool heard_ LLDD_GUARDED_BY(*loop_) = false;  // since TakeHeard
+    std::function<void()> once_heard_ LLDD_GUARDED_BY(*loop_);
+    bool spared_ LLDD_GUARDED_BY(*loop_) = false;
     std::atomic<bool> requests_wait_{false};  // requests_ is not empty
 
     mutable Mutex mutex_;

@@ -85,7 +85,10 @@ Engine::Engine(const lldd_config &config)
       // Only in request mode do peers name places of caches by their address.
       store_(config.mode == LLDD_MODE_REQUEST) {}
 
-Engine::~Engine() { Close(); }
+Engine::~Engine() {
+    const Status closed = Close();
+    if (!closed.ok()) LLDD_LOG(LLDD_LOG_WARNING, "%s", closed.text().c_str());
+}
 
 // ---- opening, closing ----
 
@@ -103,15 +106,12 @@ Status Engine::Start(const lldd_config &config) {
     if (listen)
         LLDD_RETURN_IF_ERROR(ParseListen(config.listen_ip, config.listen_port, &listen_address));
     loop_ = EventLoop::Acquire();
-    DeviceOptions options;
-    options.device_id = config.device_id;
-    options.local_comm_res = config.local_comm_res == nullptr ? "" : config.local_comm_res;
-    options.global_resource_config =
-        config.global_resource_config == nullptr ? "" : config.global_resource_config;
-    options.rdma_traffic_class = config.rdma_traffic_class;
-    options.rdma_service_level = config.rdma_service_level;
+    DeviceOptions options = DeviceOptions::Of(config);
+    options.tell = [this](std::string text) { notices_.Add(std::move(text)); };
     LLDD_RETURN_IF_ERROR(ThisRuntime().OpenDevice(options, &device_));
     LLDD_RETURN_IF_ERROR(device_->UseAddress(listen ? listen_address.ip() : "", listen));
+    unregistrations_ = std::make_unique<Unregistrations>(&store_, &in_use_, device_.get(),
+                                                         mode_ == LLDD_MODE_REQUEST);
     // Before the listener, so that no peer can connect to a device that lacks its pools.
     LLDD_RETURN_IF_ERROR(OpenPool("device", Placement::kDevice, config.device_pool_size,
                                   config.device_page_shift, &device_pool_));
@@ -125,6 +125,7 @@ Status Engine::Start(const lldd_config &config) {
     transfer_options.mode = mode_;
     transfer_options.sync_timeout_ms = sync_timeout_ms_;
     transfer_options.strict_hardware = strict_hardware_;
+    LLDD_RETURN_IF_ERROR(VerifyOn(device_.get(), &transfer_options.verified_on));
     transfer_options.has_device_pool = device_pool_.pages != nullptr;
     transfers_ = std::make_unique<Transfers>(
         &store_, &in_use_, directory_.get(),
@@ -135,8 +136,9 @@ Status Engine::Start(const lldd_config &config) {
         const MutexLock lock(listener_mutex_);
         listen_port_asked_ = config.listen_port;
     }
-    LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu opened on device %d", Printable(cluster_id_),
-             device_id_);
+    LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu opened on device %d, listening at %s",
+             Printable(cluster_id_), device_id_,
+             listen ? acceptor_->listener().address().ToString().c_str() : "no address");
     return Status::Ok();
 }
 
@@ -156,10 +158,13 @@ void Engine::StartLinks(const lldd_config &config) {
     initiator_ =
         std::make_unique<LinkInitiator>(loop_.get(), device_.get(), directory_.get(),
                                         acceptor_.get(), owner_.get(), &notices_, link_options);
+    heartbeats_ = std::make_unique<Heartbeats>(loop_.get(), directory_.get(), peer_timeout_ms_);
+    heartbeats_->Start();
     Groups::Options group_options;
     group_options.cluster_id = cluster_id_;
     group_options.total_time_s = config.link_total_time_s;
     group_options.sync_timeout_ms = sync_timeout_ms_;
+    group_options.secret = link_options.secret;
     group_options.closing = &closing_;
     group_options.peer_timeout_ms = peer_timeout_ms_;
     groups_ = std::make_unique<Groups>(loop_.get(), directory_.get(), acceptor_.get(),
@@ -178,9 +183,9 @@ Status Engine::OpenPool(const char *name, Placement placement, uint64_t size, ui
     return Status::Ok();
 }
 
-void Engine::Close() {
+Status Engine::Close() {
     MutexLock one_at_a_time(close_mutex_);
-    if (!gate_.Close()) return;
+    if (!gate_.Close()) return Status::Ok();
     // Calls that wait or move bytes need not be waited for until their deadlines.
     closing_.Raise(InterruptCause::kFinalize);
     if (directory_ != nullptr) {
@@ -200,18 +205,23 @@ void Engine::Close() {
     copies_.reset();
     transfers_.reset();
     groups_.reset();
+    heartbeats_.reset();
     initiator_.reset();
     acceptor_.reset();
     directory_.reset();
     owner_.reset();
+    unregistrations_.reset();
     store_.Clear();
+    Status ended;
     if (device_ != nullptr) {
+        ended = device_->End();
         if (device_pool_.pages != nullptr) device_->FreePool(device_pool_.base);
         if (host_pool_.pages != nullptr) device_->FreePool(host_pool_.base);
         device_.reset();
     }
     loop_.reset();
     LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu closed", Printable(cluster_id_));
+    return ended;
 }
 
 Deadline Engine::SyncDeadline() const { return Deadline::InMs(sync_timeout_ms_); }
@@ -285,11 +295,18 @@ void Engine::ReadCounters(lldd_counters *counters) const {
     counters->bytes_out = read(counted.bytes_out);
     counters->links_made = directory_->links_made();
     counters->links_lost = directory_->links_lost();
+    counters->links_silent = directory_->links_silent();
     counters->table_reads = read(counted.table_reads);
 }
 
 void Engine::AddNotices(std::vector<std::string> notices) {
     for (std::string &notice : notices) notices_.Add(std::move(notice));
+}
+
+Status Engine::DropGoneLinks(uint64_t *count) {
+    Interruption call(&closing_);
+    const Deadline deadline = SyncDeadline().InterruptedBy(&call);
+    return WithCause(initiator_->DropGone(deadline, count), deadline.cause());
 }
 
 // ---- communicators ----
@@ -436,30 +453,9 @@ Status Engine::Deallocate(int64_t cache_id) {
 }
 
 Status Engine::Unregister(int64_t cache_id) {
-    const CacheRef cache = store_.Unregister(cache_id);
-    if (cache == nullptr || !cache->registered) return Status::Ok();
     Interruption call(&closing_);
     const Deadline deadline = SyncDeadline().InterruptedBy(&call);
-    Status status;
-    if (!in_use_.WaitUntilUnused(cache_id, deadline)) {
-        status = Failure(
-            LLDD_TIMEOUT,
-            "cache %lld is unregistered, but a transfer of this engine still uses its memory",
-            Printable(cache_id));
-    }
-    if (!cache->remote_accessible && mode_ != LLDD_MODE_REQUEST)
-        return WithCause(std::move(status), deadline.cause());
-    for (const uint64_t addr : cache->addrs) {
-        if (addr == 0) continue;
-        const Status withdrawn = device_->Unregister(addr, cache->shape.tensor_bytes, deadline);
-        if (!withdrawn.ok() && status.ok()) {
-            status = Status(withdrawn.code(),
-                            Format("cache %lld is unregistered, but: %s", Printable(cache_id),
-                                   withdrawn.text().c_str()),
-                            withdrawn.raw());
-        }
-    }
-    return WithCause(std::move(status), deadline.cause());
+    return WithCause(unregistrations_->Unregister(cache_id, deadline), deadline.cause());
 }
 
 Status Engine::RemoveKey(const lldd_cache_key &key) {

@@ -14,6 +14,7 @@
 #include "engine/cache_store.h"
 #include "engine/call_gate.h"
 #include "engine/groups.h"
+#include "engine/heartbeats.h"
 #include "engine/link_acceptor.h"
 #include "engine/link_directory.h"
 #include "engine/link_initiator.h"
@@ -22,6 +23,7 @@
 #include "engine/owner_service.h"
 #include "engine/page_pool.h"
 #include "engine/transfers.h"
+#include "engine/unregistrations.h"
 #include "runtime/runtime.h"
 
 namespace lldd {
@@ -40,7 +42,8 @@ public:
     bool in_forked_child() const { return fork_guard_.in_child(); }
     // Interrupts running transfers, waits for running calls, then takes everything down. A second
     // call waits for the first.
-    void Close();
+    // LLDD_TIMEOUT: it is closed, and the device stays taken; see Device::End.
+    Status Close();
 
     void Describe(lldd_engine_info *info);
     void ReadCounters(lldd_counters *counters) const;
@@ -64,6 +67,7 @@ public:
     bool tells_notices() const { return tells_notices_; }
     const LinkDirectory &links() const { return *directory_; }
     LinkInitiator &initiator() { return *initiator_; }
+    Status DropGoneLinks(uint64_t *count);
     Transfers &transfers() { return *transfers_; }
     LocalCopies &copies() { return *copies_; }
     // Raised when the engine is closed.
@@ -119,10 +123,12 @@ private:
     Pool host_pool_;
     CacheStore store_;
     CachesInUse in_use_;
+    std::unique_ptr<Unregistrations> unregistrations_;
     std::unique_ptr<OwnerService> owner_;
     std::unique_ptr<LinkDirectory> directory_;
     std::unique_ptr<LinkAcceptor> acceptor_;
     std::unique_ptr<LinkInitiator> initiator_;
+    std::unique_ptr<Heartbeats> heartbeats_;
     std::unique_ptr<Groups> groups_;
     std::unique_ptr<Transfers> transfers_;
     std::unique_ptr<LocalCopies> copies_;

@@ -2,6 +2,7 @@
 #include "engine/groups.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <exception>
 #include <utility>
 
@@ -12,6 +13,8 @@
 namespace lldd {
 namespace {
 
+// The address of this host that members are dialled from.
+constexpr char kHostIp[] = "LLM_DATADIST_HOST_IP";
 constexpr size_t kMaxGroups = 512;
 constexpr size_t kMaxName = 127;
 constexpr size_t kMaxMembers = 4;
@@ -116,31 +119,49 @@ Status Groups::Join(const GroupSpec &spec, uint64_t *comm_id) {
         return status;
     }
     *comm_id = group->comm_id;
+    LLDD_LOG(LLDD_LOG_INFO, "communicator %llu prepared: %s", Printable(group->comm_id),
+             group->description.c_str());
     return Status::Ok();
+}
+
+Status Groups::OwnAddress(SocketAddress *from) {
+    const char *const text = std::getenv(kHostIp);
+    if (text == nullptr || text[0] == '\0') return Status::Ok();
+    Status status = SocketAddress::Parse(text, 0, from);
+    // Whoever dials later, in the background, could tell nobody.
+    if (status.ok()) status = CheckOfThisHost(*from);
+    if (status.ok()) return status;
+    return std::move(status).WithPrefix(std::string(kHostIp) + ": ");
 }
 
 // The way to the rendezvous is the way to the others, as far as this process can tell.
 Status Groups::UseOwnAddress() {
+    SocketAddress from;
+    LLDD_RETURN_IF_ERROR(OwnAddress(&from));
     bool several_hosts = false;
     SocketAddress rendezvous;
     LLDD_RETURN_IF_ERROR(Rendezvous::FromEnvironment(&several_hosts, &rendezvous));
     if (!several_hosts) return initiator_->UseAddress("127.0.0.1");
     SocketAddress own;
-    LLDD_RETURN_IF_ERROR(AddressTowards(rendezvous, &own));
+    LLDD_RETURN_IF_ERROR(AddressTowards(rendezvous, from, &own));
     return initiator_->UseAddress(own.ip());
 }
 
 // Begins to meet the other members.
-std::string Groups::NotAllCame(const Group &group) const {
+std::string Groups::MissingLocked(const Group &group) const {
     std::string missing;
-    MutexLock lock(mutex_);
     for (const auto &member : group.spec.members) {
         if (member.cluster_id == options_.cluster_id || group.links.count(member.cluster_id) != 0)
             continue;
         missing += Format("%s%llu", missing.empty() ? "" : ", ", Printable(member.cluster_id));
     }
+    return missing;
+}
+
+std::string Groups::NotAllCame(const Group &group) const {
+    MutexLock lock(mutex_);
     return Format("not all members came in time (link_total_time: %llu s); missing: cluster %s",
-                  Printable(TotalS()), missing.c_str());
+                  Printable(TotalS()), MissingLocked(group).c_str());
 }
 
 Status Groups::Attend(const GroupPtr &group) {
@@ -163,19 +184,24 @@ Status Groups::Attend(const GroupPtr &group) {
         LLDD_ON_IO_THREAD(*loop_);
         if (alive != nullptr) OnCard(alive, other);
     };
-    if (several_hosts) {
-        if (rendezvous_ == nullptr) {
-            rendezvous_ = std::make_unique<Rendezvous>(loop_, address, options_.peer_timeout_ms);
-        }
-        const bool holds = LowestRank(group->spec) == options_.cluster_id;
-        return rendezvous_->Attend(holds, card, on_card, &group->meeting);
-    }
     std::vector<uint64_t> others;
     for (const auto &member : group->spec.members) {
         if (member.cluster_id != options_.cluster_id) others.push_back(member.cluster_id);
     }
-    auto meeting = std::make_unique<LocalMeeting>(loop_, card, on_card);
-    LLDD_RETURN_IF_ERROR(meeting->Start(others));
+    if (several_hosts) {
+        if (rendezvous_ == nullptr) {
+            SocketAddress from;
+            LLDD_RETURN_IF_ERROR(OwnAddress(&from));
+            rendezvous_ = std::make_unique<Rendezvous>(loop_, address, from, options_.secret,
+                                                       options_.peer_timeout_ms);
+        }
+        const bool holds = LowestRank(group->spec) == options_.cluster_id;
+        return rendezvous_->Attend(holds, card, std::move(others), on_card, &group->meeting);
+    }
+    auto meeting = std::make_unique<LocalMeeting>(loop_, card, std::move(others), on_card);
+    std::string notice;
+    LLDD_RETURN_IF_ERROR(meeting->Start(&notice));
+    if (!notice.empty()) notices_->Add(std::move(notice));
     group->meeting = std::move(meeting);
     return Status::Ok();
 }
@@ -301,9 +327,13 @@ void Groups::Dial(const GroupPtr &group, uint64_t peer, const SocketAddress &add
     Post([this, group, peer, address] {
         std::shared_ptr<Link> link;
         Interruption call(options_.closing);
-        Status status =
-            initiator_->LinkForGroup(address, peer, group->spec.name, group->comm_id,
-                                     Deadline::InMs(kDialMs).InterruptedBy(&call), &link);
+        const Deadline deadline = Deadline::InMs(kDialMs).InterruptedBy(&call);
+        SocketAddress from;
+        Status status = OwnAddress(&from);
+        if (status.ok()) {
+            status = initiator_->LinkForGroup(address, from, peer, group->spec.name, group->comm_id,
+                                              deadline, &link);
+        }
         if (status.ok() && AddLink(group, link)) return;
         if (!status.ok()) {
             Fail(group, status.text());
@@ -344,11 +374,18 @@ bool Groups::AddLink(const GroupPtr &group, const std::shared_ptr<Link> &link) {
         if (group->state != LLDD_GROUP_PREPARING ||
             !group->links.emplace(link->peer(), link).second)
             return false;
-        if (group->links.size() + 1 < group->spec.members.size()) return true;
+        if (group->links.size() + 1 < group->spec.members.size()) {
+            LLDD_LOG(
+                LLDD_LOG_INFO, "communicator %llu: cluster %llu is linked; missing: cluster %s",
+                Printable(group->comm_id), Printable(link->peer()), MissingLocked(*group).c_str());
+            return true;
+        }
         for (const auto &entry : group->links) complete.push_back(entry.second);
         directory_->Publish(complete);
         group->state = LLDD_GROUP_OK;
     }
+    LLDD_LOG(LLDD_LOG_INFO, "communicator %llu OK: all its members are linked",
+             Printable(group->comm_id));
     loop_->Post([this, group] {
         LLDD_ON_IO_THREAD(*loop_);
         EndMeeting(group);

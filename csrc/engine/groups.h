@@ -17,6 +17,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/event_loop.h"
@@ -48,6 +49,7 @@ public:
         uint64_t cluster_id = 0;
         uint32_t total_time_s = 0;
         uint32_t sync_timeout_ms = 0;
+        std::string secret;  // "": none
         // Raised when the engine is closed; null: it is not.
         const Interruption *closing = nullptr;
         uint32_t peer_timeout_ms = 0;  // see WatchPeerHost
@@ -60,7 +62,7 @@ public:
           acceptor_(acceptor),
           initiator_(initiator),
           notices_(notices),
-          options_(options) {}
+          options_(std::move(options)) {}
     ~Groups() override;
     Groups(const Groups &) = delete;
     Groups &operator=(const Groups &) = delete;
@@ -93,8 +95,11 @@ private:
     uint64_t TotalS() const;
     Status Check(const GroupSpec &spec) const;
     GroupPtr FindPreparingLocked(const std::string &name) const LLDD_REQUIRES(mutex_);
+    std::string MissingLocked(const Group &group) const LLDD_REQUIRES(mutex_);
     std::string NotAllCame(const Group &group) const;
     Status UseOwnAddress();
+    // Where this engine dials members and the rendezvous from; not given: the kernel chooses.
+    static Status OwnAddress(SocketAddress *from);
     Status Attend(const GroupPtr &group) LLDD_REQUIRES(*loop_);
     void OnCard(const GroupPtr &group, const MeetingCard &card) LLDD_REQUIRES(*loop_);
     void Dial(const GroupPtr &group, uint64_t peer, const SocketAddress &address);

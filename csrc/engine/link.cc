@@ -2,9 +2,9 @@
 #include "engine/link.h"
 
 #include <poll.h>
-#include <sys/epoll.h>
 
 #include <chrono>
+#include <cstring>
 #include <utility>
 
 #include "base/io_thread.h"
@@ -45,7 +45,8 @@ void Link::SetPeer(uint64_t cluster_id) {
 Link::~Link() {
     loop_->RunAndWait([this] {
         LLDD_ON_IO_THREAD(*loop_);
-        StopDial();
+        if (dial_ != nullptr) dial_->Stop();
+        dial_.reset();
     });
     channel_.Close();
 }
@@ -137,6 +138,32 @@ void Link::ForgetPeer() {
     RunPendingShutdown();
 }
 
+bool Link::Beat() {
+    LLDD_ON_IO_THREAD(*loop_);
+    if (!established_.load() || peer_gone() || unlinked()) return false;
+    channel_.SparePeerThatIsFull(identity_.peer_timeout_ms);
+    if (channel_.TakeHeard()) {
+        beats_missed_ = 0;
+        return false;
+    }
+    // Asked once: what was sent is not lost while the connection lives.
+    if (beats_missed_++ == 0) channel_.Tell(wire::kHeartbeat, {});
+    if (beats_missed_ != kBeatsUntilSilent + 1) return false;
+    silent_.store(true);
+    channel_.OnceHeard([weak = weak_from_this()] {
+        const std::shared_ptr<Link> link = weak.lock();
+        if (link == nullptr) return;
+        LLDD_ON_IO_THREAD(*link->loop_);
+        link->SpeaksAgain();
+    });
+    return true;
+}
+
+void Link::SpeaksAgain() {
+    silent_.store(false);
+    LLDD_LOG(LLDD_LOG_WARNING, "the peer of the link to %s answers again", peer_name_.c_str());
+}
+
 void Link::Interrupt(InterruptCause cause) {
     interruption_.Raise(cause);
     turn_.WakeAll();
@@ -190,10 +217,22 @@ void Link::TellShutdown() {
     if (then) loop_->Post([self = shared_from_this(), then = std::move(then)] { then(); });
 }
 
+wire::Hello Link::StreamHello(wire::Purpose purpose) const {
+    wire::Hello hello;
+    hello.purpose = purpose;
+    hello.nonce = identity_.nonce;
+    if (identity_.has_secret) {
+        hello.auth = wire::Auth::kHmacSha256;
+        const LinkNonce fresh = RandomNonce();
+        std::memcpy(&hello.id, fresh.data(), sizeof hello.id);
+    }
+    return hello;
+}
+
 // A host that is gone answers nothing until the deadline; that it is gone is known before.
 Status Link::ConnectWhilePeerLives(const Deadline &deadline, Fd *stream) {
     Fd socket;
-    LLDD_RETURN_IF_ERROR(StartConnect(identity_.peer_address, &socket));
+    LLDD_RETURN_IF_ERROR(StartConnect(identity_.peer_address, identity_.from, &socket));
     for (;;) {
         const Deadline look = deadline.OrAt(Deadline::Clock::now() + kLookAtPeer);
         if (WaitFor(socket.get(), POLLOUT, look).ok()) break;
@@ -210,10 +249,12 @@ Status Link::OpenStream(const Deadline &deadline, Fd *stream) {
     LLDD_OFF_IO_THREAD(*loop_);
     if (identity_.end == LinkEnd::kInitiator) {
         LLDD_RETURN_IF_ERROR(ConnectWhilePeerLives(deadline, stream));
-        wire::Hello hello;
-        hello.purpose = wire::Purpose::kStreamInitiatorAsks;
-        hello.cluster_id = identity_.own_cluster_id;
-        hello.nonce = identity_.nonce;
+        const wire::Hello hello = StreamHello(wire::Purpose::kStreamInitiatorAsks);
+        if (identity_.has_secret) {
+            wire::Hello peer;
+            LinkKey key;
+            return Greet(stream->get(), hello, AsBase(identity_.key), deadline, &peer, &key);
+        }
         const auto bytes = hello.Encode();
         return SendAll(stream->get(), bytes.data(), bytes.size(), deadline);
     }
@@ -276,42 +317,26 @@ void Link::DeliverStream(Fd stream) {
 
 void Link::DialFor(uint32_t request_id) {
     LLDD_ON_IO_THREAD(*loop_);
-    StopDial();
-    dial_.request_id = request_id;
-    const Status status = StartConnect(identity_.peer_address, &dial_.socket);
-    if (!status.ok()) {
-        channel_.Answer(wire::kDialStream, request_id, wire::StatusBody::Of(status).Encode());
-        return;
-    }
-    dial_.token = loop_->Watch(dial_.socket.get(), EPOLLOUT, [this](uint32_t) {
-        const std::shared_ptr<Link> self = weak_from_this().lock();
-        LLDD_ON_IO_THREAD(*loop_);
-        if (self != nullptr) FinishDial();
-    });
+    if (dial_ != nullptr) dial_->Stop();
+    dial_ = std::make_shared<Greeter>(
+        loop_, identity_.peer_address, identity_.from,
+        StreamHello(wire::Purpose::kStreamAcceptorAsks), AsBase(identity_.key),
+        identity_.has_secret,
+        [weak = weak_from_this(), request_id](const Status &status, Fd stream) {
+            const std::shared_ptr<Link> self = weak.lock();
+            if (self == nullptr) return;
+            LLDD_ON_IO_THREAD(*self->loop_);
+            self->FinishDial(status, std::move(stream), request_id);
+        });
+    dial_->Start();
 }
 
-void Link::FinishDial() {
-    Status status = ConnectResult(dial_.socket.get(), identity_.peer_address);
-    Fd stream = std::move(dial_.socket);
-    loop_->Remove(dial_.token);
-    dial_.token = 0;
+void Link::FinishDial(const Status &status, Fd stream, uint32_t request_id) {
     if (status.ok()) {
         WatchPeerHost(stream.get(), identity_.peer_timeout_ms);
-        wire::Hello hello;
-        hello.purpose = wire::Purpose::kStreamAcceptorAsks;
-        hello.cluster_id = identity_.own_cluster_id;
-        hello.nonce = identity_.nonce;
-        const auto bytes = hello.Encode();
-        // A new connection has room for a few bytes: this does not wait.
-        status = SendAll(stream.get(), bytes.data(), bytes.size(), Deadline::Passed());
+        connection()->ServeStream(std::move(stream));
     }
-    if (status.ok()) connection()->ServeStream(std::move(stream));
-    channel_.Answer(wire::kDialStream, dial_.request_id, wire::StatusBody::Of(status).Encode());
-}
-
-void Link::StopDial() {
-    if (dial_.token != 0) loop_->Remove(dial_.token);
-    dial_ = Dial();
+    channel_.Answer(wire::kDialStream, request_id, wire::StatusBody::Of(status).Encode());
 }
 
 }  // namespace lldd

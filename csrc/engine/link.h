@@ -21,6 +21,7 @@
 #include "base/socket.h"
 #include "base/status.h"
 #include "engine/control_channel.h"
+#include "engine/greeting.h"
 #include "engine/peer_table.h"
 #include "engine/turn_lock.h"
 #include "runtime/runtime.h"
@@ -34,10 +35,10 @@ public:
         uint64_t peer_cluster_id = 0;
         LinkEnd end = LinkEnd::kInitiator;
         SocketAddress peer_address;  // the initiator: where the acceptor listens
+        SocketAddress from;          // the initiator: where its connections go out from, if given
         LinkNonce nonce{};
-        // The nonces of both ends' greetings, which are not secret.
-        LinkNonce initiator_greeting{};
-        LinkNonce acceptor_greeting{};
+        LinkKey key{};
+        bool has_secret = false;       // the key is one; streams must be proved
         uint32_t peer_features = 0;    // see wire::kOwnFeatures
         uint32_t peer_timeout_ms = 0;  // see WatchPeerHost
         std::string group;             // of a communicator: its name
@@ -117,6 +118,18 @@ public:
     // From now on no thread gets a usable turn.
     void MarkUnlinked() { unlinked_.store(true, std::memory_order_release); }
     bool unlinked() const { return unlinked_.load(std::memory_order_acquire); }
+    // ---- Whether the peer answers; see Heartbeats.
+
+    // Without an answer for so many beats the link is silent.
+    static constexpr unsigned kBeatsUntilSilent = 4;
+    // Both ends have made the link: from now on the peer answers a heartbeat.
+    void Established() { established_.store(true); }
+    // Asks a peer that has said nothing since the last call whether it is there. True: from now on
+    // the link is silent. I/O thread.
+    bool Beat();
+    // Whether the peer is asked in vain. The link stays usable.
+    bool silent() const { return silent_.load(); }
+
     // An unlink that asks the peer is under way on this end; it has the turn.
     std::atomic<bool> unlink_under_way{false};
 
@@ -150,15 +163,10 @@ public:
     } counters;
 
 private:
-    struct Dial {
-        Fd socket;
-        EventLoop::Token token = 0;
-        uint32_t request_id = 0;
-    };
-
     Status ConnectWhilePeerLives(const Deadline &deadline, Fd *stream);
-    void FinishDial() LLDD_REQUIRES(*loop_);
-    void StopDial() LLDD_REQUIRES(*loop_);
+    wire::Hello StreamHello(wire::Purpose purpose) const;
+    void FinishDial(const Status &status, Fd stream, uint32_t request_id) LLDD_REQUIRES(*loop_);
+    void SpeaksAgain() LLDD_REQUIRES(*loop_);
     void RunPendingShutdown() LLDD_EXCLUDES(turn_);
     void ShutdownInTurn() LLDD_REQUIRES(turn_);
     void TellShutdown();
@@ -180,6 +188,9 @@ private:
     bool shut_down_ LLDD_GUARDED_BY(turn_) = false;
     std::set<std::tuple<Warning, int64_t, int64_t>> warned_ LLDD_GUARDED_BY(turn_);
     std::atomic<bool> peer_gone_{false};
+    std::atomic<bool> established_{false};
+    std::atomic<bool> silent_{false};
+    unsigned beats_missed_ LLDD_GUARDED_BY(*loop_) = 0;
     std::atomic<bool> unlinked_{false};
     std::atomic<bool> shutdown_wanted_{false};
 
@@ -190,7 +201,7 @@ private:
     bool stream_wanted_ LLDD_GUARDED_BY(stream_mutex_) = false;
     std::vector<std::pair<uint32_t, std::string>> early_messages_ LLDD_GUARDED_BY(stream_mutex_);
 
-    Dial dial_ LLDD_GUARDED_BY(*loop_);
+    std::shared_ptr<Greeter> dial_ LLDD_GUARDED_BY(*loop_);  // of a stream that the acceptor wants
 };
 
 }  // namespace lldd

@@ -6,10 +6,13 @@
 #include <cerrno>
 #include <utility>
 
+#include "base/codec.h"
 #include "base/deadline.h"
 #include "base/hmac.h"
 #include "base/io_thread.h"
 #include "base/log.h"
+#include "engine/life_log.h"
+#include "runtime/texts.h"
 
 namespace lldd {
 namespace {
@@ -42,13 +45,22 @@ LinkAcceptor::LinkAcceptor(EventLoop *loop, Device *device, LinkDirectory *direc
       options_(options),
       strangers_(loop, "the listener", {kMaxPending, kGreetingMs, kMaxUnfinished}),
       prepared_(loop, "links that are not confirmed", {kMaxPending, kHandshakeMs, kMaxUnfinished}),
-      listener_(loop, &strangers_, GreetedHandler(), notices, options.peer_timeout_ms),
-      group_listener_(loop, &strangers_, GreetedHandler(), notices, options.peer_timeout_ms) {}
+      listener_(loop, &strangers_, HelloHandler(), GreetedHandler(), notices,
+                options.peer_timeout_ms),
+      group_listener_(loop, &strangers_, HelloHandler(), GreetedHandler(), notices,
+                      options.peer_timeout_ms) {}
+
+HelloListener::HelloHandler LinkAcceptor::HelloHandler() {
+    return [this](const wire::Hello &hello) {
+        LLDD_ON_IO_THREAD(*loop_);
+        return AnswerTo(hello);
+    };
+}
 
 HelloListener::GreetedHandler LinkAcceptor::GreetedHandler() {
-    return [this](Fd socket, const wire::Hello &hello, Strangers::Place place) {
+    return [this](HelloListener::Greeted greeted) {
         LLDD_ON_IO_THREAD(*loop_);
-        OnGreeted(std::move(socket), hello, std::move(place));
+        OnGreeted(std::move(greeted));
     };
 }
 
@@ -95,38 +107,60 @@ void LinkAcceptor::Serve(const LinkPtr &link) {
         });
 }
 
-void LinkAcceptor::OnGreeted(Fd socket, const wire::Hello &hello, Strangers::Place place) {
-    if (hello.purpose != wire::Purpose::kLink) {
-        const LinkPtr link = directory_->FindByNonce(hello.nonce);
-        if (link == nullptr) return;
-        if (hello.purpose == wire::Purpose::kStreamInitiatorAsks) {
-            link->connection()->ServeStream(std::move(socket));
-        } else {
-            link->DeliverStream(std::move(socket));
-        }
-        return;
+HelloListener::Answer LinkAcceptor::AnswerTo(const wire::Hello &hello) {
+    HelloListener::Answer answer;
+    answer.hello = options_.OwnHello();
+    if (hello.purpose == wire::Purpose::kLink || hello.purpose == wire::Purpose::kMeeting) {
+        answer.greets = true;
+        answer.base = options_.secret;
+        // The other end comes to the same conclusion, and can tell its client. Nobody meets here.
+        answer.served =
+            hello.purpose == wire::Purpose::kLink && CheckAuth(answer.hello, hello).ok();
+        return answer;
     }
-    BeginHandshake(std::move(socket), hello, std::move(place));
+    const LinkPtr link = directory_->FindByNonce(hello.nonce);
+    answer.hello.purpose = hello.purpose;
+    answer.hello.id = 0;
+    answer.greets = link != nullptr && hello.auth != wire::Auth::kNone;
+    answer.served = link != nullptr && CheckAuth(answer.hello, hello).ok();
+    if (answer.served) answer.base = AsBase(link->identity().key);
+    return answer;
 }
 
-void LinkAcceptor::BeginHandshake(Fd socket, const wire::Hello &hello, Strangers::Place place) {
-    const wire::Hello own = options_.OwnHello();
-    const auto bytes = own.Encode();
-    // The other end comes to the same conclusion about the ways to authenticate, and can tell its
-    // client.
-    if (!SendAll(socket.get(), bytes.data(), bytes.size(), Deadline::Passed()).ok() ||
-        !options_.CheckAuth(hello).ok())
+void LinkAcceptor::OnGreeted(HelloListener::Greeted greeted) {
+    if (greeted.hello.purpose == wire::Purpose::kLink) {
+        BeginHandshake(std::move(greeted));
         return;
+    }
+    // It may have ended since the stream's Hello.
+    const LinkPtr link = directory_->FindByNonce(greeted.hello.nonce);
+    if (link == nullptr) return;
+    if (greeted.hello.purpose == wire::Purpose::kStreamInitiatorAsks) {
+        link->connection()->ServeStream(std::move(greeted.socket));
+    } else {
+        link->DeliverStream(std::move(greeted.socket));
+    }
+}
 
+void LinkAcceptor::BeginHandshake(HelloListener::Greeted greeted) {
+    Fd &socket = greeted.socket;
+    Strangers::Place place = std::move(greeted.place);
     Link::Identity identity;
     identity.own_cluster_id = options_.cluster_id;
-    identity.peer_cluster_id = hello.cluster_id;
+    identity.peer_cluster_id = greeted.hello.id;
     identity.end = LinkEnd::kAcceptor;
     identity.peer_address = SocketAddress::OfPeer(socket.get());
-    identity.initiator_greeting = hello.nonce;
-    identity.acceptor_greeting = own.nonce;
-    identity.peer_features = hello.features;
+    identity.key = greeted.key;
+    identity.has_secret = !options_.secret.empty();
+    identity.peer_features = greeted.hello.features;
     identity.peer_timeout_ms = options_.peer_timeout_ms;
+    if (identity.has_secret) {
+        Writer own_id;
+        own_id.Number(options_.cluster_id);
+        const std::string bytes = own_id.Take();
+        if (!SendAll(socket.get(), bytes.data(), bytes.size(), Deadline::Passed()).ok()) return;
+        place = prepared_.Admit(identity.peer_address.Network(), [](const char *) {});
+    }
     const auto link = std::make_shared<Link>(loop_, identity, std::move(socket), options_.closing);
     Keep(link, std::move(place));
     link->channel().SetMaxBody(wire::kMaxStrangersBody);
@@ -180,6 +214,7 @@ bool LinkAcceptor::Answer(const LinkPtr &link, uint16_t kind, uint32_t request_i
             if (link->identity().end == LinkEnd::kAcceptor) return false;
             link->DialFor(request_id);
             return true;
+        case wire::kHeartbeat: link->channel().Answer(kind, request_id, {}); return true;
         case wire::kMessage: return link->OnMessage(request_id, body);
         default: return owner_->OnRequest(link, kind, request_id, body);
     }
@@ -189,8 +224,8 @@ void LinkAcceptor::OnLinkRequest(const LinkPtr &link, uint32_t request_id, std::
     wire::LinkRequest request;
     wire::LinkReply reply;
     Pending &pending = pending_.at(link);
-    const bool readable =
-        request.Decode(body) && !pending.prepared && request.cluster_id == link->peer();
+    const bool readable = request.Decode(body) && !pending.prepared &&
+                          (link->identity().has_secret || request.cluster_id == link->peer());
     const std::string proof = std::exchange(request.proof, "");
     if (!readable) {
         reply.status = LLDD_LINK_FAILED;
@@ -199,6 +234,7 @@ void LinkAcceptor::OnLinkRequest(const LinkPtr &link, uint32_t request_id, std::
         reply.status = LLDD_LINK_FAILED;
         reply.text = "the two ends have different auth tokens";
     } else {
+        link->SetPeer(request.cluster_id);
         pending.replace = request.replace;
         pending.attempts = directory_->AttemptsAt(request.cluster_id);
         reply = PrepareLink(link, request);
@@ -206,7 +242,9 @@ void LinkAcceptor::OnLinkRequest(const LinkPtr &link, uint32_t request_id, std::
         if (pending.prepared) {
             reply.proof = options_.ProofOf(*link, LinkEnd::kAcceptor, reply.Encode());
             link->channel().SetMaxBody(kMaxPreparedBody);
-            Keep(link, prepared_.Admit(link->identity().peer_address.Network(), {}));
+            if (!link->identity().has_secret)
+                Keep(link,
+                     prepared_.Admit(link->identity().peer_address.Network(), [](const char *) {}));
         }
     }
     link->channel().Answer(wire::kLinkRequest, request_id, reply.Encode());
@@ -266,6 +304,7 @@ Status LinkAcceptor::ConnectDevice(const LinkPtr &link, const wire::LinkRequest 
     ConnectionSetup setup;
     setup.end = LinkEnd::kAcceptor;
     setup.nonce = request.nonce;
+    setup.key = link->identity().key;
     setup.peer = link->peer();
     setup.peer_endpoint = request.endpoint;
     setup.streams = link.get();
@@ -284,6 +323,8 @@ void LinkAcceptor::OnLinkConfirm(const LinkPtr &link, uint32_t request_id) {
         link->channel().SetMaxBody(wire::kMaxBody);
         link->channel().SetHeldHandler(nullptr);
         link->AllowRequests();
+        link->Established();
+        LogLinkMade(*link);
     }
     link->channel().Answer(wire::kLinkConfirm, request_id, wire::StatusBody::Of(status).Encode());
     if (!status.ok()) {
@@ -322,6 +363,7 @@ void LinkAcceptor::DropReplaced(const Link &link) {
                    Printable(link.peer()), link.identity().peer_address.ToString().c_str(),
                    old->identity().peer_address.ToString().c_str()));
     }
+    LogLinkEnded(*old, "replaced by one from " + link.identity().peer_address.ToString());
     DropWhenIdle(old, [old] { old->channel().CloseAfterFlush(); });
 }
 
@@ -332,12 +374,14 @@ void LinkAcceptor::DropWhenIdle(const LinkPtr &link, std::function<void()> then)
 }
 
 void LinkAcceptor::OnUnlink(const LinkPtr &link, uint32_t request_id) {
+    if (Connection *const connected = link->connection()) connected->Unlinked();
     if (link->unlink_under_way.load()) {
         // A thread of this end has the turn and waits for the same answer.
         directory_->Remove(link);
         link->channel().Answer(wire::kUnlink, request_id, {});
         return;
     }
+    LogLinkEnded(*link, "unlinked by the peer");
     DropWhenIdle(link, [link, request_id] {
         link->channel().Answer(wire::kUnlink, request_id, {});
         link->channel().CloseAfterFlush();
@@ -354,6 +398,7 @@ void LinkAcceptor::OnClosed(const std::weak_ptr<Link> &weak) {
         return;
     }
     if (link->unlinked()) return;
+    LogLinkEnded(*link, std::string("lost: ") + kConnectionClosed);
     const int error = link->channel().lost_error();
     if (error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH) {
         LLDD_LOG(LLDD_LOG_WARNING,

@@ -77,11 +77,11 @@ private:
         uint64_t attempts = 0;  // of this end to link to that peer, when the link was prepared
     };
 
+    HelloListener::HelloHandler HelloHandler();
     HelloListener::GreetedHandler GreetedHandler();
-    void OnGreeted(Fd socket, const wire::Hello &hello, Strangers::Place place)
-        LLDD_REQUIRES(*loop_);
-    void BeginHandshake(Fd socket, const wire::Hello &hello, Strangers::Place place)
-        LLDD_REQUIRES(*loop_);
+    HelloListener::Answer AnswerTo(const wire::Hello &hello) LLDD_REQUIRES(*loop_);
+    void OnGreeted(HelloListener::Greeted greeted) LLDD_REQUIRES(*loop_);
+    void BeginHandshake(HelloListener::Greeted greeted) LLDD_REQUIRES(*loop_);
     // The place of a link that is being accepted: it ends with the link, and counts its bytes.
     void Keep(const LinkPtr &link, Strangers::Place place) LLDD_REQUIRES(*loop_);
     void OnRequest(const std::weak_ptr<Link> &weak, uint16_t kind, uint32_t request_id,
@@ -112,8 +112,8 @@ private:
     const LinkOptions options_;
     GroupHost *groups_ = nullptr;
 
-    // Of both listeners: connections up to a request that is in order, and links from there on until
-    // they are confirmed.
+    // Of both listeners: connections until they have proved that they have the secret (without one,
+    // until their request is in order), and links from there on until they are confirmed.
     Strangers strangers_;
     Strangers prepared_;
     HelloListener listener_;

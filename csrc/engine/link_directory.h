@@ -21,11 +21,11 @@
 
 namespace lldd {
 
-// Thread-safe; nothing here blocks.
 // How many links whose peers made them and are gone are kept: a peer that comes again and again under
 // other ids must not fill this process with them.
 constexpr size_t kMaxGone = 1024;
 
+// Thread-safe; nothing here blocks.
 class LinkDirectory {
 public:
     using LinkPtr = std::shared_ptr<Link>;
@@ -46,6 +46,8 @@ public:
 
     uint64_t links_made() const { return made_.load(std::memory_order_relaxed); }
     uint64_t links_lost() const { return lost_.load(std::memory_order_relaxed); }
+    uint64_t links_silent() const { return silent_.load(std::memory_order_relaxed); }
+    void CountSilent() { silent_.fetch_add(1, std::memory_order_relaxed); }
 
     // ---- Other ways to find a link; null if there is none.
 
@@ -124,6 +126,7 @@ private:
 
     std::atomic<uint64_t> made_{0};
     std::atomic<uint64_t> lost_{0};
+    std::atomic<uint64_t> silent_{0};
 };
 
 }  // namespace lldd

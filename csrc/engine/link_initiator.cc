@@ -13,6 +13,8 @@
 #include "base/io_thread.h"
 #include "base/log.h"
 #include "base/thread.h"
+#include "engine/greeting.h"
+#include "engine/life_log.h"
 
 namespace lldd {
 namespace {
@@ -72,6 +74,18 @@ Status AsLinkStatus(Status status) {
     return Status(LLDD_LINK_FAILED, status.text(), status.raw());
 }
 
+// Where to dial from: not given if the client has not said so.
+Status LocalAddress(const ClusterSpec &spec, const SocketAddress &remote, SocketAddress *from) {
+    for (const auto &local : spec.local) {
+        SocketAddress address;
+        LLDD_RETURN_IF_ERROR(SocketAddress::Parse(local.ip, local.port, &address));
+        const bool fits = address.family() == remote.family();
+        if (!from->given() || fits) *from = address;
+        if (fits) break;
+    }
+    return Status::Ok();
+}
+
 Status OneRemoteAddress(const ClusterSpec &spec, SocketAddress *address) {
     if (spec.remote.size() != 1) {
         return Failure(LLDD_PARAM_INVALID, "exactly one remote ip info is needed, %zu are given",
@@ -108,7 +122,10 @@ ClusterResult LinkInitiator::LinkOne(const ClusterSpec &spec, const Deadline &de
                    address.ToString().c_str()));
     }
     LinkPtr link;
-    result.status = AsLinkStatus(Dial(address, deadline, {}, &link));
+    Link::Identity identity;
+    result.status = LocalAddress(spec, address, &identity.from);
+    if (result.status.ok())
+        result.status = AsLinkStatus(Dial(address, deadline, std::move(identity), &link));
     if (!result.status.ok()) return result;
     const uint64_t real_id = link->peer();
     result.cluster_id = real_id;
@@ -184,16 +201,15 @@ Status LinkInitiator::Dial(const SocketAddress &address, const Deadline &deadlin
     Fd socket;
     wire::Hello peer;
     const wire::Hello own = options_.OwnHello();
-    LLDD_RETURN_IF_ERROR(lldd::Connect(address, deadline, &socket));
+    LLDD_RETURN_IF_ERROR(lldd::Connect(address, identity.from, deadline, &socket));
     WatchPeerHost(socket.get(), options_.peer_timeout_ms);
     LLDD_RETURN_IF_ERROR(device_->UseAddress(SocketAddress::OfSocket(socket.get()).ip(), false));
-    LLDD_RETURN_IF_ERROR(Greet(socket.get(), deadline, own, &peer));
-    identity.initiator_greeting = own.nonce;
-    identity.acceptor_greeting = peer.nonce;
+    LLDD_RETURN_IF_ERROR(Introduce(socket.get(), deadline, own, &peer, &identity.key));
+    identity.has_secret = !options_.secret.empty();
     identity.peer_features = peer.features;
     identity.peer_timeout_ms = options_.peer_timeout_ms;
     identity.own_cluster_id = options_.cluster_id;
-    identity.peer_cluster_id = peer.cluster_id;
+    identity.peer_cluster_id = peer.id;
     identity.end = LinkEnd::kInitiator;
     identity.peer_address = address;
     identity.nonce = RandomNonce();
@@ -209,13 +225,14 @@ Status LinkInitiator::Undo(const LinkPtr &link, const Deadline &deadline, Status
 
 // ---- communicators ----
 
-Status LinkInitiator::LinkForGroup(const SocketAddress &address, uint64_t peer,
-                                   const std::string &group, uint64_t comm_id,
+Status LinkInitiator::LinkForGroup(const SocketAddress &address, const SocketAddress &from,
+                                   uint64_t peer, const std::string &group, uint64_t comm_id,
                                    const Deadline &deadline, std::shared_ptr<Link> *out) {
     LLDD_OFF_IO_THREAD(*loop_);
     Link::Identity identity;
     identity.group = group;
     identity.comm_id = comm_id;
+    identity.from = from;
     LinkPtr link;
     LLDD_RETURN_IF_ERROR(Dial(address, deadline, std::move(identity), &link));
     Status status =
@@ -234,20 +251,15 @@ Status LinkInitiator::EndGroupLink(const std::shared_ptr<Link> &link, const Dead
 
 // ---- handshake ----
 
-// Each end sends its version, a nonce, and how the other end must prove its right to link.
-Status LinkInitiator::Greet(int socket, const Deadline &deadline, const wire::Hello &own,
-                            wire::Hello *peer) {
-    const auto bytes = own.Encode();
-    char answer[wire::Hello::kSize];
-    Status status = SendAll(socket, bytes.data(), bytes.size(), deadline);
-    if (status.ok()) status = ReceiveAll(socket, answer, sizeof answer, deadline);
-    if (!status.ok()) {
-        return Failure(status.code() == LLDD_TIMEOUT ? LLDD_TIMEOUT : LLDD_LINK_FAILED,
-                       "%s accepted the connection but did not answer: %s",
-                       SocketAddress::OfPeer(socket).ToString().c_str(), status.text().c_str());
-    }
-    LLDD_RETURN_IF_ERROR(peer->Decode({answer, sizeof answer}));
-    return options_.CheckAuth(*peer);
+// Each end sends its version and a nonce, and proves its right to link.
+Status LinkInitiator::Introduce(int socket, const Deadline &deadline, const wire::Hello &own,
+                                wire::Hello *peer, LinkKey *key) {
+    const Status status = Greet(socket, own, options_.secret, deadline, peer, key);
+    // What it has sent is wrong: the text says it.
+    if (status.ok() || status.code() == LLDD_LINK_FAILED) return status;
+    return Failure(status.code() == LLDD_TIMEOUT ? LLDD_TIMEOUT : LLDD_LINK_FAILED,
+                   "%s accepted the connection but did not answer: %s",
+                   SocketAddress::OfPeer(socket).ToString().c_str(), status.text().c_str());
 }
 
 // From the request to the stored link. The channel runs already, so that a dying peer is noticed at
@@ -257,13 +269,16 @@ Status LinkInitiator::Shake(const LinkPtr &link, bool replace, const Deadline &d
     LLDD_RETURN_IF_ERROR(Request(link, replace, deadline, &setup.peer_endpoint));
     setup.end = LinkEnd::kInitiator;
     setup.nonce = link->identity().nonce;
+    setup.key = link->identity().key;
     setup.peer = link->peer();
     setup.streams = link.get();
     setup.peer_passive = options_.one_way() || link->peer() == options_.cluster_id;
     std::unique_ptr<Connection> connection;
     LLDD_RETURN_IF_ERROR(device_->Connect(setup, deadline, &connection));
     link->SetConnection(std::move(connection));
-    return Confirm(link, deadline);
+    LLDD_RETURN_IF_ERROR(Confirm(link, deadline));
+    LogLinkMade(*link);
+    return Status::Ok();
 }
 
 Status LinkInitiator::Ask(const LinkPtr &link, wire::Kind kind, const std::string &body,
@@ -323,7 +338,11 @@ Status LinkInitiator::Confirm(const LinkPtr &link, const Deadline &deadline) {
     } else if (status.ok() && done.status != LLDD_SUCCESS) {
         status = Status(done.status, "refused by the peer: " + done.text);
     }
-    if (!status.ok()) directory_->Remove(link);
+    if (status.ok()) {
+        link->Established();
+    } else {
+        directory_->Remove(link);
+    }
     return status;
 }
 
@@ -350,22 +369,47 @@ ClusterResult LinkInitiator::UnlinkOne(const ClusterSpec &spec, const Deadline &
     } else {
         link = directory_->FindByAddress(address);
     }
-    if (link == nullptr) return result;
-    result.cluster_id = link->peer();
+    if (link != nullptr) {
+        result.cluster_id = link->peer();
+        result.status = EndNamed(link, deadline, force);
+    }
+    // What an earlier link has left under way: the call that ended it was out of time, or did not
+    // wait.
+    if (!result.status.ok() || (link == nullptr && !spec.has_id)) return result;
+    result.status = device_->AwaitLeft(result.cluster_id, deadline);
+    if (!result.status.ok()) {
+        result.status =
+            std::move(result.status)
+                .WithPrefix(Format("unlink from cluster %llu: ", Printable(result.cluster_id)));
+    }
+    return result;
+}
 
+Status LinkInitiator::EndNamed(const LinkPtr &link, const Deadline &deadline, bool force) {
     if (force) {
         link->Interrupt(InterruptCause::kUnlink);
-        result.status = End(link, deadline);
-        return result;
+        return End(link, deadline);
     }
     const Link::Turn turn(link, deadline);
-    if (link->unlinked()) return result;
+    if (link->unlinked()) return Status::Ok();
     Status status = turn ? Status::Ok() : Failure(LLDD_TIMEOUT, "transfers have the link");
-    if (status.ok() && !local_only) status = UnlinkBoth(link, deadline);
-    result.status = status.ok()
-                        ? TakeDown(link, deadline)
-                        : std::move(status).WithPrefix("unlink from " + link->peer_name() + ": ");
-    return result;
+    if (status.ok() && !options_.one_way()) status = UnlinkBoth(link, deadline);
+    if (status.ok()) return TakeDown(link, deadline);
+    return std::move(status).WithPrefix("unlink from " + link->peer_name() + ": ");
+}
+
+Status LinkInitiator::DropGone(const Deadline &deadline, uint64_t *count) {
+    LLDD_OFF_IO_THREAD(*loop_);
+    Status last;
+    *count = 0;
+    for (const LinkPtr &link : directory_->All()) {
+        // A communicator ends its own links.
+        if (!link->peer_gone() || !link->identity().group.empty()) continue;
+        Status status = End(link, deadline);
+        if (!status.ok()) last = std::move(status);
+        ++*count;
+    }
+    return last;
 }
 
 Status LinkInitiator::UnlinkBoth(const LinkPtr &link, const Deadline &deadline) {
@@ -377,6 +421,8 @@ Status LinkInitiator::UnlinkBoth(const LinkPtr &link, const Deadline &deadline) 
     link->unlink_under_way.store(true);
     const Status status = link->channel().Call(wire::kUnlink, {}, deadline, &answer);
     link->unlink_under_way.store(false);
+    Connection *const connected = link->connection();
+    if (status.ok() && connected != nullptr) connected->Unlinked();
     // Both ends may unlink at the same time, and the other one be done first.
     if (status.ok() || link->unlinked()) return Status::Ok();
     if (status.code() == LLDD_TIMEOUT) return status;
@@ -386,7 +432,7 @@ Status LinkInitiator::UnlinkBoth(const LinkPtr &link, const Deadline &deadline) 
 Status LinkInitiator::End(const LinkPtr &link, const Deadline &deadline) {
     const Link::Turn turn(link, deadline);
     if (turn) return TakeDown(link, deadline);
-    directory_->Remove(link);
+    if (directory_->Remove(link)) LogLinkEnded(*link, "ends with the transfer that has it");
     loop_->RunAndWait([&] { owner_->OnLinkDown(*link); });
     link->ShutdownWhenIdle([link] { link->channel().Close(); });
     return Failure(LLDD_TIMEOUT,
@@ -395,7 +441,7 @@ Status LinkInitiator::End(const LinkPtr &link, const Deadline &deadline) {
 }
 
 Status LinkInitiator::TakeDown(const LinkPtr &link, const Deadline &deadline) {
-    directory_->Remove(link);
+    if (directory_->Remove(link)) LogLinkEnded(*link, "ended by this end");
     Status status = link->Shutdown(deadline);
     link->channel().Close();
     loop_->RunAndWait([&] { owner_->OnLinkDown(*link); });

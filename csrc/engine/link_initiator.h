@@ -33,6 +33,8 @@ struct ClusterSpec {
         uint32_t port = 0;
     };
     std::vector<Address> remote;
+    std::vector<Address>
+        local;  // of this host; the first of the remote one's family is dialled from
 };
 
 struct ClusterResult {
@@ -61,13 +63,18 @@ public:
     std::vector<ClusterResult> UnlinkClusters(const std::vector<ClusterSpec> &specs,
                                               const Deadline &deadline, bool force);
 
+    // Ends all links of link_clusters whose peers are gone, and counts them. The status is that of
+    // the last one that could not be ended as a forced unlink would; it is gone all the same.
+    Status DropGone(const Deadline &deadline, uint64_t *count);
+
     // ---- Links of communicators. They are made one by one and become usable together, when the
     // directory publishes them.
 
     // See Device.
     Status UseAddress(const std::string &ip) { return device_->UseAddress(ip, false); }
-    Status LinkForGroup(const SocketAddress &address, uint64_t peer, const std::string &group,
-                        uint64_t comm_id, const Deadline &deadline, std::shared_ptr<Link> *link);
+    Status LinkForGroup(const SocketAddress &address, const SocketAddress &from, uint64_t peer,
+                        const std::string &group, uint64_t comm_id, const Deadline &deadline,
+                        std::shared_ptr<Link> *link);
     Status EndGroupLink(const std::shared_ptr<Link> &link, const Deadline &deadline);
 
     // Ends every link of the directory without telling the peers, which see their connections
@@ -82,7 +89,8 @@ private:
     static Status AlreadyLinked(const Link &old);
     Status LinkMutually(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline);
     Status LinkOneWay(const ClusterSpec &spec, const LinkPtr &link, const Deadline &deadline);
-    Status Greet(int socket, const Deadline &deadline, const wire::Hello &own, wire::Hello *peer);
+    Status Introduce(int socket, const Deadline &deadline, const wire::Hello &own,
+                     wire::Hello *peer, LinkKey *key);
     Status Dial(const SocketAddress &address, const Deadline &deadline, Link::Identity identity,
                 LinkPtr *link);
     Status Shake(const LinkPtr &link, bool replace, const Deadline &deadline);
@@ -94,6 +102,7 @@ private:
     // Takes down what there is of a link that could not be made, and adds its name to the status.
     Status Undo(const LinkPtr &link, const Deadline &deadline, Status status);
     ClusterResult UnlinkOne(const ClusterSpec &spec, const Deadline &deadline, bool force);
+    Status EndNamed(const LinkPtr &link, const Deadline &deadline, bool force);
     Status UnlinkBoth(const LinkPtr &link, const Deadline &deadline) LLDD_REQUIRES(link->turn());
     // Takes the link down. If a transfer of this end has the turn until the deadline, the link ends
     // with that transfer, and the answer is LLDD_TIMEOUT; nobody can use it any more.

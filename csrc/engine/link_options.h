@@ -24,13 +24,8 @@ struct LinkOptions {
     bool one_way() const { return link_style == LLDD_LINK_STYLE_ONE_WAY; }
     // A new greeting, with a nonce of its own.
     wire::Hello OwnHello() const;
-    // Whether the ends agree on the way to authenticate. LLDD_LINK_FAILED.
-    Status CheckAuth(const wire::Hello &peer) const;
-    // See wire::Proof.
+    // Of a LinkRequest or LinkReply without its proof; "" without a secret.
     std::string ProofOf(const Link &link, LinkEnd sender, const std::string &message) const;
 };
-
-// Fresh random bytes from the kernel.
-LinkNonce RandomNonce();
 
 }  // namespace lldd

@@ -5,12 +5,17 @@
 // that come later connect to it. So each pair meets, in whatever order its members come, and no
 // member polls. Either end of a connection sends one card. Everything runs on the I/O thread.
 //
+// Any user of the host can bind the name of a member. Its member then waits at a name with random
+// digits at its end, calls on the others every kAgainMs, and finds those who also had to in
+// /proc/net/unix. Only processes of the own user are shown a card, whatever name they have.
+//
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <list>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -54,30 +59,45 @@ public:
 
 class LocalMeeting final : public Meeting {
 public:
-    LocalMeeting(EventLoop *loop, MeetingCard own, MeetingCardHandler on_card)
-        : loop_(loop), own_(std::move(own)), on_card_(std::move(on_card)), listener_(loop) {}
+    // `others`: cluster ids.
+    LocalMeeting(EventLoop *loop, MeetingCard own, std::vector<uint64_t> others,
+                 MeetingCardHandler on_card)
+        : loop_(loop),
+          own_(std::move(own)),
+          others_(others.begin(), others.end()),
+          on_card_(std::move(on_card)),
+          listener_(loop) {}
     ~LocalMeeting() override { Stop(); }
     LocalMeeting(const LocalMeeting &) = delete;
     LocalMeeting &operator=(const LocalMeeting &) = delete;
 
-    // `others`: cluster ids. LLDD_LINK_FAILED if this member is in a meeting of that name already.
-    Status Start(const std::vector<uint64_t> &others);
+    // LLDD_LINK_FAILED if this member is in a meeting of that name already. *notice: what the client
+    // should know, if it is not empty.
+    Status Start(std::string *notice);
 
 private:
     void Stop() LLDD_REQUIRES(*loop_);
     struct Visit {
         Fd socket;
         EventLoop::Token token = 0;
+        uint64_t other = 0;  // on whom this member called; of one who called on it: its own id
     };
     using Visits = std::list<Visit>;
 
-    void Exchange(Fd socket) LLDD_REQUIRES(*loop_);
+    Status Bind(std::string *notice) LLDD_REQUIRES(*loop_);
+    // False: another one may be there, and must be called on again.
+    bool CallOn(uint64_t other, const std::string &name) LLDD_REQUIRES(*loop_);
+    void CallAgain() LLDD_REQUIRES(*loop_);
+    void CallAgainLater() LLDD_REQUIRES(*loop_);
+    void Exchange(Fd socket, uint64_t other) LLDD_REQUIRES(*loop_);
     void OnCard(Visits::iterator visit) LLDD_REQUIRES(*loop_);
 
     EventLoop *const loop_;
     const MeetingCard own_;
+    std::set<uint64_t> others_ LLDD_GUARDED_BY(*loop_);  // who have shown no card yet
     const MeetingCardHandler on_card_;
     Listener listener_;
+    EventLoop::Token timer_ LLDD_GUARDED_BY(*loop_) = 0;
     Visits visits_ LLDD_GUARDED_BY(*loop_);
 };
 

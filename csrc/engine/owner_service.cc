@@ -2,6 +2,7 @@
 #include "engine/owner_service.h"
 
 #include <string>
+#include <utility>
 
 #include "base/io_thread.h"
 #include "base/status.h"
@@ -36,6 +37,12 @@ bool OwnerService::OnRequest(const std::shared_ptr<Link> &link, uint16_t kind, u
             wire::Locate locate;
             if (!locate.Decode(body)) return false;
             link->channel().Answer(kind, request_id, Locate(locate).Encode());
+            return true;
+        }
+        case wire::kSums: {
+            wire::Sums sums;
+            if (!sums.Decode(body)) return false;
+            sums_.Ask(link, request_id, std::move(sums));
             return true;
         }
         default: return false;

@@ -1,5 +1,5 @@
 // What an engine answers to its peers about its caches: the table of one-sided mode, keys and
-// addresses of request mode.
+// addresses of request mode, checksums of what was moved.
 //
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
@@ -13,15 +13,17 @@
 #include "engine/cache_store.h"
 #include "engine/link.h"
 #include "engine/owner_pins.h"
+#include "engine/owner_sums.h"
 #include "engine/wire.h"
 
 namespace lldd {
 
-// Everything runs on the I/O thread and does not block.
+// Everything runs on the I/O thread and does not block. The destructor waits for the thread of
+// OwnerSums, and runs on another one.
 class OwnerService {
 public:
     OwnerService(EventLoop *loop, CacheStore *store, bool has_device_pool)
-        : loop_(loop), store_(store), pins_(store, has_device_pool) {}
+        : loop_(loop), store_(store), pins_(store, has_device_pool), sums_(loop) {}
     OwnerService(const OwnerService &) = delete;
     OwnerService &operator=(const OwnerService &) = delete;
 
@@ -40,6 +42,7 @@ private:
     EventLoop *const loop_;
     CacheStore *const store_;
     OwnerPins pins_ LLDD_GUARDED_BY(*loop_);
+    OwnerSums sums_;
 };
 
 }  // namespace lldd

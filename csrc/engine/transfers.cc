@@ -101,10 +101,14 @@ Status Transfers::FindLink(uint64_t cluster_id, std::shared_ptr<Link> *link) con
                    linked.empty() ? "it has no links" : "it has links to", linked.c_str());
 }
 
-// A failed transfer: what it was, and when its time was over, how long that is and who says so.
-Status Transfers::Explained(Status status, const Deadline &deadline,
-                            const std::string &what) const {
-    status = std::move(status).WithPrefix(what);
+// A transfer is over: tells the log of it, and the caller of a failed one what() it was, and when its
+// time was over, how long that is and who says so.
+template <typename What>
+Status Transfers::Ended(Status status, const Link &link, uint64_t bytes, const Deadline &deadline,
+                        const What &what) const {
+    if (log_.tells()) log_.Tell(link, what(), status.ok() ? bytes : 0, deadline, status);
+    if (status.ok()) return status;
+    status = std::move(status).WithPrefix(what() + ": ");
     if (status.code() != LLDD_TIMEOUT || Deadline::Clock::now() < deadline.when()) return status;
     return std::move(status).WithSuffix(
         Format("; a transfer may take %u ms (sync_kv_timeout)", options_.sync_timeout_ms));
@@ -115,6 +119,15 @@ Status Transfers::ReadTable(Link *link, const Deadline &deadline, const PeerTabl
     Status status = link->Table(deadline, mismatches_.look_closely(), table, &was_read);
     if (was_read) counters_.table_reads.fetch_add(1, std::memory_order_relaxed);
     return status;
+}
+
+Status Transfers::Move(const Moved &moving, const Deadline &deadline) const {
+    Connection *const connection = moving.link->connection();
+    const std::vector<Run> &runs = moving.runs;
+    LLDD_RETURN_IF_ERROR(moving.to_local ? connection->Read(runs.data(), runs.size(), deadline)
+                                         : connection->Write(runs.data(), runs.size(), deadline));
+    if (options_.verified_on == nullptr) return Status::Ok();
+    return Verify(options_.verified_on, moving, deadline);
 }
 
 // ---- pulls ----
@@ -140,9 +153,8 @@ Status Transfers::Pull(const lldd_pull_args &args, const lldd_cache_key &key,
             link->turn().AssertHeld();
             return PullInTurn({key, request, *local}, link.get(), until, scratch);
         });
-        if (status.ok()) return status;
-        return Explained(std::move(status), deadline,
-                         "pull of " + KeyText(key) + " from " + link->peer_name() + ": ");
+        return Ended(std::move(status), *link, BytesOf(scratch->runs), deadline,
+                     [&] { return "pull of " + KeyText(key) + " from " + link->peer_name(); });
     }());
 }
 
@@ -177,7 +189,7 @@ Status Transfers::PullOneSided(const PullCall &call, Link *link, const Deadline 
     LLDD_RETURN_IF_ERROR(
         PlanPull(call.request, scratch->pairs, PlanOf(*found.cache), found.batch_index, &runs));
     LookAtPull(call, *found.cache, link, scratch);
-    return link->connection()->Read(runs.data(), runs.size(), deadline);
+    return Move({link, call.local, call.request.args.tensors_per_layer, runs, true}, deadline);
 }
 
 void Transfers::LookAtPull(const PullCall &call, const PeerCache &remote, Link *link,
@@ -217,10 +229,11 @@ Status Transfers::PullByRequest(const PullCall &call, Link *link, const Deadline
         status = PlanPull(call.request, scratch->pairs, PlanOf(remote), reply.batch_index, &runs);
     if (status.ok()) status = CheckDirection(call, remote.shape, reply.owner_has_device_pool);
     if (status.ok()) LookAtPull(call, remote, link, scratch);
-    if (status.ok()) status = link->connection()->Read(runs.data(), runs.size(), deadline);
+    const lldd_pull_args &args = call.request.args;
+    if (status.ok())
+        status = Move({link, call.local, args.tensors_per_layer, runs, true}, deadline);
 
     release.done = status.ok();
-    const lldd_pull_args &args = call.request.args;
     const uint64_t first_tensor = uint64_t{args.src_layer_start} * args.tensors_per_layer;
     const uint64_t num_tensors = uint64_t{args.src_layer_count} * args.tensors_per_layer;
     if (num_tensors != 0 && first_tensor + num_tensors <= remote.shape.num_tensors) {
@@ -366,13 +379,11 @@ Status Transfers::PushLayer(PushSource *source, const lldd_cache_key &key) {
         link->turn().AssertHeld();
         return PushLayerInTurn(source, key, link.get(), until, &bytes);
     });
-    if (!status.ok()) {
-        return Explained(std::move(status), deadline,
-                         Format("push of layer %u to %s of %s: ", source->request.args.src_layer,
-                                KeyText(key).c_str(), link->peer_name().c_str()));
-    }
-    CountPush(link.get(), bytes);
-    return status;
+    if (status.ok()) CountPush(link.get(), bytes);
+    return Ended(std::move(status), *link, bytes, deadline, [&] {
+        return Format("push of layer %u to %s of %s", source->request.args.src_layer,
+                      KeyText(key).c_str(), link->peer_name().c_str());
+    });
 }
 
 void Transfers::CountPush(Link *link, uint64_t bytes) {
@@ -405,7 +416,8 @@ Status Transfers::PushLayerInTurn(PushSource *source, const lldd_cache_key &key,
     if (mismatches_.InDims(link, *source->cache, *found.cache)) *source->notice_left = true;
     if (mismatches_.InPeersBlocks(link, *source->cache, found.cache->id, *source->pairs))
         *source->notice_left = true;
-    LLDD_RETURN_IF_ERROR(link->connection()->Write(runs.data(), runs.size(), deadline));
+    LLDD_RETURN_IF_ERROR(Move(
+        {link, *source->cache, source->request.args.tensors_per_layer, runs, false}, deadline));
     *bytes = BytesOf(runs);
     return Status::Ok();
 }
@@ -421,13 +433,10 @@ Status Transfers::SendToAddresses(PushSource *source) {
         link->turn().AssertHeld();
         return SendToAddressesInTurn(source, link.get(), until, &bytes);
     });
-    if (!status.ok()) {
-        return Explained(
-            std::move(status), deadline,
-            Format("transfer of layer %u to %s: ", args.src_layer, link->peer_name().c_str()));
-    }
-    CountPush(link.get(), bytes);
-    return status;
+    if (status.ok()) CountPush(link.get(), bytes);
+    return Ended(std::move(status), *link, bytes, deadline, [&] {
+        return Format("transfer of layer %u to %s", args.src_layer, link->peer_name().c_str());
+    });
 }
 
 Status Transfers::SendToAddressesInTurn(PushSource *source, Link *link, const Deadline &deadline,
@@ -456,7 +465,8 @@ Status Transfers::SendToAddressesInTurn(PushSource *source, Link *link, const De
     }
     if (mismatches_.InPeersBlocks(link, *source->cache, 0, *source->pairs))
         *source->notice_left = true;
-    LLDD_RETURN_IF_ERROR(link->connection()->Write(runs.data(), runs.size(), deadline));
+    LLDD_RETURN_IF_ERROR(Move(
+        {link, *source->cache, source->request.args.tensors_per_layer, runs, false}, deadline));
     *bytes = BytesOf(runs);
     return Status::Ok();
 }

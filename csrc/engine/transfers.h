@@ -14,11 +14,13 @@
 #include "engine/cache_key.h"
 #include "engine/cache_store.h"
 #include "engine/call_gate.h"
+#include "engine/life_log.h"
 #include "engine/link_directory.h"
 #include "engine/mismatches.h"
 #include "engine/plan_pull.h"
 #include "engine/plan_push.h"
 #include "engine/scratch.h"
+#include "engine/verify.h"
 #include "runtime/runtime.h"
 
 namespace lldd {
@@ -31,6 +33,7 @@ public:
         uint32_t sync_timeout_ms = 0;
         bool has_device_pool = false;
         bool strict_hardware = false;
+        Device *verified_on = nullptr;  // see VerifyOn; null: nothing is verified
     };
     struct Counters {
         std::atomic<uint64_t> pulls{0};
@@ -48,7 +51,8 @@ public:
           in_use_(in_use),
           links_(links),
           mismatches_(mismatches),
-          options_(options) {}
+          options_(options),
+          log_(options.sync_timeout_ms) {}
     Transfers(const Transfers &) = delete;
     Transfers &operator=(const Transfers &) = delete;
 
@@ -75,6 +79,7 @@ private:
         uint32_t waited_ms = 0;  // by the caller, before the layer that is sent next
     };
 
+    Status Move(const Moved &moving, const Deadline &deadline) const;
     Status FindLink(uint64_t cluster_id, std::shared_ptr<Link> *link) const;
     // A pull past the checks of the own side.
     struct PullCall {
@@ -101,7 +106,9 @@ private:
     Status PushLayer(PushSource *source, const lldd_cache_key &key);
     Status PushLayerInTurn(PushSource *source, const lldd_cache_key &key, Link *link,
                            const Deadline &deadline, uint64_t *bytes) LLDD_REQUIRES(link->turn());
-    Status Explained(Status status, const Deadline &deadline, const std::string &what) const;
+    template <typename What>
+    Status Ended(Status status, const Link &link, uint64_t bytes, const Deadline &deadline,
+                 const What &what) const;
     Status ReadTable(Link *link, const Deadline &deadline, const PeerTable **table)
         LLDD_REQUIRES(link->turn());
     void CountPush(Link *link, uint64_t bytes);
@@ -112,6 +119,7 @@ private:
     const LinkDirectory *const links_;
     const Mismatches mismatches_;
     const Options options_;
+    const TransferLog log_;
     Counters counters_;
 };
 

@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "base/codec.h"
-#include "base/hmac.h"
 #include "engine/cache_key.h"
 
 namespace lldd::wire {
@@ -31,7 +30,7 @@ std::array<char, Hello::kSize> Hello::Encode() const {
     writer.Number(static_cast<uint8_t>(purpose));
     writer.Number(static_cast<uint8_t>(auth));
     writer.Number(features);
-    writer.Number(cluster_id);
+    writer.Number(id);
     writer.Raw(nonce.data(), nonce.size());
     return ToArray<kSize>(writer.Take());
 }
@@ -46,10 +45,10 @@ Status Hello::Decode(std::string_view bytes) {
     const auto purpose_number = reader.Number<uint8_t>();
     const auto auth_number = reader.Number<uint8_t>();
     features = reader.Number<uint32_t>();
-    cluster_id = reader.Number<uint64_t>();
+    id = reader.Number<uint64_t>();
     reader.Raw(nonce.data(), nonce.size());
     if (purpose_number < static_cast<uint8_t>(Purpose::kLink) ||
-        purpose_number > static_cast<uint8_t>(Purpose::kStreamAcceptorAsks)) {
+        purpose_number > static_cast<uint8_t>(Purpose::kMeeting)) {
         return Failure(LLDD_LINK_FAILED, "the other end asks for an unknown purpose %u",
                        purpose_number);
     }
@@ -124,18 +123,6 @@ bool LinkReply::Decode(std::string_view body) {
     endpoint = reader.Bytes();
     proof = reader.left() == 0 ? std::string_view() : reader.Bytes();
     return reader.Done();
-}
-
-std::string Proof(const std::string &secret, LinkEnd sender, const LinkNonce &initiator,
-                  const LinkNonce &acceptor, const std::string &message) {
-    if (secret.empty()) return "";
-    Writer writer;
-    writer.Number(static_cast<uint8_t>(sender == LinkEnd::kInitiator ? 1 : 2));
-    writer.Raw(initiator.data(), initiator.size());
-    writer.Raw(acceptor.data(), acceptor.size());
-    writer.Raw(message.data(), message.size());
-    const Digest digest = HmacSha256(secret, writer.Take());
-    return std::string(digest.begin(), digest.end());
 }
 
 std::string StatusBody::Encode() const {
@@ -250,6 +237,51 @@ bool LocateReply::Decode(std::string_view body) {
         place.end = reader.Number<uint64_t>();
         place.data_type = reader.Number<uint32_t>();
     }
+    return reader.Done();
+}
+
+std::string Sums::Encode() const {
+    Writer writer;
+    writer.Reserve(sizeof(uint32_t) + ranges.size() * 2 * sizeof(uint64_t));
+    writer.Number(static_cast<uint32_t>(ranges.size()));
+    for (const Range &range : ranges) {
+        writer.Number(range.addr);
+        writer.Number(range.length);
+    }
+    return writer.Take();
+}
+
+bool Sums::Decode(std::string_view body) {
+    Reader reader(body);
+    const auto count = reader.Number<uint32_t>();
+    if (count > kMostRanges || count > reader.left() / (2 * sizeof(uint64_t))) return false;
+    ranges.resize(count);
+    uint64_t left = kMostBytes;
+    for (Range &range : ranges) {
+        range.addr = reader.Number<uint64_t>();
+        range.length = reader.Number<uint64_t>();
+        if (range.length == 0 || range.length > left) return false;
+        if (range.length - 1 > UINT64_MAX - range.addr) return false;
+        left -= range.length;
+    }
+    return reader.Done();
+}
+
+std::string SumsReply::Encode() const {
+    Writer writer;
+    writer.Bytes(status.Encode());
+    writer.Number(static_cast<uint32_t>(sums.size()));
+    for (const uint64_t sum : sums) writer.Number(sum);
+    return writer.Take();
+}
+
+bool SumsReply::Decode(std::string_view body) {
+    Reader reader(body);
+    if (!status.Decode(reader.Bytes())) return false;
+    const auto count = reader.Number<uint32_t>();
+    if (count > reader.left() / sizeof(uint64_t)) return false;
+    sums.resize(count);
+    for (uint64_t &sum : sums) sum = reader.Number<uint64_t>();
     return reader.Done();
 }
 

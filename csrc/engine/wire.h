@@ -1,14 +1,14 @@
 // The control protocol between two engines: what is on the TCP connection of a link.
 //
 // Every connection to a listener begins with a Hello of fixed size, which says what the connection
-// is for; the acceptor of a link answers with its own. All numbers are little-endian. What follows
-// depends on the purpose:
+// is for; greeting.h has what follows, and the proofs. All numbers are little-endian. What comes
+// then depends on the purpose:
 //
-//   kLink      frames, see FrameHeader. The handshake is LinkRequest ->, <- LinkReply,
-//              LinkConfirm ->, <- LinkDone; afterwards both ends send requests and answer them in
-//              any order. Closing the connection ends the link at the peer.
-//   kStream*   the connection is a byte stream of the runtime; the nonce of the Hello is that of
-//              its link.
+//   kLink        frames, see FrameHeader. The handshake is LinkRequest ->, <- LinkReply,
+//                LinkConfirm ->, <- LinkDone; afterwards both ends send requests and answer them in
+//                any order. Closing the connection ends the link at the peer.
+//   kStream*     the connection is a byte stream of the runtime; the nonce of the Hello is that of
+//                its link.
 //
 // A peer is not trusted: every length is checked against what is there and against a bound before
 // memory is taken for it.
@@ -44,8 +44,8 @@ constexpr uint16_t kVersion = 2;
 // To add one: define `constexpr uint32_t kFeatureX = 1u << n` here with the next free bit, with a
 // comment that says what an end that sets it understands; add it to kOwnFeatures; and let the
 // sender use it only on a link whose Link::Identity::peer_features has it. No bit is used again for
-// something else within one version. The greeting is not proved (see Auth): nothing that protects an
-// end may depend on a bit.
+// something else within one version. Without a secret nothing proves a greeting: nothing that protects
+// an end may depend on a bit.
 constexpr uint32_t kOwnFeatures = 0;
 
 // "the other end speaks version 1 of the control protocol, this end 2"; `who` is the subject.
@@ -55,20 +55,22 @@ enum class Purpose : uint8_t {
     kLink = 1,
     kStreamInitiatorAsks = 2,
     kStreamAcceptorAsks = 3,
+    kMeeting = 4,  // in a frame, at a rendezvous: see kGreeting
 };
 
 // How the two ends prove that they know the shared secret.
-//   kHmacSha256  a LinkRequest and its successful LinkReply carry an HMAC, keyed with the secret,
-//                of the sender's end, both greetings' nonces, and the rest of the message: see
-//                Proof.
+//   kHmacSha256  both prove it in the greeting, and a LinkRequest and its successful LinkReply carry
+//                a proof of the message: see greeting.h.
 enum class Auth : uint8_t { kNone = 0, kHmacSha256 = 1 };
 
 struct Hello {
     Purpose purpose = Purpose::kLink;
     Auth auth = Auth::kNone;
     uint32_t features = kOwnFeatures;
-    uint64_t cluster_id = 0;
-    LinkNonce nonce{};  // fresh random bytes; of a stream: the nonce of its link
+    // Of a link: the sender's cluster id; with a secret 0, because it is not told before the other end
+    // has proved itself. Of a stream with a secret: a number that its sender has not used before.
+    uint64_t id = 0;
+    LinkNonce nonce{};  // fresh random bytes; of a stream's initiator: the nonce of the link
 
     // In every version: magic and version come first, and it has this size.
     static constexpr size_t kSize = 36;
@@ -87,10 +89,13 @@ enum Kind : uint16_t {
     kDialStream = 5,
     // Request mode: Resolve; answered by a ResolveReply, which may have to wait for another pull.
     kResolve = 6,
-    kRelease = 7,   // request mode: Release; answered by an empty frame
-    kLocate = 8,    // request mode: Locate; answered by a LocateReply
-    kCard = 9,      // at a rendezvous: a MeetingCard; not answered
-    kMessage = 10,  // of the runtime, see StreamProvider::Ask; answered by an empty frame
+    kRelease = 7,    // request mode: Release; answered by an empty frame
+    kLocate = 8,     // request mode: Locate; answered by a LocateReply
+    kCard = 9,       // at a rendezvous: with a secret a proof, then a MeetingCard; not answered
+    kMessage = 10,   // of the runtime, see StreamProvider::Ask; answered by an empty frame
+    kGreeting = 11,  // at a rendezvous with a secret: a Hello; the holder's has its proof behind it
+    kSums = 12,      // Sums; answered by a SumsReply, which takes as long as reading the memory
+    kHeartbeat = 13,  // whether the other end is there, empty; answered by an empty frame
     kAnswer = 0x8000,
 };
 
@@ -133,11 +138,6 @@ struct LinkReply {
     std::string Encode() const;
     bool Decode(std::string_view body);
 };
-
-// What proves to the other end that the sender of `message` (its Encode without a proof) knows the
-// secret. The nonces are those of the initiator's and the acceptor's Hello. Empty without a secret.
-std::string Proof(const std::string &secret, LinkEnd sender, const LinkNonce &initiator,
-                  const LinkNonce &acceptor, const std::string &message);
 
 struct StatusBody {
     lldd_status status = LLDD_SUCCESS;
@@ -194,6 +194,33 @@ struct LocateReply {
     };
     StatusBody status;
     std::vector<Place> places;  // one for each address
+
+    std::string Encode() const;
+    bool Decode(std::string_view body);
+};
+
+// Memory of the receiver whose checksums the sender asks for, to compare them with its own: see
+// verify.h.
+struct Sums {
+    struct Range {
+        uint64_t addr = 0;
+        uint64_t length = 0;
+    };
+    // What one request may have: so the owner is busy with it for some milliseconds only.
+    static constexpr size_t kMostRanges = 4096;
+    static constexpr uint64_t kMostBytes = 16u << 20;
+
+    std::vector<Range> ranges;
+
+    std::string Encode() const;
+    // False also if there is more than one request may have, or a range is empty or reaches past the
+    // end of the address space.
+    bool Decode(std::string_view body);
+};
+
+struct SumsReply {
+    StatusBody status;
+    std::vector<uint64_t> sums;  // one for each range
 
     std::string Encode() const;
     bool Decode(std::string_view body);

@@ -182,6 +182,8 @@ extern "C" {
 #define LLDD_LINK_LIVE 1
 #define LLDD_LINK_PEER_GONE 2
 #define LLDD_LINK_CLOSING 3
+/* The peer does not answer for peer_timeout_ms, but its host does, or may: LIVE again when it answers. */
+#define LLDD_LINK_SILENT 4
 
 /* lldd_group_state: the state of a communicator made by lldd_link(). */
 #define LLDD_GROUP_OK 0
@@ -255,8 +257,9 @@ typedef struct lldd_config {
     const char *local_comm_res;         /* JSON for the device, or null; kept until a link is made */
     const char *global_resource_config; /* JSON for the device, or null */
     const char *auth_token;             /* shared secret that both ends of a link must have, or null; not "" */
+    const char *buffer_pool;            /* of HIXL, "num:size in MB", or null: "0:0"; both ends of a link must agree */
+    uint32_t finalize_timeout_ms;       /* how long a close waits for the device's library; 0: 10000 */
     uint32_t peer_timeout_ms;   /* after which a peer that does not answer is noticed; 0: 15000; LLDD_UNSET: never */
-    uint32_t reserved;
 } lldd_config;
 
 /* What an open engine is. */
@@ -421,7 +424,9 @@ typedef struct lldd_cluster {
     uint64_t remote_cluster_id;
     const lldd_address *remote;    /* the address that the peer listens on: exactly one for linking */
     uint64_t num_remote;
-    const lldd_address *local;     /* what the device may derive its comm resource from */
+    const lldd_address *local;     /* addresses of this host: connections of the link go out from the first one of the remote's
+                                      family; ports do not count. 0.0.0.0, ::, or a loopback address towards another host choose
+                                      nothing */
     uint64_t num_local;
 } lldd_cluster;
 
@@ -487,6 +492,7 @@ typedef struct lldd_counters {
     uint64_t links_made;
     uint64_t links_lost;    /* links whose peer closed the connection */
     uint64_t table_reads;   /* cache tables read from peers */
+    uint64_t links_silent;  /* how often a link became LLDD_LINK_SILENT */
 } lldd_counters;
 
 /* ------------------------------------------------------------------------- before any engine: the library ---- */
@@ -535,7 +541,9 @@ lldd_status lldd_engine_open(const lldd_config *config, lldd_engine **engine);
 
 /* Closes an engine: no new call gets in, running transfers are interrupted (LLDD_TIMEOUT), running calls are waited for,
  * then links go (without telling the peers, who see the connection close), caches, pools, listener and threads. A second
- * close succeeds at once. */
+ * close succeeds at once. LLDD_TIMEOUT: the engine is closed, but a call of the device's library has not returned within
+ * finalize_timeout_ms: the device and the memory of the pools stay taken, and an engine on that device cannot be opened
+ * in this process before the call returns. */
 lldd_status lldd_engine_close(lldd_engine *engine);
 
 /* Ends the handle; closes the engine first if need be. No call may be running or follow. Null is allowed. */
@@ -592,8 +600,8 @@ lldd_status lldd_key_remove(lldd_engine *engine, const lldd_cache_key *key);
 /* Links to num_clusters peers in parallel; results (as many) says what became of each, and is written whatever the
  * entries came to. The returned status is success, or that of the last failing entry. One call makes both ends; the
  * link is stored under the id that the peer told.
- * Per entry: LLDD_PARAM_INVALID: not exactly one remote address, an address that cannot be parsed, another mode at the
- * peer. LLDD_LINK_FAILED: connection refused, or the peer speaks another protocol. LLDD_TIMEOUT: not done within
+ * Per entry: LLDD_PARAM_INVALID: not exactly one remote address, an address that cannot be parsed, a local address that
+ * is none of this host's, another mode at the peer. LLDD_LINK_FAILED: connection refused, or the peer speaks another protocol. LLDD_TIMEOUT: not done within
  * timeout_ms. LLDD_ALREADY_LINK: linked already; the link stays. Of the call itself: LLDD_PARAM_INVALID without
  * clusters or with timeout_ms 0. */
 lldd_status lldd_link_clusters(lldd_engine *engine, const lldd_cluster *clusters, uint64_t num_clusters,
@@ -621,6 +629,11 @@ lldd_status lldd_group_state(lldd_engine *engine, uint64_t comm_id, uint32_t *st
 
 /* The links of the engine: up to capacity entries are written to links, *count is set to how many there are. */
 lldd_status lldd_links(lldd_engine *engine, lldd_link_info *links, uint64_t capacity, uint64_t *count);
+
+/* Drops every link of link_clusters whose peer is gone (LLDD_LINK_PEER_GONE), as a forced unlink does; *count is set to
+ * how many, in any case. Links of communicators stay until lldd_unlink. LLDD_TIMEOUT: a process of this host is still
+ * within the memory of this one over such a link; the others are dropped, too. */
+lldd_status lldd_drop_gone_links(lldd_engine *engine, uint64_t *count);
 
 /* How the memory of one linked peer is reached: up to capacity entries, *count is set to how many there are.
  * LLDD_NOT_YET_LINK: no link to that cluster id. */

@@ -35,8 +35,11 @@ struct Run {
 // Which end of a link this is. Connections are opened only from the initiator to the acceptor.
 enum class LinkEnd { kInitiator, kAcceptor };
 
-// A secret name of a link, known to its two ends only.
+// The name of a link: random bytes, which travel in the clear.
 using LinkNonce = std::array<uint8_t, 16>;
+// What only the two ends of a link know, if they have a secret: whoever opens another way between
+// them must prove that it has the key. Without a secret it follows from what travels in the clear.
+using LinkKey = std::array<uint8_t, 32>;
 
 // How one kind of a peer's memory is reached, for introspection: see lldd_path_info.
 struct PathDescription {
@@ -103,6 +106,10 @@ public:
         answer();
     }
 
+    // Both ends have agreed to end the link: the peer is there, and its end goes as this one does;
+    // PeerGone and Close follow. Any thread; does not block.
+    virtual void Unlinked() {}
+
     // The engine saw that the peer is gone: a running transfer fails soon, later ones at once. Any
     // thread.
     virtual void PeerGone() = 0;
@@ -116,6 +123,15 @@ public:
     // under way. The engine calls it once, before destruction.
     virtual Status Close(const Deadline &deadline) = 0;
 
+    // Copies memory of this process to `to`, for a sum that the peer asks for: only what the peer may
+    // reach over this connection when the call returns. LLDD_FAILED: it may not reach all of it, or
+    // some of it is not mapped. Called where Device::ReadsOwnMemory; not on the I/O thread, beside
+    // transfers of both ends.
+    virtual Status ReadForPeer(uint64_t addr, uint64_t length, void *to) {
+        (void)addr, (void)length, (void)to;
+        return Status(LLDD_FEATURE_NOT_ENABLED, "this device does not read memory for checksums");
+    }
+
     // Any thread, any time.
     virtual std::vector<PathDescription> Paths() const = 0;
 };
@@ -123,7 +139,8 @@ public:
 struct ConnectionSetup {
     LinkEnd end = LinkEnd::kInitiator;
     LinkNonce nonce{};
-    uint64_t peer = 0;                  // how texts name the peer; means nothing to a runtime
+    LinkKey key{};
+    uint64_t peer = 0;                  // how texts and AwaitLeft name the peer
     std::string peer_endpoint;          // what the peer's Device::Endpoint gave
     StreamProvider *streams = nullptr;  // outlives the connection
     // Such an end begins no transfer.
@@ -135,6 +152,10 @@ struct ConnectionSetup {
 class Device {
 public:
     virtual ~Device() = default;
+
+    // Ends everything; only the destructor may follow. LLDD_TIMEOUT: a call of the hardware's library
+    // has not returned, and what it may use stays taken.
+    virtual Status End() { return Status::Ok(); }
 
     // A region that caches are allocated from, registered for transport as a whole before any
     // connection is made. Reserves only; Commit makes pages of it usable. LLDD_OUT_OF_MEMORY.
@@ -153,11 +174,30 @@ public:
     // begins in it any more, and the call waits for those under way. LLDD_TIMEOUT: one is still
     // under way; the registration is gone.
     virtual Status Unregister(uint64_t addr, uint64_t size, const Deadline &deadline) = 0;
+    // Waits for what an Unregister of exactly this range has left under way; there may be nothing.
+    // Takes no registration back. LLDD_TIMEOUT as above.
+    virtual Status AwaitUnregistered(uint64_t addr, uint64_t size, const Deadline &deadline) = 0;
+    // Waits for what the Close of a connection to that peer (ConnectionSetup::peer) has left under
+    // way in this process's memory; there may be nothing. LLDD_TIMEOUT: it is still under way.
+    virtual Status AwaitLeft(uint64_t peer, const Deadline &deadline) {
+        (void)peer;
+        (void)deadline;
+        return Status::Ok();
+    }
 
     // Copies between places of this process, all from memory of one kind to memory of one kind; any
     // of them may be a client's and unmapped (LLDD_FAILED).
     virtual Status Copy(const Run *runs, size_t count, Placement to, Placement from,
                         const Deadline &deadline) = 0;
+
+    // Whether ReadOwn and Connection::ReadForPeer work.
+    virtual bool ReadsOwnMemory() const { return false; }
+    // Copies memory that may be the local side of a transfer to `to`. LLDD_FAILED: some of it is not
+    // mapped.
+    virtual Status ReadOwn(uint64_t addr, uint64_t length, void *to) {
+        (void)addr, (void)length, (void)to;
+        return Status(LLDD_FEATURE_NOT_ENABLED, "this device does not read memory for checksums");
+    }
 
     // An address of this host under which peers reach it: where the engine listens, or else where
     // it dials from; "" when it is opened and does not listen. Called before Endpoint, and again
@@ -181,11 +221,18 @@ public:
 };
 
 struct DeviceOptions {
+    // What the configuration of an engine says of its device.
+    static DeviceOptions Of(const lldd_config &config);
+
     int32_t device_id = 0;
     std::string local_comm_res;          // JSON, "" if not given
     std::string global_resource_config;  // JSON, "" if not given
     uint32_t rdma_traffic_class = LLDD_UNSET;
     uint32_t rdma_service_level = LLDD_UNSET;
+    std::string buffer_pool;  // as HIXL writes it, "" if not given
+    uint64_t finalize_timeout_ms = 10'000;
+    // A text that the client is told at its next call. Any thread; does not block.
+    std::function<void(std::string text)> tell = [](const std::string &) {};
 };
 
 struct RuntimeDescription {

@@ -76,7 +76,7 @@ class Instance:
             for rank in range(ranks)
         ]
         self.ranks = [
-            KVConnector(number, kv, num_heads=HEADS, rank=rank, ranks=ranks, timeout_ms=500)
+            KVConnector(number, kv, num_heads=HEADS, rank=rank, ranks=ranks, timeout_ms=5000)
             for rank, (number, kv) in enumerate(zip(self.ids, self.of_rank))
         ]
 

@@ -30,6 +30,9 @@ _PRODUCTS = (
     ("Ascend910_95", "Ascend 950", _950),
     ("Ascend950", "Ascend 950", _950),
 )
+# What HIXL reads the addresses of the devices' NICs from, and the port that each of these uses.
+_NETWORK = ("etc/hccn.conf", "usr/local/Ascend/driver/tools/hccn_tool", "usr/bin/hccn_tool")
+_DEVICE_PORT = 16666
 # A network for documentation: the kernel looks for a route to it, nothing is sent.
 _ANYWHERE = ("192.0.2.1", 9)
 
@@ -104,6 +107,42 @@ def _soc(description: str) -> str:
     parts = description.split("; ")
     named = len(parts) == 3 and parts[0] == "CANN" and parts[1] != "no name"
     return parts[1] if named else ""
+
+
+def hcomm(machine: Machine) -> Finding:
+    """Whether libhcomm.so lies where the runtime loads it for HIXL: beside libcann_hixl.so."""
+    name = "hcomm"
+    found = cann.present(machine.environ)
+    if not found:
+        return ok(name, "there is no toolkit", path=None)
+    hixl_folder = next(iter(cann.folders_of(found[0].root, "cann_hixl")), found[0].root / "lib64")
+    path = hixl_folder / "libhcomm.so"
+    if path.is_file():
+        return ok(name, f"{path}, which HIXL opens when it begins", path=str(path))
+    return warn(
+        name,
+        f"{path} does not exist; HIXL opens it by its name when it begins",
+        f"source {found[0].root}/set_env.sh before a client starts",
+        path=None,
+    )
+
+
+def device_network(machine: Machine) -> Finding:
+    """Whether HIXL can learn the addresses of the devices' own network."""
+    name = "device network"
+    if not cann.devices():
+        return ok(name, "there is no device", source=None)
+    port = f"each NIC of a device uses its port {_DEVICE_PORT}, which must be free there"
+    for source in _NETWORK:
+        if os.path.exists(machine.path(source)):
+            return ok(name, f"{machine.path(source)}; {port}", source=machine.path(source))
+    both = " nor ".join(machine.path(source) for source in _NETWORK)
+    return warn(
+        name,
+        f"neither {both} is here, one of which HIXL reads the devices' addresses from; {port}",
+        "give the container /etc/hccn.conf of its host, or hccn_tool",
+        source=None,
+    )
 
 
 def hixl_address(machine: Machine) -> Finding:

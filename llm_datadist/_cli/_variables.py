@@ -59,6 +59,13 @@ VARIABLES = (
         _ENGINE,
     ),
     Variable(
+        "LLM_DATADIST_VERIFY",
+        "0, 1",
+        "0",
+        "1: each transfer compares checksums of source and destination, which reads both again",
+        _ENGINE,
+    ),
+    Variable(
         "LLM_DATADIST_SCOPE", "text", "empty", "keeps communicators of the same name apart", _ENGINE
     ),
     Variable(
@@ -72,8 +79,9 @@ VARIABLES = (
         "LLM_DATADIST_HOST_IP",
         "IP address",
         "the address from which the first peer is reached",
-        "the address that is told to peers where none is listened at",
-        _ASCEND,
+        "the address of this host from which members of a communicator dial; of the Ascend runtime "
+        "also the one that is told to peers where none is listened at",
+        _ENGINE,
     ),
     Variable(
         "LLM_DATADIST_BUILD_ASCEND",
@@ -154,6 +162,13 @@ VARIABLES = (
         "json: each line of the log is a JSON object",
         _PACKAGE,
     ),
+    Variable(
+        "LLM_DATADIST_SLOW_MS",
+        "milliseconds",
+        "0: none",
+        "transfers that take longer are warned of in the log",
+        _ENGINE,
+    ),
     Variable("ASCEND_HOME_PATH", "path", "the usual places", "the CANN toolkit", _BUILD),
     Variable(
         "ASCEND_TOOLKIT_HOME",
@@ -161,6 +176,13 @@ VARIABLES = (
         "the usual places",
         "the CANN toolkit, if ASCEND_HOME_PATH is not set",
         _BUILD,
+    ),
+    Variable(
+        "ASCEND_RT_VISIBLE_DEVICES",
+        "as CANN has it",
+        "not set",
+        "which devices of the host the process sees: two engines on one are not linked",
+        "the Ascend runtime",
     ),
     Variable(
         "AUTO_USE_UC_MEMORY",

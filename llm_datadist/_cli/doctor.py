@@ -125,7 +125,13 @@ def examine(machine: Machine, progress: Progress) -> Iterator[Section]:
     ascend = in_child("ascend", machine.environ)
     yield (
         "CANN",
-        [library.toolkit(machine), device.driver(machine), library.devices(machine, ascend)],
+        [
+            library.toolkit(machine),
+            device.driver(machine),
+            device.hcomm(machine),
+            library.devices(machine, ascend),
+            device.device_network(machine),
+        ],
     )
     progress.show("the mock library")
     mock = in_child("mock", machine.environ)

@@ -181,6 +181,11 @@ def what_changed(built: Built, environ: Mapping[str, str] = os.environ) -> str:
     return ""
 
 
+def folders_of(root: Path, name: str) -> list[Path]:
+    """Return the folders that have this library of a toolkit, the one to take first in front."""
+    return _folders(root, name)
+
+
 def _named(environ: Mapping[str, str]) -> list[Place]:
     return [Place(Path(environ[name]), f"${name}") for name in VARIABLES if environ.get(name)]
 

@@ -124,6 +124,13 @@ class Links:
             ),
         )
 
+    def drop_gone(self) -> int:
+        """Drop the links whose peers are gone; returns how many."""
+        count = self._native.ffi.new("uint64_t *")
+        status = self._native.drop_gone_links(self._handle, count)
+        self._check("drop_gone_links", status)
+        return count[0]
+
     def paths(self, cluster_id: int) -> list[PathInfo]:
         """Return how the memory of one linked peer is reached."""
         ffi = self._native.ffi

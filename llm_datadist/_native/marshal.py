@@ -132,6 +132,8 @@ def config(ffi: FFI, options: EngineOptions) -> tuple[lldd_config, Keep]:
         ffi, "global_resource_config", options.global_resource_config, keep
     )
     struct.auth_token = chars(ffi, "auth_token", options.auth_token, keep)
+    struct.buffer_pool = chars(ffi, "buffer_pool", options.buffer_pool, keep)
+    struct.finalize_timeout_ms = options.finalize_timeout_ms
     # In the struct 0 is the default.
     struct.peer_timeout_ms = options.peer_timeout_ms or unset
     return struct, keep

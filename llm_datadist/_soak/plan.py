@@ -275,20 +275,22 @@ class _RoundDraw:
         if peer in taken or other in taken or {kind, *kinds_before} >= {"stop", "restart"}:
             return []
         if kind == "stop":
-            return self._stop(at, peer)
+            return self._stop(at, peer, taken)
         if kind in ("kill", "restart"):
             return [Disturbance(at, kind, peer)]
         if kind == "drop":
             return [Disturbance(at, kind, peer, cache=cache)]
         return [Disturbance(at, kind, peer, other)]
 
-    def _stop(self, at: int, peer: int) -> list[Disturbance]:
+    def _stop(self, at: int, peer: int, taken: set[int]) -> list[Disturbance]:
         """A stop that some calls outlast and others do not, with barriers of some of the others."""
         rng = self._rng
         # The third one ends while pushes that have failed wait for their end to be confirmed.
         lengths = [0.1, 0.5, 1 + rng.random() * _CONFIRM_MS / self._timeout_ms, 1.3]
         length = round(self._timeout_ms * rng.choice(lengths))
-        others = [each for each in self._peers if each != peer and rng.random() < 0.4]
+        # A peer that is stopped itself cannot call one.
+        free = [each for each in self._peers if each != peer and each not in taken]
+        others = [each for each in free if rng.random() < 0.4]
         barriers = [
             Disturbance(at + rng.randint(1, length), "barrier", each, peer) for each in others
         ]

@@ -214,12 +214,14 @@ class Transfers:
                 else:
                     self._world.forget(each.peer, [each.other])
                 allowed: tuple[str, ...] = (SUCCESS, "LLM_TIMEOUT", "LLM_UNLINK_FAILED")
-            elif each.kind == "drop":
-                # A stopped peer may have been in the memory; it has gone on by now.
-                allowed = (SUCCESS, *["LLM_TIMEOUT"] * bool(self._asking.stopped))
             else:
-                self._world.forget(each.peer, [each.other])
-                allowed = (SUCCESS, *["LLM_TIMEOUT"] * bool(self._asking.stopped))
+                if each.kind == "forced unlink":
+                    self._world.forget(each.peer, [each.other])
+                # A peer was in the memory all the time: stopped, or without a CPU. By now its
+                # transfer has ended.
+                is_slow = self._world.season.timeout_ms < _TELLING_MS
+                may_wait = is_slow or bool(self._asking.stopped)
+                allowed = (SUCCESS, "LLM_TIMEOUT") if may_wait else (SUCCESS,)
             self._asking.require(peer, each.kind, outcome, *allowed, text=str(each))
 
     # ------------------------------------------------------------------------------------ outcomes

@@ -79,7 +79,9 @@ class EngineSpec:
             config.mem_pool_cfg = self._pool(self.device_pool)
         if self.host_pool:
             config.host_mem_pool_cfg = self._pool(self.host_pool)
-        return {**config.generate_options(), **self.options}
+        # On a device host, engines that are to be linked need devices of their own.
+        devices = device.options_of(self.cluster_id)
+        return {**devices, **config.generate_options(), **self.options}
 
     def _pool(self, size: int) -> str:
         pages = {} if self.page_shift is None else {"page_shift": self.page_shift}

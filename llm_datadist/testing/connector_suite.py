@@ -20,6 +20,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Callable, TypeVar
 
 import pytest
 
@@ -36,18 +37,31 @@ SRC, DST = [3, 1], [0, 2]
 OTHER_SRC, OTHER_DST = [5, 0, 2], [7, 4, 6]
 
 
+# Times as many attempts.
+_MORE = 5
+Case = TypeVar("Case", bound=Callable[..., None])
+
+
+def _hangs(case: Case) -> Case:
+    """Mark a case that lasts until the connector's timeouts are over."""
+    case.hangs = True  # type: ignore[attr-defined]
+    return case
+
+
 class ConnectorSuite:
     """Derive a class with a name that begins with Test, and write make_adapter().
 
     The attributes may be set: geometry of the caches, timeout_ms for a transfer and for a link,
-    attempts until a connector has recovered, deadline_s of an answer, own_id as its cluster id,
-    and transport: "mapped", "cma" or "tcp", on both sides; None: what the environment says.
+    short_timeout_ms for them where something hangs until they are over, attempts until a connector
+    has recovered, deadline_s of an answer, own_id as its cluster id, and transport: "mapped", "cma"
+    or "tcp", on both sides; None: what the environment says.
     """
 
     geometry = Geometry(num_tensors=4, num_blocks=8, block_bytes=512)
-    timeout_ms = 300
+    timeout_ms = 2000
+    short_timeout_ms = 300
     attempts = 3
-    deadline_s = 10.0
+    deadline_s = 15.0
     own_id = 2
     transport: str | None = None
 
@@ -58,6 +72,7 @@ class ConnectorSuite:
     @pytest.fixture
     def scene(
         self,
+        request: pytest.FixtureRequest,
         datadist_scope: str,
         monkeypatch: pytest.MonkeyPatch,
         _datadist_warm_peers: WarmPeers,
@@ -66,8 +81,10 @@ class ConnectorSuite:
         leaks = LeakCheck()
         if self.transport is not None:
             monkeypatch.setenv(VARIABLE, transports(self.transport))
+        hangs = getattr(request.function, "hangs", False)
+        timeout_ms = self.short_timeout_ms if hangs else self.timeout_ms
         adapter = self.make_adapter()
-        adapter.open(self.own_id, self.geometry, self.timeout_ms)
+        adapter.open(self.own_id, self.geometry, timeout_ms)
         scene = Scene(
             adapter,
             self.geometry,
@@ -75,7 +92,8 @@ class ConnectorSuite:
             _datadist_warm_peers,
             self.transport,
             self.deadline_s,
-            self.attempts,
+            # A busy machine also exceeds a short timeout.
+            _MORE * self.attempts if hangs else self.attempts,
         )
         yield scene
         here.clear()
@@ -112,6 +130,7 @@ class ConnectorSuite:
         with prompt.peer.faults.inject("accept status=LLM_LINK_BUSY times=1"):
             scene.recovers(prompt, SRC, DST)
 
+    @_hangs
     def test_handshake_hangs(self, scene: Scene) -> None:
         """Making the link takes for ever, and then works."""
         prompt = scene.prompt()
@@ -178,6 +197,7 @@ class ConnectorSuite:
         with here.inject("read delay=30ms"):
             scene.recovers(prompt, SRC, DST)
 
+    @_hangs
     def test_prompt_is_too_slow(self, scene: Scene) -> None:
         """Beyond it."""
         prompt = scene.prompt()
@@ -187,6 +207,7 @@ class ConnectorSuite:
 
     # ---- the prompt ----
 
+    @_hangs
     def test_prompt_is_silent_before_the_handshake(self, scene: Scene) -> None:
         """Its process is stopped."""
         prompt = scene.prompt()
@@ -195,6 +216,7 @@ class ConnectorSuite:
         prompt.peer.go_on()
         scene.recovers(prompt, SRC, DST)
 
+    @_hangs
     def test_prompt_falls_silent(self, scene: Scene) -> None:
         """Its process is stopped behind a link: one-sided reads may go on, over TCP they cannot."""
         prompt = scene.prompt()

@@ -25,6 +25,7 @@ __all__ = [
     "at_host_addresses",
     "free",
     "free_host",
+    "half",
     "id_of",
     "options_of",
     "read",
@@ -70,6 +71,11 @@ def options_of(number: int) -> dict[str, str]:
     each = more if isinstance(more, list) else [more]
     own = {LLMConfig.device_id.key: devices[number % len(devices)]} if devices else {}
     return {**own, **each[number % len(each)]}
+
+
+def half() -> int:
+    """Return where a second series of engines of one test begins, for options_of."""
+    return len(list(filter(None, os.environ.get("LLM_DATADIST_TEST_DEVICES", "").split(",")))) // 2
 
 
 def id_of(options: Mapping[str, str]) -> int:

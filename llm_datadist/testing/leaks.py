@@ -5,16 +5,27 @@ from __future__ import annotations
 
 import gc
 import os
+from collections import Counter
+from dataclasses import replace
 
 from .. import datadist
 from ..datadist import LLMDataDist
-from .resources import Resources, leaked
+from .resources import Resources, children_of, leaked
 from .waiting import eventually
 
 __all__ = ["LeakCheck"]
 
 # Seconds in which what ends by itself has ended: a thread that was told to, for instance.
 _GRACE = 2.0
+
+
+def _held() -> Resources:
+    """Return what this process holds; children by their pids, since their states change."""
+    held = Resources.of(os.getpid())
+    children = Counter(
+        f"{name.rpartition(' (')[0]}, pid {pid}" for pid, name in children_of(os.getpid()).items()
+    )
+    return replace(held, children=children)
 
 
 class LeakCheck:
@@ -25,7 +36,7 @@ class LeakCheck:
 
     def __init__(self) -> None:
         self._engines = list(datadist._live)
-        self._before = Resources.of(os.getpid())
+        self._before = _held()
 
     def finish(self) -> list[str]:
         """Finalise the engines that were opened since then, and return a text for each thing that
@@ -46,9 +57,9 @@ class LeakCheck:
         return opened
 
     def _leaked(self) -> list[str]:
-        now = leaked(self._before, Resources.of(os.getpid()))
+        now = leaked(self._before, _held())
         if now:
             # What is unreachable, in a circle of references, is about to go.
             gc.collect()
-            now = leaked(self._before, Resources.of(os.getpid()))
+            now = leaked(self._before, _held())
         return now

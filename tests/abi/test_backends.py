@@ -9,7 +9,7 @@ import warnings
 import pytest
 
 from llm_datadist import backends
-from llm_datadist._native import cann, libraries
+from llm_datadist._native import cann, libraries, loader
 from llm_datadist._native.loader import NativeLibrary, NativeLibraryError, RuntimeInfo
 from llm_datadist.status import LLMDataDistWarning
 
@@ -233,3 +233,7 @@ def test_threads_get_one_library(machine):
         thread.join()
     assert len(found) == 4
     assert all(library is found[0] for library in found)
+
+
+def test_the_fingerprint_is_that_of_the_declarations():
+    assert libraries.fingerprint() == loader.declarations().FINGERPRINT > 0

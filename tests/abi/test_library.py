@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 
 import pytest
@@ -204,6 +205,36 @@ def test_a_peer_timeout_that_no_socket_takes(mock_library, timeout_ms):
     config.peer_timeout_ms = timeout_ms
     assert lib.lldd_engine_open(config, ffi.new("lldd_engine **")) == 0x5010B005
     assert b"peer_timeout_ms is " in ffi.string(lib.lldd_last_error())
+
+
+def test_a_link_that_fails_names_the_cluster_that_was_asked_for(mock_library, engine):
+    ffi, lib = mock_library.ffi, mock_library.lib
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        host = ffi.new("char[]", b"127.0.0.1")
+        address = ffi.new("lldd_address *", {"struct_size": ffi.sizeof("lldd_address")})
+        address.ip, address.port = host, closed.getsockname()[1]
+        cluster = ffi.new("lldd_cluster *", {"struct_size": ffi.sizeof("lldd_cluster")})
+        cluster.flags, cluster.remote_cluster_id = lib.LLDD_CLUSTER_HAS_ID, 5
+        cluster.remote, cluster.num_remote = address, 1
+        size = ffi.sizeof("lldd_cluster_result")
+        result = ffi.new("lldd_cluster_result *", {"struct_size": size})
+        assert lib.lldd_link_clusters(engine, cluster, 1, 1000, result) == lib.LLDD_LINK_FAILED
+        assert (result.status, result.remote_cluster_id) == (lib.LLDD_LINK_FAILED, 5)
+
+
+@pytest.mark.parametrize("member", ["src_blocks", "dst_blocks"])
+@pytest.mark.parametrize("call", ["pull", "push", "transfer_layer"])
+def test_a_list_of_blocks_that_is_not_there(mock_library, engine, call, member):
+    ffi, lib = mock_library.ffi, mock_library.lib
+    key = ffi.new("lldd_cache_key *", {"struct_size": ffi.sizeof("lldd_cache_key")})
+    key.kind = lib.LLDD_KEY_BLOCKS
+    struct = f"lldd_{call.partition('_')[0]}_args"
+    args = ffi.new(f"{struct} *", {"struct_size": ffi.sizeof(struct), "key": key})
+    setattr(args, f"num_{member}", 3)
+    more = [ffi.NULL] if call == "push" else []
+    assert getattr(lib, f"lldd_{call}")(engine, args, *more) == lib.LLDD_PARAM_INVALID
+    assert member in ffi.string(lib.lldd_last_error()).decode()
 
 
 @pytest.mark.rule("C10-75")

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_datadist import LLMClusterInfo, LLMConfig, LlmConfig, LLMException, LLMRole, LLMStatusCode
+from llm_datadist.config import MEMBERS
 from llm_datadist.status import LLMConfigValueError
 
 PARAM_INVALID = LLMStatusCode.LLM_PARAM_INVALID
@@ -51,6 +52,8 @@ DEFAULTS = {
     "allow_multiple_instances": False,
     "auth_token": "",
     "peer_timeout": 15000,
+    "buffer_pool": "",
+    "finalize_timeout": None,
 }
 
 
@@ -93,6 +96,8 @@ def test_nothing_set_emits_memory_utilization_alone():
         ("link_total_time", 2**32 - 1, {"llm.LinkTotalTime": "4294967295"}),
         ("link_retry_count", 100, {"llm.LinkRetryCount": "100"}),
         ("peer_timeout", 0, {"lldd.PeerTimeout": "0"}),
+        ("buffer_pool", "4:8", {"lldd.BufferPool": "4:8"}),
+        ("finalize_timeout", 300, {"lldd.FinalizeTimeout": "300"}),
         ("rdma_traffic_class", 100, {"llm.RdmaTrafficClass": "100"}),
         ("rdma_service_level", 100, {"llm.RdmaServiceLevel": "100"}),
         ("ge_options", {"a": "b"}, {"a": "b"}),
@@ -379,3 +384,11 @@ class TestClusterInfo:
         assert info.remote_role_type == 1
         with pytest.raises(TypeError):
             info.remote_role_type = "PROMPT"
+
+
+def test_what_an_engine_takes_is_said_where_it_is_less_than_a_setter_allows():
+    accepted = {member.name: member.accepts for member in MEMBERS}
+    assert not any("None" in each for each in accepted.values()), accepted
+    less = [each for each in accepted.values() if "an engine takes" in each]
+    assert less
+    assert all(each.startswith("int in [") for each in less)

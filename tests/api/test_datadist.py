@@ -93,6 +93,7 @@ class TestLife:
             lambda: datadist.links(),
             lambda: datadist.link_paths(1),
             lambda: datadist.counters(),
+            lambda: datadist.drop_gone_links(),
         ]
         for call in calls:
             with pytest.raises(RuntimeError, match="not initialized") as caught:
@@ -124,6 +125,7 @@ class TestLife:
         assert config["auth_token"] == "s\u00e9cret"
         assert (config["local_comm_res"], config["global_resource_config"]) == (None, None)
         assert config["peer_timeout_ms"] == 15000
+        assert config["finalize_timeout_ms"] == 10_000
 
     @pytest.mark.rule("C10-210")
     @pytest.mark.parametrize(("given", "told"), [(0, 0xFFFFFFFF), (1, 1), (2**31 - 1, 2**31 - 1)])
@@ -517,6 +519,8 @@ class TestSwitchRole:
         for arguments in ((None,), ("PROMPT",), (LLMRole.MIX, [])):
             with pytest.raises(TypeError):
                 datadist.switch_role(*arguments)
+        with pytest.raises(TypeError, match=r"listenIpInfo only support str, got int"):
+            datadist.switch_role(LLMRole.MIX, {"llm.listenIpInfo": 5})
         for text in ("", "1.2.3.4", "::1:5", "1.2.3.4:70000"):
             options = {"llm.listenIpInfo": text}
             assert_status(

@@ -281,3 +281,11 @@ def test_a_frame_is_filled_in_for_each_new_key(ffi):
     assert layers == (1, 2, 3, 4)
     frame.set_layers(ALL_LAYERS)
     assert (args.src_layer_count, args.dst_layer_count) == (0, 0)
+
+
+def test_what_a_communicator_points_to_is_kept(ffi):
+    struct, keep = marshal.group(ffi, "ours", {7: 0, 8: 1}, "{}")
+    assert [(each.cluster_id, each.rank) for each in struct.members[0:2]] == [(7, 0), (8, 1)]
+    for member in ("name", "members", "rank_table"):
+        address = ffi.cast("void *", getattr(struct, member))
+        assert any(ffi.cast("void *", each) == address for each in keep), member

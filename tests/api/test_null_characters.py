@@ -89,6 +89,9 @@ def test_communicators(native, open_datadist):
     datadist = open_datadist()
     refused(lambda: datadist.link("a\0b", {1: 0, 2: 1}, json.dumps({})), "comm_name")
     refused(lambda: datadist.link("a", {1: 0, 2: 1}, "{}\0"), "rank_table")
+    # In the order of the arguments.
+    refused(lambda: datadist.link("a\0b", {}, "{}\0"), "comm_name")
+    refused(lambda: datadist.link("a", {}, "{}\0"), "rank_table")
     assert not native.of("link")
 
 

@@ -10,10 +10,24 @@ from array import array
 import numpy as np
 import pytest
 
-from llm_datadist import BlocksCacheKey, Cache, CacheKey, LLMException
+from llm_datadist import BlocksCacheKey, Cache, CacheKey, LLMDataDistWarning, LLMException
 from llm_datadist import LLMStatusCode as S
+from llm_datadist._native import marshal
 from tests.api.managed import BLOCKS, BY_ID, CONTIGUOUS, DESC, KEY, UNSET, assert_invalid
 from tests.conformance.tensors import ForeignTensor
+
+
+def leave_a_notice(native):
+    """Let every pull succeed with a notice."""
+    notice = b"look here"
+    native.fail("pull", marshal.constant(native.ffi, "LLDD_NOTICE_LEFT"))
+
+    def write(engine, chars, size, length):
+        native.ffi.memmove(chars, notice + b"\0", len(notice) + 1)
+        length[0] = len(notice)
+        native.on("engine_next_notice", lambda *_: None)
+
+    native.on("engine_next_notice", write)
 
 
 class TestPullBlocks:
@@ -39,6 +53,21 @@ class TestPullBlocks:
         assert (args["src_blocks"], args["dst_blocks"]) == ([5, 6, 9], [0, 2, 1])
         assert args["tensors_per_layer"] == 2
         assert (args["src_layer_count"], args["dst_layer_count"]) == (0, 0)
+
+    def test_one_that_leaves_a_notice_warns_and_succeeds(self, native, manager):
+        # By either way of the lists.
+        for ids in ([1], np.arange(100)):
+            leave_a_notice(native)
+            with pytest.warns(LLMDataDistWarning, match="look here"):
+                manager.pull_blocks(KEY, BLOCKS, ids, ids)
+
+    def test_by_a_manager_that_is_kept(self, open_datadist):
+        datadist = open_datadist()
+        manager = datadist.cache_manager
+        datadist.finalize()
+        with pytest.raises(LLMException) as caught:
+            manager.pull_blocks(KEY, BLOCKS, [1], [2])
+        assert caught.value.status_code is S.LLM_ENGINE_FINALIZED
 
     @pytest.mark.rule("C1.10-22")
     def test_layers(self, native, manager):

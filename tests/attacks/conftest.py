@@ -15,6 +15,7 @@ from llm_datadist.testing.resources import resident_bytes
 
 MOST_GROWTH = 64 << 20
 SCOPE = "attacks"
+SECRET = "s3cret"
 
 
 class Victim:
@@ -36,14 +37,13 @@ class Victim:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[], Peer]]:
+def start() -> Iterator[Callable[..., Peer]]:
     """Start a peer; it must end with exit code 0."""
     with ExitStack() as exits:
 
-        def one() -> Peer:
-            peer = exits.enter_context(
-                Peer.start({"LLM_DATADIST_BACKEND": "mock", "LLM_DATADIST_SCOPE": scope()})
-            )
+        def one(environment: dict[str, str] | None = None) -> Peer:
+            own = {"LLM_DATADIST_BACKEND": "mock", "LLM_DATADIST_SCOPE": scope()}
+            peer = exits.enter_context(Peer.start({**own, **(environment or {})}))
             peer.wait_for("ready")
             return peer
 
@@ -51,7 +51,7 @@ def start() -> Iterator[Callable[[], Peer]]:
 
 
 @pytest.fixture
-def victim(start: Callable[[], Peer]) -> Victim:
+def victim(start: Callable[..., Peer]) -> Victim:
     """An engine with cluster id 1, without a secret."""
     return Victim(start())
 
@@ -59,3 +59,15 @@ def victim(start: Callable[[], Peer]) -> Victim:
 def scope() -> str:
     """Name what the communicators of this test session meet in."""
     return f"{SCOPE}-{os.getpid()}"
+
+
+def meeting_name(communicator: str, cluster_id: int) -> str:
+    """Name the socket at which a member waits for the others."""
+    return f"lldd-meet-{os.getuid()}-{_hashed(scope())}-{_hashed(communicator)}-{cluster_id}"
+
+
+def _hashed(text: str) -> str:
+    value = 14695981039346656037
+    for byte in text.encode():
+        value = ((value ^ byte) * 1099511628211) % 2**64
+    return f"{value:016x}"

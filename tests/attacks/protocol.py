@@ -16,8 +16,10 @@ import threading
 from dataclasses import dataclass, field
 from typing import Callable
 
-HELLO_BYTES = 36
+HELLO_BYTES, PROOF_BYTES = 36, 32
+CHANNEL = (0x48434D4C, 2)
 LINK, CONFIRM, TABLE = 1, 2, 4
+HEARTBEAT = 13
 ANSWER = 0x8000
 NO_POOL = 0xFFFFFFFF
 SEALED = 0x1 | 0x2 | 0x4  # seal, shrink, grow
@@ -25,10 +27,22 @@ _F_ADD_SEALS = 1033
 _MOST_POOLS = 64
 
 
-def hello(purpose: int = 1, auth: int = 0, cluster_id: int = 0, nonce: bytes = b"") -> bytes:
+def hello(purpose: int = 1, auth: int = 0, identifier: int = 0, nonce: bytes = b"") -> bytes:
     """Greet: for a link (purpose 1), or for a stream."""
     nonce = nonce or os.urandom(16)
-    return struct.pack("<IHBBIQ16s", 0x44444C4C, 2, purpose, auth, 0, cluster_id, nonce)
+    return struct.pack("<IHBBIQ16s", 0x44444C4C, 2, purpose, auth, 0, identifier, nonce)
+
+
+def derived(base: bytes, initiator: bytes, acceptor: bytes) -> bytes:
+    """Derive the key of a connection from the secret, or that of a link, and both greetings."""
+    if not base:
+        initiator, acceptor = (each[:8] + bytes(4) + each[12:] for each in (initiator, acceptor))
+    return hmac.new(base, b"lldd 2 key" + initiator + acceptor, hashlib.sha256).digest()
+
+
+def proof(key: bytes, sender: int, label: bytes, message: bytes = b"") -> bytes:
+    """Prove that one has the key; sender: 1 the initiator, 2 the acceptor."""
+    return hmac.new(key, bytes([sender]) + label + b"\0" + message, hashlib.sha256).digest()
 
 
 def frame(kind: int, request_id: int, body: bytes = b"", size: int | None = None) -> bytes:
@@ -143,15 +157,20 @@ class Attacker:
         regions: list[Region] | None,
         transports: int,
     ) -> None:
-        greeting = os.urandom(16)
         self.stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.stream.sendall(hello(auth=1 if secret else 0, cluster_id=cluster_id, nonce=greeting))
-        answered = receive(self.stream, HELLO_BYTES)[20:]
+        greeting = hello(auth=1 if secret else 0, identifier=0 if secret else cluster_id)
+        self.stream.sendall(greeting)
+        answered = receive(self.stream, HELLO_BYTES)
+        self.greetings = (greeting, answered)
+        self.key = derived(secret, *self.greetings)
+        if secret:
+            assert receive(self.stream, PROOF_BYTES) == proof(self.key, 2, b"greeting")
+            self.stream.sendall(proof(self.key, 1, b"greeting"))
+            receive(self.stream, 8)
         request = struct.pack("<QIIB16s", cluster_id, mode, 0, 0, self.nonce)
         request += sized(group) + sized(endpoint(transports, regions))
         if secret:
-            signed = b"\1" + greeting + answered + request
-            request += sized(hmac.new(secret, signed, hashlib.sha256).digest())
+            request += sized(proof(self.key, 1, b"link", request))
         self.number = 1
         reply = self.ask(LINK, request)
         (status,) = struct.unpack_from("<I", reply)
@@ -165,6 +184,9 @@ class Attacker:
         self.number += 1
         self.stream.sendall(frame(kind, self.number, body))
         answer, number, reply = receive_frame(self.stream)
+        while answer == HEARTBEAT:
+            self.stream.sendall(frame(answer | ANSWER, number))
+            answer, number, reply = receive_frame(self.stream)
         assert (answer, number) == (kind | ANSWER, self.number)
         return reply
 
@@ -180,7 +202,15 @@ class Attacker:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
             channel.settimeout(5)
             channel.connect(b"\0lldd-" + self.channel.hex().encode())
-            numbers = struct.pack("<II16sIIII", 0x48434D4C, 2, self.nonce, 1, len(gift.pools), 0, 0)
+            challenge = os.urandom(16)
+            channel.sendall(struct.pack("<II", *CHANNEL) + self.nonce + challenge)
+            answer = channel.recv(4096)
+            if not answer:
+                return answer
+            challenges = self.nonce + challenge + answer[8:24]
+            assert answer[24:] == proof(self.key, 2, b"channel", challenges)
+            own_proof = proof(self.key, 1, b"channel", challenges)
+            numbers = struct.pack("<II32sIIII", *CHANNEL, own_proof, 1, len(gift.pools), 0, 0)
             pools = b"".join(struct.pack("<QII", size, each, 0) for each, size, _ in gift.pools)
             rest = bytes(16 * (_MOST_POOLS - len(gift.pools)))
             descriptors = [gift.link_page, gift.region_table, *(fd for *_, fd in gift.pools)]

@@ -57,3 +57,25 @@ def test_as_many_requests_as_may_wait_are_all_answered(victim: Victim) -> None:
     assert numbers == list(range(count))
     assert victim.links() == [(5, "LIVE")]
     attacker.close()
+
+
+@pytest.mark.rule("C10-92", "C10-93")
+def test_answers_wait_for_a_peer_that_reads_late(victim: Victim, start) -> None:
+    """More than the kernel holds is sent as the peer reads, and the link stays."""
+    victim.peer.call(register_many, CACHES)
+    other: Peer = start()
+    other.init(2)
+    attacker = Attacker(victim.port, 5, transports=4)
+    table = attacker.ask(TABLE)
+    count = 6 * ENGINE_AT_ONCE
+    assert count * len(table) > MOST_GROWTH // 4
+    attacker.stream.sendall(b"".join(frame(TABLE, number) for number in range(count)))
+    # Each answer to the other is a turn in which the victim also answers the attacker.
+    for _ in range(3):
+        assert other.link(victim.peer) == 0
+        assert other.unlink(victim.peer) == 0
+    answers = [receive_frame(attacker.stream)[1:] for _ in range(count)]
+    assert answers == [(number, table) for number in range(count)]
+    assert attacker.ask(TABLE) == table
+    assert victim.links() == [(5, "LIVE")]
+    attacker.close()

@@ -12,17 +12,10 @@ import pytest
 from llm_datadist import LLMException
 from llm_datadist.testing import Peer, eventually
 from tests.attacks import protocol
-from tests.attacks.conftest import MOST_GROWTH, Victim, scope
+from tests.attacks.conftest import MOST_GROWTH, Victim, meeting_name
 
 MOST_GONE = 1024
 JOINS = 40
-
-
-def hashed(text: str) -> str:
-    value = 14695981039346656037
-    for byte in text.encode():
-        value = ((value ^ byte) * 1099511628211) % 2**64
-    return f"{value:016x}"
 
 
 def join_again_and_again(actor, times: int) -> int:
@@ -46,7 +39,7 @@ def test_a_join_that_fails_while_a_member_dials_leaves_no_link(victim: Victim) -
                 # Everything at once, so that it is confirmed while the join fails.
                 with socket.create_connection(("127.0.0.1", victim.port)) as stream:
                     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    stream.sendall(protocol.hello(cluster_id=9))
+                    stream.sendall(protocol.hello(identifier=9))
                     protocol.receive(stream, protocol.HELLO_BYTES)
                     request = (9).to_bytes(8, "little") + bytes([1, 0, 0, 0]) + bytes(5)
                     request += os.urandom(16) + protocol.sized(b"held")
@@ -56,9 +49,8 @@ def test_a_join_that_fails_while_a_member_dials_leaves_no_link(victim: Victim) -
             except (EOFError, OSError):
                 continue
 
-    name = f"lldd-meet-{os.getuid()}-{hashed(scope())}-{hashed('held')}-1"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as holder:
-        holder.bind(b"\0" + name.encode())
+        holder.bind(b"\0" + meeting_name("held", 1).encode())
         holder.listen(1)
         threads = [threading.Thread(target=dial) for _ in range(3)]
         for thread in threads:

@@ -29,6 +29,7 @@ def attack(victim: Victim, gift: Gift, size: int, blocks: list[int]) -> list[str
     peer = victim.peer
     cache = peer.register("kv", Geometry(1, 16, STRIDE), 1)
     attacker = Attacker(victim.port, ATTACKER, regions=[Region(ADDR, size, 0)], gift=gift)
+    assert attacker.given != b"", "the pools alone are strange"
     thread = attacker.serve_table(table_of_one(ADDR, STRIDE, size // STRIDE))
     told = []
     key = BlocksCacheKey(ATTACKER, 0)

@@ -16,9 +16,8 @@ import pytest
 
 from llm_datadist.testing import Peer, eventually
 from tests.attacks import protocol
-from tests.attacks.conftest import MOST_GROWTH, Victim
+from tests.attacks.conftest import MOST_GROWTH, SECRET, Victim
 
-SECRET = "s3cret"
 SERVED_WITHIN = 2.0
 FLOOD = 2000
 # What a link and the attacker's own sockets need besides.
@@ -78,9 +77,9 @@ def test_two_thousand_connections(start, many_files: None, secret: str) -> None:
         strangers.come(FLOOD // 4, b"")
         links_in_time(client, victim)
         # In the right way, as far as one can without the secret.
-        strangers.come(FLOOD // 4, protocol.hello(auth=1 if secret else 0, cluster_id=7))
+        strangers.come(FLOOD // 4, protocol.hello(auth=1 if secret else 0, identifier=7))
         links_in_time(client, victim)
-        strangers.come(FLOOD // 2, protocol.hello(auth=1 if secret else 0, cluster_id=7)[:30])
+        strangers.come(FLOOD // 2, protocol.hello(auth=1 if secret else 0, identifier=7)[:30])
         links_in_time(client, victim)
     eventually(lambda: client.link_to(victim.peer.cluster()).status == 0, "the victim serves")
 
@@ -96,7 +95,7 @@ def test_requests_that_never_end(victim: Victim, start) -> None:
         strangers = Strangers(exits, victim.port)
         for _ in range(40):
             try:
-                strangers.come(1, protocol.hello(cluster_id=7) + words)
+                strangers.come(1, protocol.hello(identifier=7) + words)
             except OSError:
                 # The victim has hung up in the middle.
                 continue
@@ -111,7 +110,7 @@ def test_lengths_that_nobody_has(victim: Victim, start) -> None:
         strangers = Strangers(exits, victim.port)
         for size in (0xFFFFFFFF, 0x7FFFFFFF, (8 << 20) + 1, 8 << 20):
             strangers.come(
-                50, protocol.hello(cluster_id=7) + protocol.frame(protocol.LINK, 1, size=size)
+                50, protocol.hello(identifier=7) + protocol.frame(protocol.LINK, 1, size=size)
             )
         links_in_time(client, victim)
 

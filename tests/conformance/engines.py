@@ -216,7 +216,7 @@ class Engines:
             host_pool=host_pool,
             page_shift=page_shift,
             several_in_a_process=True,
-            options=device.options_of(len(self.made)),
+            options=device.options_of(device.half() + len(self.made)),
         )
         datadist = spec.open()
         memory = MemoryKind.ALLOCATED if path is None else path.memory

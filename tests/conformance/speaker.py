@@ -19,14 +19,24 @@ VERSION = 2
 LINK, INITIATOR_ASKS, ACCEPTOR_ASKS = 1, 2, 3
 NO_AUTH, HMAC_SHA256 = 0, 1
 LINK_REQUEST, LINK_CONFIRM, UNLINK, TABLE, DIAL_STREAM, RESOLVE, RELEASE, LOCATE = range(1, 9)
-CARD, MESSAGE = 9, 10
+CARD, MESSAGE, HEARTBEAT = 9, 10, 13
 ANSWER = 0x8000
 BY_INITIATOR, BY_ACCEPTOR = 1, 2
 HELLO_BYTES, HEADER_BYTES, NONCE_BYTES = 36, 12, 16
+PROOF_BYTES, ID_BYTES = 32, 8
 MOST_BYTES_OF_A_STRANGER = 8 << 20
 MOST_BYTES = 64 << 20
 # For what comes at once; what is only closed after the engine's own time-outs comes later.
 PATIENCE = 8.0
+
+
+def derived(base: bytes, initiator: bytes, acceptor: bytes) -> bytes:
+    """The key of a connection: of the secret, or the key of the link that a stream is for."""
+    return hmac.new(base, b"lldd 2 key" + initiator + acceptor, hashlib.sha256).digest()
+
+
+def proved(key: bytes, sender: int, label: bytes, message: bytes = b"") -> bytes:
+    return hmac.new(key, bytes([sender]) + label + b"\0" + message, hashlib.sha256).digest()
 
 
 def hello(
@@ -77,18 +87,18 @@ class Request:
         return self.FIXED.pack(*fixed) + text(self.group) + text(self.endpoint)
 
     @classmethod
-    def spoken_in(cls, said: bytes) -> Request:
+    def spoken_in(cls, said: bytes, proves: bool = False) -> Request:
         """The request in what a client said on its connection."""
-        body = frames_of(said)[0][2]
+        body = frames_of(said, PROOF_BYTES if proves else 0)[0][2]
         cluster_id, mode, link_style, replaces, nonce = cls.FIXED.unpack_from(body)
         group, endpoint, *_ = texts_of(body[cls.FIXED.size :])
         return cls(cluster_id, mode, link_style, endpoint, bool(replaces), nonce, group)
 
 
-def frames_of(said: bytes) -> list[tuple[int, int, bytes]]:
-    """Kind, request id and body of each frame behind the greeting."""
+def frames_of(said: bytes, proof_bytes: int = 0) -> list[tuple[int, int, bytes]]:
+    """Kind, request id and body of each frame behind the greeting and what proves it."""
     frames = []
-    rest = said[HELLO_BYTES:]
+    rest = said[HELLO_BYTES + proof_bytes :]
     while len(rest) >= HEADER_BYTES:
         size, kind, _, request_id = struct.unpack_from("<IHHI", rest)
         frames.append((kind, request_id, rest[HEADER_BYTES : HEADER_BYTES + size]))
@@ -103,7 +113,7 @@ class Speaker:
         self.request = request
         self.secret = secret
         self.nonce = os.urandom(NONCE_BYTES)
-        self.peers_nonce = b""
+        self.greetings = (b"", b"")
         self._last_id = 0
         self._socket = socket.create_connection(address, timeout=PATIENCE)
 
@@ -152,17 +162,31 @@ class Speaker:
                 return True
             size, kind, _, request_id = struct.unpack("<IHHI", head)
             self.receive(size)
-            assert kind == MESSAGE
+            assert kind in (MESSAGE, HEARTBEAT)
             self.send(header(kind | ANSWER, 0, request_id))
 
     def greet(self, **changes: int | bytes) -> bytes:
         """Greet; the other end's greeting, or b"" if it closes instead."""
         auth = HMAC_SHA256 if self.secret else NO_AUTH
         said = {"auth": auth, **changes}
-        self.send(hello(self.request.cluster_id, self.nonce, **said))  # type: ignore[arg-type]
+        identifier = 0 if self.secret else self.request.cluster_id
+        own = hello(identifier, self.nonce, **said)  # type: ignore[arg-type]
+        self.send(own)
         answer = self.receive(HELLO_BYTES)
-        self.peers_nonce = answer[-NONCE_BYTES:]
+        self.greetings = (own, answer)
         return answer
+
+    @property
+    def key(self) -> bytes:
+        return derived(self.secret, *self.greetings)
+
+    def prove(self, proof: bytes | None = None) -> bytes:
+        """With a secret: hear the other end's proof, and give one; the other end's cluster id, or
+        b"" if it closes instead.
+        """
+        assert self.receive(PROOF_BYTES) == proved(self.key, BY_ACCEPTOR, b"greeting")
+        self.send(proved(self.key, BY_INITIATOR, b"greeting") if proof is None else proof)
+        return self.receive(ID_BYTES)
 
     def say(self, kind: int, body: bytes = b"") -> None:
         self._last_id += 1
@@ -179,6 +203,9 @@ class Speaker:
             return None
         assert len(head) == HEADER_BYTES
         size, answered, reserved, request_id = struct.unpack("<IHHI", head)
+        if answered == HEARTBEAT:
+            self.send(header(HEARTBEAT | ANSWER, 0, request_id))
+            return self.hear(kind)
         assert (answered, reserved, request_id) == (kind | ANSWER, 0, self._last_id)
         body = self.receive(size)
         assert len(body) == size
@@ -191,8 +218,7 @@ class Speaker:
         return kind, request_id
 
     def proof(self, message: bytes, sender: int = BY_INITIATOR) -> bytes:
-        said = bytes([sender]) + self.nonce + self.peers_nonce + message
-        return hmac.new(self.secret, said, hashlib.sha256).digest()
+        return proved(self.key, sender, b"link", message)
 
     def ask_for_link(self, proof: bytes | None = None, **changes: object) -> tuple[int, bytes]:
         """Send the LinkRequest; the status and the text of the reply, which must be proved."""
@@ -222,5 +248,7 @@ class Speaker:
     def link(self) -> None:
         """Greet, request and confirm, which must succeed."""
         assert self.greet()[:4] == MAGIC
+        if self.secret:
+            assert self.prove() != b""
         assert self.ask_for_link() == (0, b"")
         assert self.confirm() == (0, b"")

@@ -105,12 +105,30 @@ class StallingRelay:
         self._arrived = threading.Condition()
         self._passages: list[Passage] = []
         self._next = (Flow(), Flow())
+        self._held = False
         self._thread = threading.Thread(target=self._accept)
         self._thread.start()
 
     def stall_next(self, client: int | None = None, server: int | None = None) -> None:
         """Hold the next connection back when its ends have said so many bytes (None: never)."""
         self._next = (Flow(client), Flow(server))
+
+    def hold(self) -> None:
+        """Let nothing pass any more, of no connection."""
+        with self._arrived:
+            self._held = True
+            for flow in self._flows():
+                flow.hold()
+
+    def release(self) -> None:
+        """Let everything pass."""
+        with self._arrived:
+            self._held = False
+            for flow in self._flows():
+                flow.release()
+
+    def _flows(self) -> list[Flow]:
+        return [f for each in self._passages for f in (each.from_client, each.from_server)]
 
     def passage(self, number: int) -> Passage:
         """The connection with this number, of those that were made; waits for it."""
@@ -130,6 +148,8 @@ class StallingRelay:
             except OSError:
                 return
             flows, self._next = self._next, (Flow(), Flow())
+            if self._held:
+                flows = (Flow(0), Flow(0))
             onward = socket.create_connection(self._target)
             # Bytes pass from here on: nobody counts before the connection is among the others.
             with self._arrived:

@@ -7,8 +7,6 @@ are seen.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import socket
 import struct
 import threading
@@ -164,7 +162,7 @@ class Secretive:
         self.said, self.heard = recorded(stage, self.owner, options=TOKEN_OPTIONS)
 
     def speaker(self, secret: str = TOKEN) -> Speaker:
-        request = Request.spoken_in(self.said)
+        request = Request.spoken_in(self.said, proves=True)
         return Speaker(self.owner.listen_address, request, secret.encode())
 
 
@@ -183,75 +181,91 @@ def test_c10_41_the_proof_is_the_described_hmac(secretive: Secretive) -> None:
 @pytest.mark.rule("C10-41")
 def test_c10_41_a_replayed_proof_of_a_client_is_refused(secretive: Secretive) -> None:
     """The owner's nonce is another one, so what proved something once proves nothing now."""
-    (_, _, reply), *_ = wire.frames_of(secretive.heard)
-    assert struct.unpack_from("<I", reply)[0] == 0
     with secretive.speaker() as stranger:
         stranger.send(secretive.said)
         greeting = stranger.receive(wire.HELLO_BYTES)
         assert greeting != secretive.heard[: wire.HELLO_BYTES]
-        stranger._last_id = wire.frames_of(secretive.said)[0][1]
-        status, why = stranger.take_reply(stranger.hear(wire.LINK_REQUEST))
-        assert (status, why) == (S.LLM_LINK_FAILED, b"the two ends have different auth tokens")
+        assert len(stranger.receive(wire.PROOF_BYTES)) == wire.PROOF_BYTES
         assert stranger.is_closed()
     assert secretive.owner.call("links") == []
 
 
 @contextmanager
-def server_that_replays(heard: bytes) -> Iterator[tuple[str, int]]:
-    """Greet one client and answer its request as was done before, and wait until it hangs up."""
-    reply_bytes = len(wire.frames_of(heard)[0][2]) + wire.HEADER_BYTES
+def server_that_replays(heard: bytes) -> Iterator[tuple[tuple[str, int], bytearray]]:
+    """Greet one client as was done before, and record what it says until it hangs up."""
+    said = bytearray()
 
     def serve(server: socket.socket) -> None:
         client, _ = server.accept()
         with client:
             client.settimeout(wire.PATIENCE)
-            client.recv(wire.HELLO_BYTES, socket.MSG_WAITALL)
-            client.sendall(heard[: wire.HELLO_BYTES])
-            head = client.recv(wire.HEADER_BYTES, socket.MSG_WAITALL)
-            client.recv(struct.unpack_from("<I", head)[0], socket.MSG_WAITALL)
-            client.sendall(heard[wire.HELLO_BYTES : wire.HELLO_BYTES + reply_bytes])
-            while client.recv(4096):
-                pass
+            said.extend(client.recv(wire.HELLO_BYTES, socket.MSG_WAITALL))
+            client.sendall(heard[: wire.HELLO_BYTES + wire.PROOF_BYTES])
+            while more := client.recv(4096):
+                said.extend(more)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=serve, args=(server,))
         thread.start()
-        yield server.getsockname()
+        yield server.getsockname(), said
         thread.join()
 
 
-@pytest.mark.rule("C10-41")
+@pytest.mark.rule("C10-41", "C10-114")
 def test_c10_41_a_replayed_proof_of_a_server_is_refused(secretive: Secretive) -> None:
+    """And it is told nothing, not even which cluster the client is."""
     client = secretive.stage.engine(44, listen=None, options=TOKEN_OPTIONS)
-    with server_that_replays(secretive.heard) as address:
+    with server_that_replays(secretive.heard) as (address, said):
         answer = client.link_to(ClusterAddress(None, address), timeout_ms=5000)
     assert answer.status == S.LLM_LINK_FAILED
     assert "the peer has another auth token" in answer.details[0]
     assert client.call("links") == []
+    assert said[:-16] == wire.hello(0, b"", auth=wire.HMAC_SHA256)
 
 
 @pytest.mark.rule("C10-41")
 @pytest.mark.parametrize(
-    "wrong", ["sender", "initiator's nonce", "acceptor's nonce", "message", "secret", "none"]
+    "wrong", ["sender", "initiator's greeting", "acceptor's greeting", "label", "secret"]
 )
-def test_c10_41_a_proof_covers(secretive: Secretive, wrong: str) -> None:
-    """The sender's end, both nonces and the message, and each of its bytes counts."""
+def test_c10_41_a_proof_of_a_greeting_covers(secretive: Secretive, wrong: str) -> None:
+    """The sender's end, both greetings and what it is for."""
     with secretive.speaker() as speaker:
         speaker.greet()
-        message = speaker.request.encoded()
+        greetings = list(speaker.greetings)
+        if wrong.endswith("greeting"):
+            changed = wrong.startswith("acceptor")
+            greetings[changed] = greetings[changed][:-1] + bytes([greetings[changed][-1] ^ 1])
+        key = wire.derived(b"s3creT" if wrong == "secret" else TOKEN.encode(), *greetings)
         sender = wire.BY_ACCEPTOR if wrong == "sender" else wire.BY_INITIATOR
-        nonces = [speaker.nonce, speaker.peers_nonce]
-        if wrong.endswith("nonce"):
-            nonces[wrong.startswith("acceptor")] = b"\x5a" * wire.NONCE_BYTES
+        label = b"link" if wrong == "label" else b"greeting"
+        assert speaker.prove(wire.proved(key, sender, label)) == b""
+        assert speaker.is_closed()
+    assert secretive.owner.call("links") == []
+
+
+@pytest.mark.rule("C10-41")
+@pytest.mark.parametrize("wrong", ["sender", "message", "key", "none"])
+def test_c10_41_a_proof_of_a_request_covers(secretive: Secretive, wrong: str) -> None:
+    """The sender's end and the message, and each of its bytes counts."""
+    with secretive.speaker() as speaker:
+        speaker.greet()
+        assert speaker.prove() == struct.pack("<Q", OWNER)
+        message = speaker.request.encoded()
         if wrong == "message":
             message = message[:-1] + bytes([message[-1] ^ 1])
-        key = b"s3creT" if wrong == "secret" else TOKEN.encode()
-        said = bytes([sender]) + nonces[0] + nonces[1] + message
-        proof = b"" if wrong == "none" else hmac.new(key, said, hashlib.sha256).digest()
+        sender = wire.BY_ACCEPTOR if wrong == "sender" else wire.BY_INITIATOR
+        key = bytes(32) if wrong == "key" else speaker.key
+        proof = b"" if wrong == "none" else wire.proved(key, sender, b"link", message)
         status, why = speaker.ask_for_link(proof)
         assert (status, why) == (S.LLM_LINK_FAILED, b"the two ends have different auth tokens")
         assert speaker.is_closed()
     assert secretive.owner.call("links") == []
+
+
+@pytest.mark.rule("C10-114")
+def test_an_owner_with_a_secret_does_not_say_who_it_is(secretive: Secretive) -> None:
+    with secretive.speaker() as stranger:
+        assert stranger.greet()[:-16] == wire.hello(0, b"", auth=wire.HMAC_SHA256)
 
 
 # ---- what is served when
@@ -293,7 +307,7 @@ def test_no_message_of_a_runtime_before_the_request(speak: Speak) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [wire.LINK_REQUEST, wire.LINK_CONFIRM, wire.DIAL_STREAM, wire.CARD, 11, 0, 0x7FFF]
+    "kind", [wire.LINK_REQUEST, wire.LINK_CONFIRM, wire.DIAL_STREAM, wire.CARD, 14, 0, 0x7FFF]
 )
 def test_a_complete_link_takes_no_other_requests(speak: Speak, owner: NearPeer, kind: int) -> None:
     """Nor is an acceptor told to dial."""
@@ -374,6 +388,30 @@ def test_a_request_of_any_other_length_cannot_be_read(speak: Speak) -> None:
         status, why = speaker.take_reply(speaker.ask(wire.LINK_REQUEST, wrong))
         assert (status, why) == (S.LLM_LINK_FAILED, b"the request cannot be read")
         assert speaker.is_closed()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (name, change)
+        for name in OF_A_LINK
+        for change in ("longer", "shorter", "another kind")
+        if OF_A_LINK[name][1]
+        if change != "another kind" or name == "resolve"
+    ],
+)
+def test_a_request_of_a_link_that_cannot_be_read_ends_it(
+    speak: Speak, owner: NearPeer, name: str, change: str
+) -> None:
+    speaker = speak()
+    speaker.link()
+    kind, body = OF_A_LINK[name]
+    changed = {"longer": body + b"\0", "shorter": body[:-1]}.get(change)
+    if changed is None:
+        changed = body[:8] + struct.pack("<I", 77) + body[12:]
+    assert speaker.ask(kind, changed) is None
+    eventually(lambda: owner.call("links")[0].state.name == "PEER_GONE", "it is noticed")
+    owner.unlink_from(ClusterAddress(STRANGER), force=True)
 
 
 @pytest.mark.parametrize(

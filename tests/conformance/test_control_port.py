@@ -23,6 +23,7 @@ from llm_datadist.testing import Peer, check, eventually, moved
 from llm_datadist.testing.actor import ClusterAddress
 from llm_datadist.testing.resources import resident_bytes
 from tests.conformance.listener import listener_that_says
+from tests.conformance.paths import ON_ASCEND
 from tests.conformance.relay import relay
 from tests.conformance.stage import OWNER, PULLER, SMALL, Stage, linked
 
@@ -66,7 +67,10 @@ class Victim:
         def more() -> int:
             return sum((self.owner.resources().descriptors - self.at_rest.descriptors).values())
 
-        eventually(lambda: more() <= 0, "closed connections are forgotten")
+        # HIXL keeps its own connection to the engine that a stranger spoke for: its peer cannot be
+        # asked any more. On the fake that is a socket and a file.
+        kept = 2 if ON_ASCEND else 0
+        eventually(lambda: more() <= kept, "closed connections are forgotten")
 
 
 @pytest.fixture

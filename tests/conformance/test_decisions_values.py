@@ -379,13 +379,14 @@ def test_c10_41_the_token_is_shown_by_no_repr() -> None:
 LOGGING = """
 import sys
 from llm_datadist import LLMClusterInfo, LLMConfig, LLMDataDist, LLMRole
+from llm_datadist.testing import device
 def opened(cluster, token, by_hand=False):
     config = LLMConfig()
     config.enable_cache_manager = config.allow_multiple_instances = True
     config.listen_ip_info = "127.0.0.1:0"
     if not by_hand:
         config.auth_token = token
-    options = config.generate_options()
+    options = {**config.generate_options(), **device.options_of(cluster)}
     if by_hand:
         options["lldd.AuthToken"] = token
     datadist = LLMDataDist(LLMRole.MIX, cluster)

@@ -90,7 +90,7 @@ def test_c3_2_2_a_device_that_there_is(init: Open) -> None:
 
 @pytest.mark.rule("C3.2-9")
 def test_c3_2_9_the_flag_selects_the_mode(small_addresses: list[int], init: Open) -> None:
-    requests, one_sided = init(1), init(2, EnableRemoteCacheAccessible="1")
+    requests, one_sided = init(1), init(2, EnableRemoteCacheAccessible="1", deviceId="1")
     by_request = CacheKey(9, 1)
     managers = [each.cache_manager for each in (requests, one_sided)]
     caches = [each.register_cache(DESC, small_addresses[:2]) for each in managers]

@@ -20,7 +20,9 @@ POINTS = (
     "open_device, pool, commit, register, unregister, copy, endpoint, connect, accept, confirm, "
     "read, write, close"
 )
-WORDS = "status, drop, delay, jitter, bandwidth, peer, after, every, times, probability, seed"
+WORDS = (
+    "status, drop, delay, jitter, bandwidth, corrupt, peer, after, every, times, probability, seed"
+)
 
 
 @pytest.fixture
@@ -166,6 +168,9 @@ def test_injections_nest_and_replace_and_clear_take_everything_away(copy) -> Non
         ("read bandwidth=0GB/s", "bandwidth=0GB/s", "needs a whole number from 1 with B/s"),
         ("read bandwidth=10Gbit", "bandwidth=10Gbit", "needs a whole number"),
         ("register bandwidth=1GB/s", "bandwidth=1GB/s", "at register: it moves no bytes"),
+        ("copy corrupt=1", "corrupt=1", "at copy: it moves no bytes over a link"),
+        ("read corrupt=0", "corrupt=0", "needs a whole number from 1"),
+        ("read drop corrupt=1", "corrupt", "with which no bytes are moved"),
         ("copy,pool drop", "drop", "at pool: it has no link that could be broken off"),
         ("endpoint delay=1ms", "delay=1ms", "at endpoint: the I/O thread, which must not wait"),
         ("register drop peer=1", "drop", "at register: it has no link"),

@@ -49,7 +49,7 @@ def test_one_call_makes_both_ends_and_either_may_transfer(stage: Stage) -> None:
     assert link.is_initiator
     assert link.peer_address == f"{IP}:{owner.listen_address[1]}"
     assert (link.pulls, link.pushes) == (1, SMALL.num_tensors // 2)
-    assert link.bytes_in == SMALL.num_tensors * SMALL.block_bytes
+    assert link.bytes_in == link.bytes_out == SMALL.num_tensors * SMALL.block_bytes
 
 
 @pytest.mark.rule("C9.1-12")

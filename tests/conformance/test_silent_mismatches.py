@@ -21,6 +21,7 @@ from llm_datadist import (
     Placement,
     TransferConfig,
 )
+from llm_datadist._native.engine import Engine
 from llm_datadist.testing import Geometry, PeerCache, check, moved
 from llm_datadist.testing.actor import ClusterAddress
 from tests.conformance.engines import Engines
@@ -50,6 +51,22 @@ def two(stage: NearStage, path: Path | None = None, **spec) -> tuple[NearPeer, N
 def link(stage: NearStage, path: Path, puller: NearPeer, owner: NearPeer) -> None:
     linked(puller, owner)
     path.require(puller, owner, stage.process_vm_refused)
+
+
+def test_what_fits_leaves_no_notice(
+    together: NearStage, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transfer that has nothing to say costs no call for what it says."""
+    owner, puller = two(together, path)
+    source, target = path.cache(owner, "kv", SMALL, 1, 0), path.cache(puller, "kv", SMALL, 2, 0)
+    link(together, path, puller, owner)
+
+    def unexpected(engine: Engine, status: int) -> bool:
+        raise AssertionError(f"status {status}")
+
+    monkeypatch.setattr(Engine, "only_left_a_notice", unexpected)
+    puller.pull("kv", BlocksCacheKey(OWNER, 0), [1], [2])
+    check(target, moved(target.filled(), source.filled(), [1], [2]))
 
 
 @pytest.mark.rule("C10-52", "C7.1-20")

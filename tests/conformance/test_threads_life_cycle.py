@@ -57,10 +57,13 @@ def keep_options(actor, options) -> None:
     actor.options = options
 
 
-def options_of(listen: str | None, pool: int) -> dict[str, str]:
+def options_of(listen: str | None, pool: int, number: int) -> dict[str, str]:
+    """The options of the engine with this number in its test, which keeps its device."""
+    from llm_datadist.testing import device
     from llm_datadist.testing.actor import EngineSpec
 
-    return EngineSpec(0, listen=listen, device_pool=pool).make_options()
+    devices = device.options_of(number)
+    return EngineSpec(0, listen=listen, device_pool=pool, options=devices).make_options()
 
 
 @pytest.mark.rule("C7.7-1", "C7.7-2", "C7.7-3")
@@ -69,7 +72,7 @@ def test_a_client_finalizes_and_inits_200_times_with_live_links(stage: Stage, pa
     pair = stage.pair(path)
     owner, puller = pair.owner, pair.puller
     puller.register("kept", SMALL, 3)
-    puller.call(keep_options, options_of(None, path.device_pool))
+    puller.call(keep_options, options_of(None, path.device_pool, 1))
     arguments = (owner.cluster(), path.of_pools)
     puller.call(finalize_and_init_again, 10, *arguments)
     before = [peer.resources() for peer in (owner, puller)]
@@ -102,7 +105,7 @@ def test_a_server_finalizes_and_inits_200_times_with_live_links(stage: Stage, pa
     owner, puller = pair.owner, pair.puller
     owner.register("kept", SMALL, 3)
     host, port = owner.listen_address
-    options = options_of(f"{host}:{port}", path.device_pool)
+    options = options_of(f"{host}:{port}", path.device_pool, 0)
     pool = path.of_pools
 
     def rounds(times: int) -> None:

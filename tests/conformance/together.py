@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from typing import Any, Callable
 
 from llm_datadist import Cache, CacheKey, LLMDataDist, Placement
 from llm_datadist.cache_manager import CacheManager
-from llm_datadist.testing import Geometry, Peer, PeerCache, Resources, memory
+from llm_datadist.testing import Geometry, Peer, PeerCache, Resources, device, memory
 from llm_datadist.testing.actor import Actor, HeldCache
 from tests.conformance.paths import Path
 from tests.conformance.stage import OWNER, PULLER, Stage, linked
@@ -107,4 +108,5 @@ class NearStage(Stage):
 @contextmanager
 def open_together(process_vm_refused: str, scope: str) -> Iterator[NearStage]:
     with ExitStack() as exits:
-        yield NearStage(None, process_vm_refused, exits, [False], scope)
+        numbers = count(device.half())
+        yield NearStage(None, process_vm_refused, exits, [False], scope, numbers)

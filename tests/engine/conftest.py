@@ -18,12 +18,14 @@ CSRC = HERE.parent.parent / "csrc"
 SOURCES = [
     HERE / "shim.cc",
     CSRC / "base" / "fork.cc",
+    CSRC / "base" / "checksum.cc",
     CSRC / "base" / "hmac.cc",
     CSRC / "base" / "interpreter.cc",
     CSRC / "base" / "socket.cc",
     CSRC / "base" / "status.cc",
     CSRC / "engine" / "cache_key.cc",
     CSRC / "engine" / "cache_store.cc",
+    CSRC / "engine" / "keys.cc",
     CSRC / "engine" / "lenient_json.cc",
     CSRC / "engine" / "page_pool.cc",
     CSRC / "engine" / "plan_checks.cc",
@@ -33,6 +35,7 @@ SOURCES = [
     CSRC / "engine" / "plan_push.cc",
     CSRC / "engine" / "rank_table.cc",
     CSRC / "engine" / "tensor.cc",
+    CSRC / "engine" / "wire.cc",
 ]
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]
 

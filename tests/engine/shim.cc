@@ -10,9 +10,11 @@ extern "C" {
 #include <thread>
 #include <vector>
 
+#include "base/checksum.h"
 #include "base/hmac.h"
 #include "base/socket.h"
 #include "engine/cache_store.h"
+#include "engine/keys.h"
 #include "engine/page_pool.h"
 #include "engine/plan_copy.h"
 #include "engine/plan_pull.h"
@@ -293,6 +295,13 @@ uint32_t shim_same_digest(const char *a, uint64_t a_size, const char *b, uint64_
     return SameDigest({a, a_size}, {b, b_size});
 }
 
+uint64_t shim_checksum(const char *bytes, uint64_t size, uint64_t piece) {
+    Checksum sum;
+    for (uint64_t done = 0; done < size; done += piece)
+        sum.Add(bytes + done, std::min(piece, size - done));
+    return sum.Sum();
+}
+
 uint32_t shim_check_pool(uint64_t size, uint32_t page_shift) {
     return Answer(CheckPoolConfig("device", size, page_shift));
 }
@@ -416,6 +425,27 @@ const char *shim_rank_table_difference(const char *own, const char *other) {
     const RankTable there(other);
     last_text = here.SaysTheSame(there) ? "" : here.DifferenceTo(there);
     return last_text.c_str();
+}
+
+uint32_t shim_derive_key(const uint8_t *base, uint64_t size, const char *initiator,
+                         const char *acceptor, uint8_t *key) {
+    wire::Hello first;
+    wire::Hello second;
+    if (!first.Decode({initiator, wire::Hello::kSize}).ok() ||
+        !second.Decode({acceptor, wire::Hello::kSize}).ok())
+        return 0;
+    const LinkKey derived = DeriveKey({reinterpret_cast<const char *>(base), size}, first, second);
+    std::copy(derived.begin(), derived.end(), key);
+    return 1;
+}
+
+void shim_proof(const uint8_t *key, uint32_t by_initiator, const char *label, const char *message,
+                uint64_t size, uint8_t *proof) {
+    LinkKey of{};
+    std::copy(key, key + of.size(), of.begin());
+    const LinkEnd sender = by_initiator != 0 ? LinkEnd::kInitiator : LinkEnd::kAcceptor;
+    const std::string made = Proof(of, sender, label, {message, size});
+    std::copy(made.begin(), made.end(), proof);
 }
 
 uint32_t shim_is_address(const char *bytes, uint64_t size) {

@@ -131,6 +131,9 @@ void shim_hmac_sha256(const char *key, uint64_t key_size, const char *message, u
                       uint8_t *digest);
 uint32_t shim_same_digest(const char *a, uint64_t a_size, const char *b, uint64_t b_size);
 
+/* base/checksum.h: of the bytes, added in pieces of `piece`. */
+uint64_t shim_checksum(const char *bytes, uint64_t size, uint64_t piece);
+
 uint32_t shim_check_pool(uint64_t size, uint32_t page_shift);
 shim_pool *shim_pool_new(uint64_t base, uint64_t size, uint32_t page_shift);
 void shim_pool_delete(shim_pool *pool);
@@ -169,6 +172,14 @@ const char *shim_store_describe(shim_store *store);
 
 /* What two rank tables have differently; "": they say the same. Lives until the next call. */
 const char *shim_rank_table_difference(const char *own, const char *other);
+
+/* The key of a connection: 32 bytes are written. The greetings have 36 bytes each; 0: one of them is
+ * none. */
+uint32_t shim_derive_key(const uint8_t *base, uint64_t size, const char *initiator,
+                         const char *acceptor, uint8_t *key);
+/* A proof with that key: 32 bytes are written. */
+void shim_proof(const uint8_t *key, uint32_t by_initiator, const char *label, const char *message,
+                uint64_t size, uint8_t *proof);
 
 /* Whether so many bytes are an IP address. */
 uint32_t shim_is_address(const char *bytes, uint64_t size);

@@ -69,6 +69,10 @@ def test_order_of_lists_and_keys_and_white_space_say_nothing(shim: Shim, source,
         ('{"a": ["1", "2"]}', '{"a": ["1", "2",],}'),
         ('{"a": {"b": "1"}}', '\ufeff {"a": {"b": "1",}\t,\r\n} '),
         ('{"a": "\u00e9\U0001f600/"}', r'{"a": "\u00E9\ud83d\uDE00\/"}'),
+        (
+            '{"a": "\x7f\x80\u07ff\u0800\uffff\U00010000"}',
+            r'{"a": "\u007f\u0080\u07ff\u0800\uffff\ud800\udc00"}',
+        ),
         (r'{"a": "\t\"\\\n"}', r'{"a": "\u0009\u0022\u005c\u000A"}'),
         ('{"a": "2"}', '{"a": "1", "a": "2"}'),
         ("{}", " { } "),
@@ -125,6 +129,13 @@ def test_a_few_differences_are_shown_and_long_values_are_cut(shim: Shim) -> None
     long = difference(shim, json.dumps({"a": "\u00e9" * 5000}), json.dumps({"a": "x\n" * 5000}))
     assert len(long) < 200
     assert "\n" not in long
+
+
+def test_many_elements_that_are_equal(shim: Shim) -> None:
+    same = [server(1, device(0))] * 200
+    text = difference(shim, json.dumps(table(*same)), json.dumps(table(*same, server(2))))
+    assert text.count("is only there") == 1
+    assert "10.0.0.2" in text
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 // What comes over the channel between two devices on one host: the first byte of an input says
-// which end hears it, the next ones which descriptors come with it, the rest is the message.
+// which end hears it and in the place of what, the next ones which descriptors come with it, the rest
+// is the message. In the place of a gift it comes after a proof that is right, since a mutation finds
+// none; so what is behind the proof is heard.
 //
 // SPDX-License-Identifier: Apache-2.0
 #include "mock_runtime/channel.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -17,6 +20,7 @@
 #include <functional>
 
 #include "base/address.h"
+#include "base/hmac.h"
 #include "mock_runtime/endpoint.h"
 #include "mock_runtime/region_table.h"
 #include "owner.h"
@@ -134,6 +138,51 @@ mock::EndpointData Peer() {
     return peer;
 }
 
+// As they are sent: see mock_runtime/channel.h.
+constexpr uint32_t kMagic = 0x48434D4C;
+constexpr uint32_t kVersion = 2;
+struct Opening {
+    uint32_t magic = kMagic;
+    uint32_t version = kVersion;
+    LinkNonce nonce = NonceOfLink();
+    mock::ChannelChallenge challenge{};
+};
+struct Answer {
+    uint32_t magic = kMagic;
+    uint32_t version = kVersion;
+    mock::ChannelChallenge challenge{};
+    Digest proof{};
+};
+struct Gift {
+    uint32_t magic = kMagic;
+    uint32_t version = kVersion;
+    Digest proof{};
+    uint32_t has_link_page = 0;
+    uint32_t num_pools = 0;
+    uint32_t refused = 0;
+    uint32_t reserved = 0;
+    struct {
+        uint64_t size = 0;
+        uint32_t number = 0;
+        uint32_t reserved = 0;
+    } pools[mock::kMostPoolsOnChannel];
+};
+constexpr size_t kProofAt = offsetof(Gift, proof);
+
+template <typename Part>
+std::string BytesOf(const Part &part) {
+    return std::string(reinterpret_cast<const char *>(&part), sizeof part);
+}
+
+// The link of a target has a key of zeros.
+Digest ProofOf(const char *label, const Opening &opening, const mock::ChannelChallenge &answered) {
+    std::string said(label);
+    said.push_back('\0');
+    for (const auto &part : {opening.nonce, opening.challenge, answered})
+        said.append(part.begin(), part.end());
+    return HmacSha256(std::string(sizeof(LinkKey), '\0'), said);
+}
+
 // With whatever the peer handed over a transfer stays within its pool, and ends.
 void Transfer(Owner *owner, Connection *connection) {
     const lldd::Run run{kOpen + 64, kPeers + kPool - 64, 64};
@@ -147,7 +196,23 @@ void Transfer(Owner *owner, Connection *connection) {
     owner->DemandUntouched();
 }
 
-void HearAsAcceptor(Owner *owner, const std::vector<Fd> &descriptors, std::string_view message) {
+// The message with a proof that is right.
+std::string Proved(int visitor, std::string_view message) {
+    std::string proved(message);
+    Opening opening;
+    Answer answer;
+    Send(visitor, BytesOf(opening), {});
+    pollfd answered{visitor, POLLIN, 0};
+    DEMAND(poll(&answered, 1, 5000) == 1);
+    DEMAND(recv(visitor, &answer, sizeof answer, 0) == sizeof answer);
+    const Digest proof = ProofOf("\1channel", opening, answer.challenge);
+    if (proved.size() >= kProofAt + proof.size())
+        std::copy(proof.begin(), proof.end(), proved.begin() + kProofAt);
+    return proved;
+}
+
+void HearAsAcceptor(Owner *owner, bool opens, const std::vector<Fd> &descriptors,
+                    std::string_view message) {
     mock::EndpointData own;
     DEMAND(mock::DecodeEndpoint(owner->Endpoint(NonceOfLink()), &own).ok());
     const auto connection =
@@ -157,7 +222,7 @@ void HearAsAcceptor(Owner *owner, const std::vector<Fd> &descriptors, std::strin
     const socklen_t size = AddressOf(own.channel, &address);
     const Fd visitor = Socket();
     DEMAND(connect(visitor.get(), reinterpret_cast<sockaddr *>(&address), size) == 0);
-    Send(visitor.get(), message, descriptors);
+    Send(visitor.get(), opens ? std::string(message) : Proved(visitor.get(), message), descriptors);
     owner->LetLoopRun();
     const std::string answer = ReceiveSome(visitor.get());
     DEMAND(answer.find(std::string(sizeof(LinkNonce), kSecretByte)) == std::string::npos);
@@ -165,11 +230,27 @@ void HearAsAcceptor(Owner *owner, const std::vector<Fd> &descriptors, std::strin
     Transfer(owner, connection.get());
 }
 
-void HearAsInitiator(Owner *owner, const std::vector<Fd> &descriptors, std::string_view message) {
+// Plays the peer to which an initiator opens the channel.
+void Welcome(int dialling, bool answers, const std::vector<Fd> &descriptors,
+             std::string_view message) {
+    Opening opening;
+    DEMAND(recv(dialling, &opening, sizeof opening, 0) == sizeof opening);
+    if (!answers) {
+        Answer answer;
+        answer.proof = ProofOf("\2channel", opening, answer.challenge);
+        Send(dialling, BytesOf(answer), {});
+        Gift gift;
+        DEMAND(recv(dialling, &gift, sizeof gift, 0) == sizeof gift);
+    }
+    Send(dialling, message, descriptors);
+}
+
+void HearAsInitiator(Owner *owner, bool answers, const std::vector<Fd> &descriptors,
+                     std::string_view message) {
     const Fd listener = ListenAsPeer();
     const EventLoop::Token token = owner->loop().Watch(listener.get(), EPOLLIN, [&](uint32_t) {
         const Fd dialling(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
-        if (dialling) Send(dialling.get(), message, descriptors);
+        if (dialling) Welcome(dialling.get(), answers, descriptors, message);
     });
     const auto connection =
         owner->Connect(LinkEnd::kInitiator, NonceOfLink(), mock::EncodeEndpoint(Peer()));
@@ -181,50 +262,34 @@ void Run(std::string_view input) {
     Input in(input);
     Owner &owner = Owner::Of("mapped");
     owner.Restore();
-    const bool acceptor = in.Byte() % 2 == 0;
+    const uint8_t kind = in.Byte();
+    const bool acceptor = kind % 2 == 0;
+    const bool early = kind % 4 > 1;  // in the place of what opens the channel
     const size_t count = in.Below(kMostDescriptors + 1);
     std::vector<Fd> descriptors;
     for (size_t i = 0; i < count; ++i) descriptors.push_back(DescriptorOf(in.Byte()));
     const std::string_view message = in.Rest();
     if (acceptor) {
-        HearAsAcceptor(&owner, descriptors, message);
+        HearAsAcceptor(&owner, early, descriptors, message);
     } else {
-        HearAsInitiator(&owner, descriptors, message);
+        HearAsInitiator(&owner, early, descriptors, message);
     }
 }
 
-// What the real initiator sends when it gives this much.
-std::string MessageOf(const mock::ChannelGift &gift) {
-    const Fd listener = ListenAsPeer();
-    mock::ChannelGift none;
-    pid_t pid = 0;
-    // It is not answered.
-    static_cast<void>(mock::ExchangeOverChannel(PeersName(), NonceOfLink(), gift,
-                                                Deadline::Passed(), &none, &pid));
-    const Fd dialling(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    DEMAND(dialling);
-    return ReceiveSome(dialling.get());
-}
-
 std::vector<std::string> Seeds() {
-    const Fd page = DescriptorOf(0);
-    const Fd table = DescriptorOf(1);
-    const Fd pool = DescriptorOf(2);
-    mock::ChannelGift gift;
-    gift.own_region_table = table.get();
-    const std::string bare = MessageOf(gift);
-    mock::PoolOffer offer;
-    offer.number = 3;
-    offer.size = kPool;
-    offer.own_fd = pool.get();
-    gift.pools.push_back(std::move(offer));
-    const std::string answered = MessageOf(gift);
-    gift.own_link_page = page.get();
-    const std::string full = MessageOf(gift);
+    Gift gift;
+    const std::string bare = BytesOf(gift);
+    gift.num_pools = 1;
+    gift.pools[0].number = 3;
+    gift.pools[0].size = kPool;
+    const std::string answered = BytesOf(gift);
+    gift.has_link_page = 1;
+    const std::string full = BytesOf(gift);
     const std::string three(kGood, 3);
-    return {std::string("\0\3", 2) + three + full, std::string("\0\3\0\1\3", 5) + full,
-            std::string("\1\2\1\2", 4) + answered, std::string("\1\1\1", 3) + bare,
-            std::string("\0\2\0\1", 4) + full};
+    return {std::string("\0\3", 2) + three + full,     std::string("\0\3\0\1\3", 5) + full,
+            std::string("\1\2\1\2", 4) + answered,     std::string("\1\1\1", 3) + bare,
+            std::string("\0\2\0\1", 4) + full,         std::string("\2\0", 2) + BytesOf(Opening()),
+            std::string("\3\0", 2) + BytesOf(Answer())};
 }
 
 const Registration kRegistered({"channel", Run, Seeds});

@@ -15,7 +15,7 @@ void Run(std::string_view input) {
         return;
     }
     DEMAND(hello.purpose >= wire::Purpose::kLink);
-    DEMAND(hello.purpose <= wire::Purpose::kStreamAcceptorAsks);
+    DEMAND(hello.purpose <= wire::Purpose::kMeeting);
     DEMAND(hello.auth <= wire::Auth::kHmacSha256);
     const auto again = hello.Encode();
     DEMAND(input == std::string_view(again.data(), again.size()));
@@ -24,10 +24,10 @@ void Run(std::string_view input) {
 std::vector<std::string> Seeds() {
     std::vector<std::string> seeds;
     for (const auto purpose : {wire::Purpose::kLink, wire::Purpose::kStreamInitiatorAsks,
-                               wire::Purpose::kStreamAcceptorAsks}) {
+                               wire::Purpose::kStreamAcceptorAsks, wire::Purpose::kMeeting}) {
         wire::Hello hello;
         hello.purpose = purpose;
-        hello.cluster_id = 7;
+        hello.id = 7;
         hello.nonce.fill(0x55);
         const auto bytes = hello.Encode();
         seeds.emplace_back(bytes.data(), bytes.size());

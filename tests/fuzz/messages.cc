@@ -34,6 +34,19 @@ void ReadLocate(std::string_view body) {
     if (Reads(body, &locate)) DEMAND(body.size() == 4 + 8 * locate.addrs.size());
 }
 
+void ReadSums(std::string_view body) {
+    wire::Sums sums;
+    if (!Reads(body, &sums)) return;
+    DEMAND(body.size() == 4 + 16 * sums.ranges.size());
+    uint64_t bytes = 0;
+    for (const auto &range : sums.ranges) {
+        DEMAND(range.length > 0 && range.addr + (range.length - 1) >= range.addr);
+        DEMAND(range.length <= wire::Sums::kMostBytes);
+        bytes += range.length;
+    }
+    DEMAND(bytes <= wire::Sums::kMostBytes);
+}
+
 void ReadResolveReply(std::string_view body) {
     wire::ResolveReply reply;
     if (!Reads(body, &reply)) return;
@@ -54,6 +67,8 @@ constexpr ReadBody kMessages[] = {
     Read<wire::Release>,
     ReadLocate,
     Read<wire::LocateReply>,
+    ReadSums,
+    Read<wire::SumsReply>,
 };
 
 void Run(std::string_view input) {
@@ -91,9 +106,14 @@ std::vector<std::string> Seeds() {
     locate.addrs = {0x10000, 0x20000};
     wire::LocateReply places;
     places.places = {{0x30000, LLDD_TYPE_INT8}, {0, 0}};
+    wire::Sums sums;
+    sums.ranges = {{0x10000, 4096}, {0x20000, 1}};
+    wire::SumsReply summed;
+    summed.sums = {1, 2};
     const std::string bodies[] = {request.Encode(), accepted.Encode(), refused.Encode(),
                                   resolve.Encode(), Reply(),           wire::Release().Encode(),
-                                  locate.Encode(),  places.Encode()};
+                                  locate.Encode(),  places.Encode(),   sums.Encode(),
+                                  summed.Encode()};
     std::vector<std::string> seeds{std::string(1, '\0') + proved.Encode()};
     for (const std::string &body : bodies)
         seeds.push_back(std::string(1, static_cast<char>(seeds.size() - 1)) + body);

@@ -30,8 +30,8 @@ PLANTS = (
         "greeting",
         "the end of a greeting's purposes is one too far",
         "csrc/engine/wire.cc",
-        "purpose_number > static_cast<uint8_t>(Purpose::kStreamAcceptorAsks)) {",
-        "purpose_number > static_cast<uint8_t>(Purpose::kStreamAcceptorAsks) + 1) {",
+        "purpose_number > static_cast<uint8_t>(Purpose::kMeeting)) {",
+        "purpose_number > static_cast<uint8_t>(Purpose::kMeeting) + 1) {",
     ),
     Plant(
         "frames",
@@ -122,9 +122,9 @@ PLANTS = (
         "rendezvous",
         "a card that cannot be read closes the rendezvous to those that come later",
         "csrc/engine/rendezvous.cc",
-        "        End(session);\n        return;\n    }\n    session->introduced = true;",
-        "        End(session);\n        listener_.Stop();\n        return;\n    }\n"
-        "    session->introduced = true;",
+        "if (known != nullptr && !OnFrame(known, kind, body)) End(known);",
+        "if (known != nullptr && !OnFrame(known, kind, body)) {\n"
+        "                listener_.Stop();\n                End(known);\n            }",
     ),
     Plant(
         "conversation",

@@ -126,12 +126,13 @@ void Relay::Accept(const SocketAddress &victim, const std::vector<std::string> &
     if (!client || over_ || connections_.size() == kMostConnections) return;
     SetNoDelay(client.get());
     Fd to_victim;
-    if (!Connect(victim, Deadline::InMs(5000), &to_victim).ok()) return;
+    if (!Connect(victim, {}, Deadline::InMs(5000), &to_victim).ok()) return;
     Connection &made = connections_.emplace_back();
     made.client = std::move(client);
     made.victim = std::move(to_victim);
     made.ways[0].from = made.ways[1].to = made.client.get();
     made.ways[0].to = made.ways[1].from = made.victim.get();
+    made.ways[1].accepted = made.victim.get();
     made.ways[1].watch = Watch(forbidden);
 }
 
@@ -160,6 +161,9 @@ bool Relay::NextMessage(Way *way, std::string *message) {
         const std::string_view first = std::string_view(way->bytes).substr(0, wire::Hello::kSize);
         if (hello.Decode(first).ok()) {
             way->framed = hello.purpose == wire::Purpose::kLink;
+            // With a secret each end proves it, and the acceptor says which cluster it is.
+            if (way->framed && hello.auth != wire::Auth::kNone)
+                way->unframed = kProofBytes + (way->from == way->accepted ? sizeof hello.id : 0);
             *message = first;
             way->bytes.erase(0, first.size());
             return true;
@@ -167,7 +171,10 @@ bool Relay::NextMessage(Way *way, std::string *message) {
         way->framed = size >= FrameHeader::kSize && FrameHeader::Decode(way->bytes).reserved == 0 &&
                       FrameHeader::Decode(way->bytes).kind == wire::kCard;
     }
-    if (way->framed) {
+    if (way->unframed > 0) {
+        size = std::min(size, way->unframed);
+        way->unframed -= size;
+    } else if (way->framed) {
         if (size < FrameHeader::kSize) return false;
         const size_t frame = FrameHeader::kSize + FrameHeader::Decode(way->bytes).body_size;
         if (size < frame) return false;
@@ -245,7 +252,7 @@ void Relay::Apply(const Change &change, Connection *connection, Way *way, std::s
 void Relay::OnNewConnection(const std::string &bytes) {
     Fd stranger;
     if (strangers_.size() == kMostStrangers) return;
-    if (!Connect(victim_, Deadline::InMs(5000), &stranger).ok()) return;
+    if (!Connect(victim_, {}, Deadline::InMs(5000), &stranger).ok()) return;
     SendAllOf(stranger.get(), bytes);
     strangers_.push_back(std::move(stranger));
 }

@@ -14,6 +14,7 @@
 
 #include "base/fd.h"
 #include "base/socket.h"
+#include "engine/keys.h"
 #include "engine/wire.h"
 #include "target.h"
 
@@ -90,6 +91,8 @@ private:
         size_t messages = 0;
         bool greeted = false;
         bool framed = false;
+        size_t unframed = 0;  // bytes of proofs before the frames
+        int accepted = -1;    // of what the victim says: its connection
         std::vector<std::string> said;
         std::string later;  // comes after the next message
         Watch watch;

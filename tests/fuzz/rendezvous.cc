@@ -75,12 +75,15 @@ uint32_t FreePort() {
 class Member {
 public:
     Member(std::shared_ptr<EventLoop> loop, uint32_t port)
-        : loop_(std::move(loop)), rendezvous_(loop_.get(), AddressOf(port), kPeerTimeoutMs) {}
+        : loop_(std::move(loop)),
+          rendezvous_(loop_.get(), AddressOf(port), {}, "", kPeerTimeoutMs) {}
     ~Member() { Leave(); }
 
     void Attend(bool holds, uint64_t id, const std::function<void(const MeetingCard &)> &on_card) {
-        loop_->RunAndWait(
-            [&] { DEMAND(rendezvous_.Attend(holds, CardOf(id), on_card, &meeting_).ok()); });
+        const std::vector<uint64_t> others{kHolder, kVisitor, kNext};
+        loop_->RunAndWait([&] {
+            DEMAND(rendezvous_.Attend(holds, CardOf(id), others, on_card, &meeting_).ok());
+        });
     }
     void Leave() {
         loop_->RunAndWait([&] { meeting_.reset(); });

@@ -82,7 +82,7 @@ void Run(std::string_view input) {
     DEMAND(mock::LinkPage::Map(page.Give(), &mapped).ok());
     mock::PeerRegionTable regions;
     DEMAND(mock::PeerRegionTable::Map(table.Give(), &regions).ok());
-    mock::PeerPassage passage(in.Byte() % 2 == 0 ? LinkEnd::kAcceptor : LinkEnd::kInitiator, 0);
+    mock::PeerPassage passage(in.Byte() % 2 == 0 ? LinkEnd::kAcceptor : LinkEnd::kInitiator, 7, 0);
     passage.Open(std::move(mapped));
     const auto began = Deadline::Clock::now();
     for (size_t i = 0; i < kMostSteps && !in.empty(); ++i) {

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,10 +28,11 @@ from tests.mutation.folders import RUNTIME, Folder
 TRIES = 3
 # The tests of one mutant may take that many times what one test may.
 INTERVALS = 20
-# Address space of each process of the tests, one of which reserves 8 GiB without using them.
+# Memory that each process of the tests may ask for; one asks for 8 GiB and uses none of it.
 MOST_BYTES = 10 << 30
 # What pytest ends with when all tests are deselected.
 NO_TESTS = 5
+TESTS_FAILED = 1
 # One test of each of those that compile the sources for themselves.
 BUILDERS = ("tests/engine/test_hmac.py", f"{RUNTIME}::test_every_case_is_run")
 KILLED, TIMED_OUT, LIVES, EQUIVALENT = "killed", "timeout", "lives", "equivalent"
@@ -102,7 +104,7 @@ class Campaign:
         if not self.reached or mutant.site.file.endswith(".py"):
             return tests
         first = self.folder.first_tests_of(mutant.site.file)
-        rest = sorted(tests[len(first) :], key=lambda test: self.taken[test])
+        rest = sorted({*self.folder.all_tests()} - {*first}, key=lambda test: self.taken[test])
         return [test for test in (*first, *rest) if self.reached[test][mutant.number]]
 
     def judge_all(self, mutants: list[Mutant]) -> Iterator[Outcome]:
@@ -148,6 +150,9 @@ class Campaign:
                 break
             # With all its parameters, which may have any characters.
             failed = re.findall(r"^(?:FAILED|ERROR) ([^\s[]+)", output, re.MULTILINE)
+            if not failed and status == TESTS_FAILED:
+                # None of those that ran: pytest itself, as it tidied up.
+                continue
             if not failed:
                 return KILLED, f"pytest ended with {status}"
             if self._run(mutant.number, failed[:1])[0] != 0:
@@ -174,6 +179,8 @@ class Campaign:
             "LLDD_TEST_CXXFLAGS": " ".join(FLAGS),
             "HYPOTHESIS_DATABASE": "none",
         }
+        # pytest removes what older runs of anybody have left where it has its temporary files.
+        environment["PYTEST_DEBUG_TEMPROOT"] = tempfile.mkdtemp(dir=WORK)
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
         command += ["-m", self.folder.selects, *tests]
         command += [f"--deselect={test}" for test in (*self.folder.without, *left_out)]
@@ -182,11 +189,12 @@ class Campaign:
                 command, cwd=TREE, env=environment, stdout=log, stderr=log, start_new_session=True
             )
             # Its peers inherit it: a mutant that allocates without end fails a test.
-            resource.prlimit(process.pid, resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+            resource.prlimit(process.pid, resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
             try:
                 ended = _ended(process, Path(log.name), self.seconds)
             finally:
                 _end(process)
+                shutil.rmtree(environment["PYTEST_DEBUG_TEMPROOT"], ignore_errors=True)
             log.seek(0)
             return (process.returncode if ended else None), log.read()
 

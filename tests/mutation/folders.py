@@ -103,7 +103,7 @@ FOLDERS = {
                 ),
                 "transfers|mismatches": (
                     *conformance("pull_check_order", "push_order", "silent_mismatches"),
-                    *conformance("async_transfer"),
+                    *conformance("async_transfer", "decisions_strict"),
                 ),
                 "abi_|engine.cc|call_gate": (
                     "tests/abi/test_library.py",
@@ -155,7 +155,7 @@ FOLDERS = {
                 *conformance("pull_blocks", "push_blocks", "copies", "unmapped_memory"),
                 *conformance("withdrawing_memory", "refused_process_vm", "link_steps"),
                 *conformance("fault_rules", "fault_statuses", "fault_shaping", "forked_child"),
-                *conformance("late_bytes", "interrupted_transfers", "dead_and_stopped_peers"),
+                *conformance("interrupted_transfers", "dead_and_stopped_peers"),
                 *conformance("caches_register", "caches_pools", "engine_options", "control_port"),
                 "tests/runtimes/mock/test_absurd_lengths.py",
                 *ATTACKS,

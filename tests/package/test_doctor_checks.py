@@ -346,6 +346,38 @@ class TestToolkit:
         assert finding.data == {"root": str(root), "version": "8.5.0"}
 
 
+class TestHcomm:
+    def test_no_toolkit(self, machine):
+        assert ascend.hcomm(machine()).data == {"path": None}
+
+    def test_beside_hixl_and_not(self, machine, tmp_path):
+        root = toolkit_at(tmp_path / "cann")
+        here = machine(ASCEND_HOME_PATH=str(root))
+        finding = ascend.hcomm(here)
+        assert finding.level is Level.WARN
+        assert f"{root / 'lib64' / 'libhcomm.so'} does not exist" in finding.text
+        assert finding.advice == f"source {root}/set_env.sh before a client starts"
+        (root / "lib64" / "libhcomm.so").touch()
+        assert ascend.hcomm(here).level is Level.OK
+
+
+class TestDeviceNetwork:
+    def test_no_device(self, machine):
+        assert ascend.device_network(machine()).data == {"source": None}
+
+    def test_its_addresses(self, machine, mocker):
+        mocker.patch.object(cann, "devices", return_value=["/dev/davinci0"])
+        here = machine()
+        finding = ascend.device_network(here)
+        assert finding.level is Level.WARN
+        assert "port 16666" in finding.text
+        assert "hccn.conf" in finding.advice
+        there = Path(here.path("etc/hccn.conf"))
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.touch()
+        assert ascend.device_network(here).level is Level.OK
+
+
 class TestDriver:
     FILE = "usr/local/Ascend/driver/version.info"
 

@@ -15,7 +15,10 @@ from tests.package.tree import ROOT
 
 DOCS = ROOT / "docs"
 # In the order of reading. Each begins with code that is run here.
-PAGES = ("quickstart", "connector", "strict", "faults", "parallel", "ci", "glossary", "testing")
+PAGES = (
+    *("quickstart", "connector", "strict", "faults", "parallel", "testing"),
+    *("variables", "ci", "glossary"),
+)
 BLOCK = re.compile(r"^```python\n# file: (\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # Of the cases of the connector suite, which the example's test runs all of.
 SOME = "not (TestMyConnector or TestMore) or blocks_arrive or during_a_load or busy_for_two"

@@ -118,7 +118,8 @@ def test_silent(datadist_faults):
 
 IN_ONE_PROCESS = """
 import os
-import threading
+import signal
+import subprocess
 
 import pytest
 from llm_datadist import LLMDataDist, LLMException, LLMRole
@@ -161,6 +162,25 @@ def test_calls(datadist_cluster, datadist_calls, datadist_faults):
     assert datadist_calls.bytes == pull.bytes + push.bytes
     assert "pull_blocks with 2: blocks [3, 1] -> [0, 2], 2048 bytes" in repr(datadist_calls)
 
+@pytest.fixture(scope="session")
+def older_child():
+    with subprocess.Popen(["sleep", "60"]) as child:
+        yield child
+        child.kill()
+
+def test_a_child_of_the_session_changes_its_state(older_child, datadist_engine):
+    older_child.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, older_child.pid, os.WSTOPPED | os.WNOWAIT)
+
+def test_a_child_is_left(datadist_engine):
+    children.append(subprocess.Popen(["sleep", "60"]))
+
+def test_it_is_ended(older_child):
+    children[0].kill()
+    children[0].wait()
+
+children = []
+
 def test_strict(datadist_engine):
     assert os.environ["LLM_DATADIST_STRICT_HARDWARE"] == "1"
 """
@@ -168,9 +188,10 @@ def test_strict(datadist_engine):
 
 def test_engines_of_the_process_of_the_test(tmp_path: Path) -> None:
     result = run_pytest(tmp_path, IN_ONE_PROCESS, "datadist_strict = true\n")
-    assert outcome(result) == "1 failed, 5 passed, 2 errors", result.stdout + result.stderr
+    assert outcome(result) == "1 failed, 8 passed, 3 errors", result.stdout + result.stderr
     assert 'KeyError: "the test\'s own"' in result.stdout
     assert re.search(r"^<LLMDataDist .*cluster_id=8.*> was left open$", result.stdout, re.MULTILINE)
+    assert re.search(r"^1 more children: sleep, pid \d+$", result.stdout, re.MULTILINE)
     assert "1 more descriptors: /dev/null" in result.stdout
     assert "1 more descriptors: /memfd:forgotten (deleted)" in result.stdout
 

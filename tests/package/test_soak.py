@@ -83,6 +83,18 @@ def test_no_block_is_read_and_written_in_one_round():
             assert not read & set(written)
 
 
+def test_nobody_who_is_stopped_or_killed_is_asked_for_anything():
+    for number in range(100):
+        for each in draw_season(2, number, 4).rounds:
+            gone: set[int] = set()
+            for what in each.disturbances:
+                assert what.kind == "go on" or what.peer not in gone, str(each)
+                if what.kind in ("kill", "stop"):
+                    gone.add(what.peer)
+                elif what.kind == "go on":
+                    gone.discard(what.peer)
+
+
 def test_what_a_failed_transfer_may_have_left():
     words = 8
     before, sent, other = (np.array([tag], np.uint64) for tag in (5, 6, 7))

@@ -53,7 +53,7 @@ def test_no_variable_stands_twice(mock_variables):
 
 
 def test_every_member_is_a_documented_row():
-    assert len(MEMBERS) == 24
+    assert len(MEMBERS) == 26
     for member in MEMBERS:
         assert getattr(LLMConfig, member.name) is member
         assert member.__doc__.endswith(".")

@@ -7,6 +7,7 @@ one number per line.
 
 from __future__ import annotations
 
+import dis
 import os
 import sys
 import threading
@@ -20,8 +21,8 @@ _ran: set[int] = set()
 
 def lines_of(code: CodeType) -> set[int]:
     """Return the lines of a code object and of those in it that do something."""
+    found = {line for _, line in dis.findlinestarts(code) if line}
     # The first line of a function is its def, which belongs to the code around it.
-    found = {line for _, _, line in code.co_lines() if line} if hasattr(code, "co_lines") else set()
     if code.co_name != "<module>":
         found.discard(code.co_firstlineno)
     return found.union(*(lines_of(each) for each in code.co_consts if isinstance(each, CodeType)))

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import fcntl
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from llm_datadist import LLMConfig
 from llm_datadist.testing import Peer
 
 
@@ -39,10 +41,14 @@ class Peers:
     def __init__(self, environment: dict[str, str], exits: ExitStack) -> None:
         self._environment = environment
         self._exits = exits
+        # Engines on one device cannot be linked. A test's own client has device 0.
+        self._devices = count(1)
 
     def start(self, cluster_id: int, **spec: Any) -> Peer:
         peer = self._exits.enter_context(Peer.start(self._environment))
         peer.wait_for("ready")
         spec.setdefault("listen", "127.0.0.1:0")
+        device = {LLMConfig.device_id.key: str(next(self._devices))}
+        spec["options"] = {**device, **spec.get("options", {})}
         peer.init(cluster_id, **spec)
         return peer

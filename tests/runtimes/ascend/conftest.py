@@ -29,7 +29,7 @@ def on_fake() -> dict[str, str]:
         else {
             "LLM_DATADIST_BACKEND": str(Path(KEPT) / "libllm_datadist_ascend.so"),
             "LLM_DATADIST_TEST_FAKE_CANN": "1",
-            "ASCEND_HOME_PATH": str(toolkit.toolkit()),
+            **toolkit.surroundings(),
         }
     )
     return environment
@@ -50,3 +50,11 @@ def faults(tmp_path: Path) -> Faults:
 def peers(on_fake: dict[str, str], faults: Faults) -> Iterator[Peers]:
     with ExitStack() as exits:
         yield Peers({**on_fake, "FAKE_CANN_FAULTS": str(faults.path)}, exits)
+
+
+@pytest.fixture
+def old_peers(on_fake: dict[str, str], faults: Faults) -> Iterator[Peers]:
+    """The same on HIXL 8.5.0, whatever version the others are on."""
+    old = toolkit.surroundings("8.5.0")
+    with ExitStack() as exits:
+        yield Peers({**on_fake, **old, "FAKE_CANN_FAULTS": str(faults.path)}, exits)

@@ -51,7 +51,8 @@ def test_both_sides(on_fake: dict[str, str], tmp_path: Path, product: str) -> No
     with ExitStack() as exits:
         prompt = start("prompt", "--listen", listen)
         assert prompt.stdout.readline() == f"the prompt listens at {listen}; Enter ends it\n"
-        decoder = start("decoder", "--listen", free_address(), "--peer", listen)
+        there = ("--listen", free_address(), "--device", "1")
+        decoder = start("decoder", *there, "--peer", listen)
         printed, errors = decoder.communicate(timeout=PATIENCE)
         assert (decoder.returncode, printed) == (0, "4194304 bytes pulled, every one right\n"), (
             errors

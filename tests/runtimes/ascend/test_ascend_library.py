@@ -42,7 +42,7 @@ def test_it_says_what_it_is(peers):
     peer = peers.start(7)
     info = peer.call(backend_info)
     assert info["name"] == "ascend"
-    assert info["device_count"] == 16
+    assert info["device_count"] == 32
     assert "FakeAscend" in info["description"]
     assert info["path"].endswith("libllm_datadist_ascend.so")
 

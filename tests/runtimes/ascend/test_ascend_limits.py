@@ -116,4 +116,12 @@ def test_bytes_of_a_copy(dry_peers: Peers, calls: Calls, more: int) -> None:
     peer = dry_peers.start(OWNER, device_pool=2 * size + 64 * MIB)
     peer.call(allocate, 2, size)
     peer.call(copy, {0: [1]})
-    assert calls.taken() == [f"copy {MOST_BYTES_OF_A_COPY}", "copy 1"][: 1 + more]
+    assert calls.taken() == ["stream", f"copy {MOST_BYTES_OF_A_COPY}", "copy 1"][: 2 + more]
+
+
+def test_a_stream_is_used_again(dry_peers: Peers, calls: Calls) -> None:
+    peer = dry_peers.start(OWNER, device_pool=64 * MIB)
+    peer.call(allocate, 2, MIB)
+    for _ in range(3):
+        peer.call(copy, {0: [1]})
+    assert calls.taken() == ["stream", *[f"copy {MIB}"] * 3]

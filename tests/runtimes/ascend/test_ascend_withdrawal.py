@@ -14,6 +14,7 @@ from llm_datadist import BlocksCacheKey, LLMException, LLMStatusCode
 from llm_datadist.testing import Geometry, Peer, check, eventually, moved
 
 S = LLMStatusCode
+pytestmark = pytest.mark.versions
 OWNER, PULLER = 7, 8
 SMALL = Geometry()
 LONG_MS = 20_000
@@ -144,8 +145,10 @@ def test_a_peer_that_still_connects_when_its_link_has_ended(peers, faults):
     call = puller.start_call("push", "late", key(), [1], [1])
     eventually(lambda: faults.left() == 0, "it connects")
     assert owner.unlink(puller, force=True, timeout_ms=500) == S.LLM_SUCCESS
-    owner.call("unregister", "kv")
-    owner.call(register_again, "kv", 9)
+    # It has not said that it has left, and its process lives.
+    error = failure(lambda: owner.call("unregister", "kv"))
+    assert "its connection broke" in str(error)
+    assert "must not be used yet" in str(error)
     assert call.exception().status_code == S.LLM_TIMEOUT
     check(cache, cache.filled())
 
@@ -199,6 +202,9 @@ def test_a_disconnect_that_hixl_refuses(peers, faults):
     error = failure(lambda: owner.call("unregister", "kv"))
     assert error.status_code == S.LLM_TIMEOUT
     assert "must not be used yet" in str(error)
+    # Nor does the second call succeed before HIXL has let go of it.
+    error = failure(lambda: owner.call("unregister", "kv"))
+    assert error.status_code == S.LLM_TIMEOUT
     faults.order("disconnect", 103901, times=0)
     # What is left over is given back with the next.
     owner.register("other", SMALL, 1, 1)
@@ -218,15 +224,30 @@ def test_a_transfer_that_failed_and_could_not_disconnect(peers, faults):
     check(target, moved(target.filled(), source.filled(), [0, 2], [0, 2]))
 
 
+@pytest.mark.rule("C6.6-6")
+def test_a_second_unregister_finishes_what_the_first_left(peers):
+    owner, puller, _, _ = connected_pair(peers, 500)
+    puller.stop()
+    for _ in ("the first", "the second"):
+        assert failure(lambda: owner.call("unregister", "kv")).status_code == S.LLM_TIMEOUT
+    puller.go_on()
+    owner.call("unregister", "kv")
+    owner.call(register_again, "kv", 9)
+
+
 def test_a_stopped_peer_whose_link_was_forced_down(peers):
     owner, puller, _, _ = connected_pair(peers, 500)
     puller.stop()
     assert owner.unlink(puller, force=True, timeout_ms=500) == S.LLM_SUCCESS
-    error = failure(lambda: owner.call("unregister", "kv"))
+    for _ in ("the first", "the second"):
+        error = failure(lambda: owner.call("unregister", "kv"))
     assert "must not be used yet" in str(error)
-    puller.go_on()
-    # Nor registered again, until it has left.
-    eventually(lambda: registered_again(owner), "the peer has left")
+    assert "cluster 8" in str(error)
+    assert "s more unless it ends" in str(error)
+    # Nor registered again, until it has ended.
+    assert not registered_again(owner)
+    puller.kill()
+    eventually(lambda: registered_again(owner), "the peer has ended")
 
 
 def registered_again(owner: Peer) -> bool:

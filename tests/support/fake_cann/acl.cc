@@ -256,6 +256,8 @@ void SetErrorText(const char *text) { error_text = text; }
 
 const void *CurrentContext() { return HasContext() ? current : nullptr; }
 
+int CurrentDevice() { return HasContext() ? current->device : -1; }
+
 bool HasContext() {
     State &state = State::Get();
     std::lock_guard<std::mutex> lock(state.mutex);
@@ -376,8 +378,10 @@ aclError aclrtMemcpy(void *dst, size_t dst_max, const void *src, size_t count,
 
 aclError aclrtCreateStream(aclrtStream *stream) {
     const aclError entered = Enter(nullptr);
-    if (entered == ACL_SUCCESS) *stream = new Stream;
-    return entered;
+    if (entered != ACL_SUCCESS) return entered;
+    InsteadWriteDown("stream");
+    *stream = new Stream;
+    return ACL_SUCCESS;
 }
 
 aclError aclrtDestroyStream(aclrtStream stream) {

@@ -14,8 +14,9 @@ namespace fake_cann {
 // that fires lowers its `times` in the file, so a test sees whether it did. Returns the number that
 // the call at this point must give back; 0: none.
 //
-// Points: malloc memcpy synchronize initialize register deregister connect disconnect transfer; at
-// connect-ms the number is how long the call takes.
+// Points: malloc memcpy synchronize initialize register deregister connect disconnect transfer
+// finalize; at connect-ms the number is how long the call takes, at POINT-hang (of HIXL's points) how
+// long it is kept, whatever its timeout.
 uint32_t Fault(const char *point);
 
 // With FAKE_CANN_CALLS, which names a file, copies and transfers are not done: each is a line there.
@@ -29,6 +30,8 @@ void SetErrorText(const char *text);
 bool HasContext();
 // Names it; null: it has none.
 const void *CurrentContext();
+// The device of this thread's context; -1: it has none.
+int CurrentDevice();
 
 // Whether device memory may be touched by copies and transfers only, as a device's may.
 bool Opaque();

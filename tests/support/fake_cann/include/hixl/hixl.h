@@ -36,6 +36,7 @@ public:
 private:
     class Engine;
     std::unique_ptr<Engine> engine_;
+    bool failed_ = false;
 };
 
 }  // namespace hixl

