@@ -153,11 +153,17 @@ class Secret(Text):
 
 
 def read_json(text: str) -> Any:
-    """Read JSON; raises json.JSONDecodeError, also for what is nested too deeply to be read."""
+    """Read JSON; raises json.JSONDecodeError, also for what is nested too deeply to be read, and for
+    a number that Python refuses for its length.
+    """
     try:
         return json.loads(text)
+    except json.JSONDecodeError:
+        raise
     except RecursionError:
         raise json.JSONDecodeError("nested too deeply", text, 0) from None
+    except ValueError as cause:
+        raise json.JSONDecodeError(str(cause), text, 0) from None
 
 
 class Pool(Text):

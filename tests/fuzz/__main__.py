@@ -27,7 +27,8 @@ from typing import NamedTuple
 from tests.fuzz import build, options, plants
 
 CORPUS = build.ROOT / build.FOLDER / "corpus"
-FINDINGS = build.ROOT / "build" / "fuzz" / "findings"
+FINDINGS = build.LIBFUZZER / "findings"
+PLANTED_FINDINGS = build.LIBFUZZER / "planted" / "findings"
 # Of one input. The longest message that an end takes would make each execution slow.
 MOST_BYTES = 4096
 # An execution that takes longer has hung; libFuzzer looks every second half of it.
@@ -152,18 +153,18 @@ def names() -> list[str]:
 
 
 def find_planted(targets: list[str], seed: int) -> int:
-    """Fuzz targets on copies of the sources with a fault planted; return how many are missed."""
+    """Fuzz each target with its fault planted; return how many are missed."""
     missed = 0
     print(f"{'target':16} {'executions':>10} {'seconds':>8}  fault, and what showed it")
     for plant in plants.PLANTS:
         if plant.target not in targets:
             continue
-        with plants.planted(plant) as tree:
-            if plant.target == options.NAME:
+        if plant.target == options.NAME:
+            with plants.planted_package(plant) as tree:
                 result = Result(*options.fuzz_in(tree, PLANTED_RUNS, seed))
-            else:
-                program = build.build_for_libfuzzer(tree)
-                result = fuzz(program, plant.target, PLANTED_RUNS, seed, tree / "findings")
+        else:
+            program = build.build_with(plant.file, plants.faulty_text(plant))
+            result = fuzz(program, plant.target, PLANTED_RUNS, seed, PLANTED_FINDINGS)
         missed += not result.finding
         shown = result.finding or "NOT FOUND"
         print(f"{plant.target:16} {result.executions:>10} {result.seconds:>8.1f}  {plant.what}:")

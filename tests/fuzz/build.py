@@ -20,6 +20,7 @@ from llm_datadist._version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path("tests/fuzz")
+LIBFUZZER = ROOT / "build" / "fuzz"
 # What no library but that for Ascend devices has, and needs nothing of CANN.
 FURTHER = (Path("csrc/ascend/regions.cc"),)
 FLAGS = ("-std=c++17", "-O1", "-g1", "-pthread", "-Wall", "-Wextra", "-Wshadow")
@@ -31,6 +32,7 @@ WATCHED = (
     "-DLLDD_CHECK_THREADS",
     "-DLLDD_LIBFUZZER",
 )
+LINKED = (f"-fsanitize=fuzzer,{SANITIZERS}", "-pthread")
 
 
 class Unavailable(Exception):
@@ -57,21 +59,42 @@ def find_clang() -> list[str]:
     return [*launcher, clang]
 
 
-def targets(tree: Path = ROOT) -> list[Path]:
+def targets() -> list[Path]:
     """Return the sources of the targets, and of what they share."""
-    return sorted((tree / FOLDER).glob("*.cc"))
+    return sorted((ROOT / FOLDER).glob("*.cc"))
 
 
-def build_for_libfuzzer(tree: Path = ROOT) -> Path:
+def build_for_libfuzzer() -> Path:
     """Compile library and targets anew where they changed; return the program."""
-    folder = tree / "build" / "fuzz"
-    sources = [*building.MOCK.sources(tree), *(tree / each for each in FURTHER), *targets(tree)]
-    with _compiled_by(find_clang()), compiler.exclusive(folder):
-        made = compiler.Compiler(tree, folder, [*FLAGS, *WATCHED, *_generated(tree, folder)])
-        objects = made.compile_all(sources, compiler.jobs())
-        program = folder / "libfuzzer"
-        made.link(objects, program, [f"-fsanitize=fuzzer,{SANITIZERS}", "-pthread"])
+    with _compiled_by(find_clang()), compiler.exclusive(LIBFUZZER):
+        made, objects = _objects_for_libfuzzer()
+        program = LIBFUZZER / "libfuzzer"
+        made.link(objects, program, LINKED)
     return program
+
+
+def build_with(file: str, text: str) -> Path:
+    """Do the same with this text in place of a source's; return the program."""
+    folder = LIBFUZZER / "planted"
+    planted = folder / file
+    planted.parent.mkdir(parents=True, exist_ok=True)
+    planted.write_text(text)
+    with _compiled_by(find_clang()), compiler.exclusive(LIBFUZZER):
+        _, objects = _objects_for_libfuzzer()
+        flags = [*FLAGS, *WATCHED, *_generated(LIBFUZZER)]
+        made = compiler.Compiler(folder, folder / "objects", flags, report=_say_nothing)
+        sound = (LIBFUZZER / file).with_suffix(".o")
+        faulty = made.compile_all([planted], 1)
+        objects = [each for each in objects if each != sound] + faulty
+        program = folder / "libfuzzer"
+        made.link(objects, program, LINKED)
+    return program
+
+
+def _objects_for_libfuzzer() -> tuple[compiler.Compiler, list[Path]]:
+    sources = [*building.MOCK.sources(ROOT), *(ROOT / each for each in FURTHER), *targets()]
+    made = compiler.Compiler(ROOT, LIBFUZZER, [*FLAGS, *WATCHED, *_generated(LIBFUZZER)])
+    return made, made.compile_all(sources, compiler.jobs())
 
 
 def build_to_replay(folder: Path, sanitized: bool) -> Path:
@@ -86,7 +109,7 @@ def build_to_replay(folder: Path, sanitized: bool) -> Path:
     sources = [*(ROOT / each for each in FURTHER), *targets()]
     if not objects:
         sources = [*building.MOCK.sources(ROOT), *sources]
-    flags = [*FLAGS, *_generated(ROOT, folder)]
+    flags = [*FLAGS, *_generated(folder)]
     flags += shlex.split(os.environ.get("LLDD_TEST_CXXFLAGS", ""))
     made = compiler.Compiler(ROOT, folder, flags, report=_say_nothing)
     objects += made.compile_all(sources, compiler.jobs())
@@ -107,12 +130,12 @@ def _sanitizer_flags(sanitizers: list[str]) -> list[str]:
     return [f"-fsanitize={','.join(sanitizers)}"] if sanitizers else []
 
 
-def _generated(tree: Path, folder: Path) -> list[str]:
+def _generated(folder: Path) -> list[str]:
     """Write what the build generates from the header; return the flags that go with it."""
-    parsed = declarations.parse((tree / building.HEADER).read_text())
+    parsed = declarations.parse((ROOT / building.HEADER).read_text())
     compiler.write_if_changed(folder / "lldd_layout.inc", declarations.layout_source(parsed))
     generated = building.Generated(parsed.fingerprint, "", __version__)
-    includes = [(tree / building.HEADER).parent, tree / "csrc", tree, folder]
+    includes = [(ROOT / building.HEADER).parent, ROOT / "csrc", ROOT, folder]
     return [*generated.defines(), *(f"-I{each}" for each in includes)]
 
 

@@ -225,7 +225,7 @@ void HearAsAcceptor(Owner *owner, bool opens, const std::vector<Fd> &descriptors
     Send(visitor.get(), opens ? std::string(message) : Proved(visitor.get(), message), descriptors);
     owner->LetLoopRun();
     const std::string answer = ReceiveSome(visitor.get());
-    DEMAND(answer.find(kSecretWord) == std::string::npos);
+    DEMAND(answer.find(std::string(sizeof(LinkNonce), kSecretByte)) == std::string::npos);
     owner->loop().RunAndWait([&] { static_cast<void>(connection->Confirm()); });
     Transfer(owner, connection.get());
 }

@@ -98,7 +98,8 @@ def seeds() -> list[bytes]:
     """Return inputs to begin with, for the corpus."""
     info = json.dumps([{"listen_ip_info": [{"ip": "127.0.0.1", "port": 26000}, {"ip": "::1"}]}])
     pool = json.dumps({"memory_size": 1 << 20, "page_shift": 12})
-    texts = [pool, pool, "127.0.0.1:26000", "{}", '{"a": [1]}', info]
+    large = json.dumps({"memory_size": 1 << 33, "page_shift": 30})
+    texts = [pool, large, "127.0.0.1:26000", "{}", '{"a": [1]}', info]
     numbered = [bytes([number]) + text.encode() for number, text in enumerate(texts)]
     return [*numbered, b"\2[::1]:0"]
 

@@ -16,10 +16,9 @@ namespace {
 // An in-process peer reads the loop's turns off: a listener, a connection, its bytes.
 constexpr int kTurns = 4;
 
-std::string SecretBytes() {
-    std::string bytes;
-    while (bytes.size() < kPart) bytes += kSecretWord;
-    return bytes.substr(0, kPart);
+const std::string &SecretPart() {
+    static const std::string part(kPart, kSecretByte);
+    return part;
 }
 
 bool Holds(uint64_t addr, const std::string &bytes) {
@@ -47,7 +46,7 @@ Owner::Owner(const char *transports) {
     DEMAND(device_->Register(kWithdrawn, kPart, Placement::kHost).ok());
     DEMAND(device_->Register(kHoles, kPart, Placement::kHost).ok());
     DEMAND(device_->Unregister(kWithdrawn, kPart, Deadline::InMs(5000)).ok());
-    const std::string secret = SecretBytes();
+    const std::string &secret = SecretPart();
     std::memcpy(Pointer(kSecret), secret.data(), kPart);
     std::memcpy(Pointer(kOtherSecret), secret.data(), kPart);
     std::memcpy(Pointer(kWithdrawn), secret.data(), kPart);
@@ -64,7 +63,7 @@ void Owner::Restore() {
 }
 
 void Owner::DemandUntouched() {
-    static const std::string secret = SecretBytes();
+    const std::string &secret = SecretPart();
     DEMAND(Holds(kSecret, secret));
     DEMAND(Holds(kWithdrawn, secret));
     DEMAND(Holds(kOtherSecret, secret));

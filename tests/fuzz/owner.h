@@ -25,7 +25,8 @@ constexpr uint64_t kOtherSecret = kMemory + 3 * kPart;
 constexpr uint64_t kHoles = kMemory + 4 * kPart;
 constexpr uint64_t kEnd = kMemory + 5 * kPart;
 
-// What secret memory is full of: no answer may have it.
+// What secret memory is full of: no answer may have it. A device's, and an engine's.
+constexpr char kSecretByte = '\xE7';
 constexpr char kSecretWord[] = "secret-of-victim";
 
 // The devices and their memory last as long as the process, as those of a client do.

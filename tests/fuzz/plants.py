@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults that are planted in a copy of the sources, one or more per target: a target that does not
-find its own would find no other.
+"""Faults to plant, one per target, each in a copy of one source: a target that does not find its
+own would find no other.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.fuzz import build
-
-COPIED = ("csrc", "mock_runtime", "llm_datadist", "tests/fuzz", "tests/__init__.py")
 
 
 class Plant(NamedTuple):
@@ -79,10 +77,10 @@ PLANTS = (
     ),
     Plant(
         "rank_table",
-        "an escape at the end of a text is read past it",
+        "the digits of an escape at the end of a text are read past it",
         "csrc/engine/lenient_json.cc",
-        "        if (rest_.empty()) return false;\n        const char escape = rest_[0];",
-        "        const char escape = rest_.data()[0];",
+        "        if (rest_.size() < 4) return false;\n",
+        "",
     ),
     Plant(
         "fault_script",
@@ -145,27 +143,21 @@ PLANTS = (
 )
 
 
-@contextmanager
-def planted(plant: Plant) -> Iterator[Path]:
-    """A copy of the sources with the fault in it; objects are shared by the copies."""
-    tree = Path(tempfile.gettempdir()) / "lldd-fuzz-planted"
-    for name in COPIED:
-        source, copy = build.ROOT / name, tree / name
-        _copy_what_differs(source, copy)
-    place = tree / plant.file
-    text = place.read_text()
+def faulty_text(plant: Plant) -> str:
+    """Return the text of the file with the fault in it."""
+    text = (build.ROOT / plant.file).read_text()
     if text.count(plant.sound) != 1:
         raise SystemExit(f"{plant.file} has {text.count(plant.sound)} times: {plant.sound}")
-    place.write_text(text.replace(plant.sound, plant.faulty))
-    yield tree
+    return text.replace(plant.sound, plant.faulty)
 
 
-def _copy_what_differs(source: Path, copy: Path) -> None:
-    """Copy without touching what is there already, so that it is not compiled again."""
-    files = [source] if source.is_file() else [each for each in source.rglob("*") if each.is_file()]
-    for file in files:
-        there = copy if file == source else copy / file.relative_to(source)
-        if there.exists() and there.read_bytes() == file.read_bytes():
-            continue
-        there.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, there)
+@contextmanager
+def planted_package(plant: Plant) -> Iterator[Path]:
+    """Copy what a target in Python needs, with the fault in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        for name in ("llm_datadist", "tests/fuzz"):
+            shutil.copytree(build.ROOT / name, tree / name)
+        shutil.copyfile(build.ROOT / "tests/__init__.py", tree / "tests/__init__.py")
+        (tree / plant.file).write_text(faulty_text(plant))
+        yield tree
