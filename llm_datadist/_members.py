@@ -153,8 +153,8 @@ class Secret(Text):
 
 
 def read_json(text: str) -> Any:
-    """Read JSON; raises json.JSONDecodeError, also for what is nested too deeply to be read, and for
-    a number that Python refuses for its length.
+    """Read JSON; raises json.JSONDecodeError, also for what is nested too deeply to be read, and
+    for a number that Python refuses for its length.
     """
     try:
         return json.loads(text)
