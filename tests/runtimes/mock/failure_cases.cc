@@ -442,7 +442,7 @@ bool StreamIsClosedAfter(uint32_t port, const std::string &bytes) {
     SocketAddress address;
     CHECK_OK(SocketAddress::Parse("127.0.0.1", port, &address));
     Fd stream;
-    CHECK_OK(Connect(address, Deadline::InMs(1000), &stream));
+    CHECK_OK(Connect(address, {}, Deadline::InMs(1000), &stream));
     CHECK_OK(SendAll(stream.get(), bytes.data(), bytes.size(), Deadline::InMs(1000)));
     return IsClosed(stream.get());
 }
@@ -483,7 +483,7 @@ void GarbageOnStream() {
         SocketAddress address;
         CHECK_OK(SocketAddress::Parse("127.0.0.1", port, &address));
         Fd stream;
-        CHECK_OK(Connect(address, Deadline::InMs(1000), &stream));
+        CHECK_OK(Connect(address, {}, Deadline::InMs(1000), &stream));
         const std::string bytes = Bytes(good, wrong);
         CHECK_OK(SendAll(stream.get(), bytes.data(), bytes.size(), Deadline::InMs(1000)));
         TcpAnswer answer{};
@@ -498,7 +498,7 @@ void GarbageOnStream() {
     SocketAddress owner;
     CHECK_OK(SocketAddress::Parse("127.0.0.1", port, &owner));
     Fd asking;
-    CHECK_OK(Connect(owner, Deadline::InMs(1000), &asking));
+    CHECK_OK(Connect(owner, {}, Deadline::InMs(1000), &asking));
     const std::string request = Bytes(good, TcpRun{1, 1, late, 4096});
     CHECK_OK(SendAll(asking.get(), request.data(), request.size(), Deadline::InMs(1000)));
     TcpAnswer refusal{};
@@ -508,7 +508,7 @@ void GarbageOnStream() {
     SocketAddress address;
     CHECK_OK(SocketAddress::Parse("127.0.0.1", port, &address));
     Fd half;
-    CHECK_OK(Connect(address, Deadline::InMs(1000), &half));
+    CHECK_OK(Connect(address, {}, Deadline::InMs(1000), &half));
     CHECK_OK(SendAll(half.get(), &good, sizeof good / 2, Deadline::InMs(1000)));
     CHECK_OK(side.Read(own, theirs, kMiB));
     // The client's new stream ends the old one: nothing late can come out of it.

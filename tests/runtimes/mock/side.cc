@@ -241,7 +241,7 @@ Status Side::OpenStream(const Deadline &deadline, Fd *stream) {
     ++streams_opened_;
     SocketAddress peer;
     CHECK_OK(SocketAddress::Parse("127.0.0.1", peer_port_, &peer));
-    return lldd::Connect(peer, deadline, stream);
+    return lldd::Connect(peer, {}, deadline, stream);
 }
 
 void Side::Break() {
