@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
 from contextlib import ExitStack
 from functools import partial
@@ -61,9 +62,21 @@ def forced_unlink(actor: Any, cluster: ClusterAddress) -> None:
     actor.unlink([cluster], SYNC_MS, True)
 
 
-def main_thread(peer: Peer) -> list[str]:
-    """Its /proc/PID/stat behind the name."""
-    return File(f"/proc/{peer.pid}/task/{peer.pid}/stat").read_text().rsplit(")", 1)[1].split()
+def pull_in_thread(actor: Any, *args: Any) -> None:
+    """Pull, and leave word which thread does it."""
+    actor.pulling = threading.get_native_id()
+    actor.announce("pulls")
+    actor.pull(*args)
+
+
+def pulling_thread(actor: Any) -> int:
+    return int(actor.pulling)
+
+
+def main_thread(peer: Peer, thread: int = 0) -> list[str]:
+    """Its /proc/PID/stat behind the name; or that of another thread."""
+    path = File(f"/proc/{peer.pid}/task/{thread or peer.pid}/stat")
+    return path.read_text().rsplit(")", 1)[1].split()
 
 
 def check_ctrl_c(peer: Peer, is_inside: Callable[[], bool], command: Command, *args: Any) -> None:
@@ -77,12 +90,12 @@ def check_ctrl_c(peer: Peer, is_inside: Callable[[], bool], command: Command, *a
     assert time.monotonic() - start < SOON_S, command
 
 
-def waits(peer: Peer) -> Callable[[], bool]:
-    """Whether the main thread was found asleep three times in a row."""
+def waits(peer: Peer, thread: int = 0) -> Callable[[], bool]:
+    """Whether the main thread, or another one, was found asleep three times in a row."""
     seen: list[bool] = []
 
     def look() -> bool:
-        seen.append(main_thread(peer)[0] == "S")
+        seen.append(main_thread(peer, thread)[0] == "S")
         return len(seen) > 3 and all(seen[-3:])
 
     return look
@@ -113,7 +126,10 @@ def test_it_ends_each_wait_for_a_silent_peer(stage: Stage) -> None:
         check_ctrl_c(puller, waits(puller), "push", "kv", KEY, [0], [0])
         check_ctrl_c(puller, waits(puller), "unlink", [cluster], SYNC_MS)
         # A transfer of this engine uses the memory.
-        other = puller.start_call("pull", "kv", KEY, [0], [0])
+        other = puller.start_call(pull_in_thread, "kv", KEY, [0], [0])
+        puller.wait_for("pulls")
+        thread = puller.call(pulling_thread)
+        eventually(waits(puller, thread), "the pull is under way")
         check_ctrl_c(puller, waits(puller), "unregister", "kv")
         puller.finalize()
         assert other.exception() is not None

@@ -19,6 +19,8 @@ from tests.conformance.relay import Relay, relay
 from tests.conformance.stage import OWNER, PULLER, SMALL, Stage, notices
 
 PAGE = FilePath(__file__).resolve().parents[2] / "docs" / "errors.md"
+if not PAGE.exists():
+    pytest.skip("capability docs: a wheel has none", allow_module_level=True)
 TIMEOUT_MS = 400
 KEY = BlocksCacheKey(OWNER, 0)
 

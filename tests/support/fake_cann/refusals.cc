@@ -218,8 +218,12 @@ void NoBufferPool() {
 void StagedTimeouts() {
     Pair pair;
     CHECK(pair.Pull(2'147'483) == hixl::SUCCESS);
-    const int signal = SignalOfChild([&] { (void)pair.Pull(2'147'484); });
-    CHECK(signal == (kIs850 ? SIGABRT : 0));
+    // The child has no thread but one: it can fail there, and nothing else.
+    if (kIs850) {
+        CHECK(SignalOfChild([&] { (void)pair.Pull(2'147'484); }) == SIGABRT);
+    } else {
+        CHECK(pair.Pull(2'147'484) == hixl::SUCCESS);
+    }
 }
 
 void SegmentsThatAreForgotten() {
