@@ -25,7 +25,7 @@ from tests.conformance.test_async_transfer import Pair as Senders
 from tests.conformance.test_control_messages import recorded
 from tests.conformance.test_refused_process_vm import PROCESS_VM_CALLS, have_the_kernel_refuse
 from tests.conformance.together import NearPeer, NearStage
-from tests.support.xxh64 import xxh64
+from tests.conformance.xxh64 import xxh64
 
 S = LLMStatusCode
 VERIFY = "LLM_DATADIST_VERIFY"

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.conformance.xxh64 import xxh64
 from tests.engine.engine_shim import Shim
-from tests.support.xxh64 import xxh64
 
 pytestmark = pytest.mark.sanitize
 
