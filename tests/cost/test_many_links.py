@@ -91,9 +91,12 @@ def finalize_if_open(actor, cluster_id: int) -> None:
 def test_sixty_four_links_share_their_threads_and_leave_nothing():
     with processes() as (owners, pullers, clusters):
         # What is made once, with the first link and the first large pull.
+        sockets = owners.resources().descriptors["socket:"]
         pullers.call(link, PULLERS, clusters[:1])
         pullers.call(pull, PULLERS, OWNERS)
         pullers.call(unlink, PULLERS, clusters[:1])
+        # The owner closes its end after its answer.
+        eventually(lambda: owners.resources().descriptors["socket:"] <= sockets, "it is closed", 10)
         before = [peer.resources() for peer in (owners, pullers)]
         helpers = before[1].threads["lldd-copy"]
 
