@@ -171,11 +171,8 @@ def loopback(machine: Machine) -> Finding:
 
 def why_no_connection(address: str) -> str:
     """Say why a byte does not go over a connection to an own address; "" if it does."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        with socket.socket(family, socket.SOCK_STREAM) as listener:
-            listener.bind((address, 0))
-            listener.listen(1)
+        with _listener(address) as listener:
             listener.settimeout(_PATIENCE_S)
             # A port can be bound while the interface is down; only a connection tells.
             with socket.create_connection(listener.getsockname()[:2], _PATIENCE_S) as dialled:
@@ -186,20 +183,27 @@ def why_no_connection(address: str) -> str:
                     if accepted.recv(1) != b"x":
                         return "a connection closes before a byte has arrived"
     except OSError as error:
-        return error.strerror or str(error)
+        return _why(error)
     return ""
 
 
 def why_no_listener(address: str) -> str:
     """Say why no port of an address can be bound; "" if one can."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        with socket.socket(family, socket.SOCK_STREAM) as listener:
-            listener.bind((address, 0))
-            listener.listen(1)
+        _listener(address).close()
     except OSError as error:
-        return error.strerror or str(error)
+        return _why(error)
     return ""
+
+
+def _listener(address: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.create_server((address, 0), family=family, backlog=1)
+
+
+def _why(error: OSError) -> str:
+    # Not strerror, to which create_server adds the address.
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def ephemeral_ports(machine: Machine) -> Finding:

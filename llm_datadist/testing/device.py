@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends import device_memory_has_host_addresses
+from ..backends import device_memory_has_host_addresses as at_host_addresses
 from ..config import LLMConfig
 
 __all__ = [
@@ -52,11 +52,6 @@ _FUNCTIONS: dict[str, list[Any]] = {
         ctypes.c_int,
     ],
 }
-
-
-def at_host_addresses() -> bool:
-    """Tell whether device memory of the library in use can be touched through its address."""
-    return device_memory_has_host_addresses()
 
 
 def options_of(number: int) -> dict[str, str]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 from typing import Any
@@ -12,12 +11,12 @@ import pytest
 
 from llm_datadist import BlocksCacheKey, LLMClusterInfo, LLMStatusCode
 from llm_datadist.testing import Peer, eventually
+from tests.conformance.connections import connections
 from tests.conformance.paths import ON_ASCEND, helped_path
 from tests.conformance.refusals import refused
 from tests.conformance.stage import OWNER, PULLER, SMALL, Stage
 
 S = LLMStatusCode
-ESTABLISHED = "01"
 # Of the addresses for documentation: no host has one.
 NOBODYS = "192.0.2.1"
 
@@ -34,21 +33,11 @@ def link_from(actor: Any, remote: tuple[str, int], *local: str) -> tuple[int, st
 
 def sources_to(actor: Any, port: int) -> list[str]:
     """The own addresses of the connections to that port."""
-    held = set()
-    for entry in os.scandir("/proc/self/fd"):
-        try:
-            held.add(os.readlink(entry.path))
-        except FileNotFoundError:
-            # The descriptor of this very listing.
-            continue
-    sources = []
-    with open("/proc/self/net/tcp") as table:
-        for line in table.readlines()[1:]:
-            words = line.split()
-            to_port = int(words[2].split(":")[1], 16) == port
-            if to_port and words[3] == ESTABLISHED and f"socket:[{words[9]}]" in held:
-                sources.append(socket.inet_ntoa(struct.pack("=I", int(words[1].split(":")[0], 16))))
-    return sources
+    return [
+        socket.inet_ntoa(struct.pack("=I", int(each.own.split(":")[0], 16)))
+        for each in connections()
+        if int(each.other.split(":")[1], 16) == port
+    ]
 
 
 @pytest.fixture

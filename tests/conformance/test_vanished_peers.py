@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from llm_datadist import BlocksCacheKey, LLMStatusCode
 from llm_datadist.introspection import LinkState
 from llm_datadist.testing import Geometry, Peer, check, eventually, moved
 from llm_datadist.testing.actor import ClusterAddress
+from tests.conformance.connections import connections
 from tests.conformance.paths import ON_ASCEND, Path, helped_path
 from tests.conformance.refusals import check_refusal
 from tests.conformance.stage import OWNER, PULLER, SMALL, Stage, linked, links_of
@@ -19,31 +19,15 @@ from tests.conformance.stalls import stalling_relay
 
 S = LLMStatusCode
 PEER_TIMEOUT = "lldd.PeerTimeout"
-ESTABLISHED, KEEPALIVE = "01", "02"
-
-
-def connections(actor: Any) -> list[tuple[str, str]]:
-    """The established TCP connections of this process: the own end, and the kernel's timer of each,
-    00 for none.
-    """
-    held = set()
-    for entry in os.scandir("/proc/self/fd"):
-        try:
-            held.add(os.readlink(entry.path))
-        except FileNotFoundError:
-            # The descriptor of this very listing.
-            continue
-    found = []
-    with open("/proc/self/net/tcp") as table:
-        for line in table.readlines()[1:]:
-            words = line.split()
-            if words[3] == ESTABLISHED and f"socket:[{words[9]}]" in held:
-                found.append((words[1], words[5].split(":")[0]))
-    return found
+KEEPALIVE = "02"
 
 
 def timers(actor: Any) -> list[str]:
-    return [timer for _, timer in connections(actor)]
+    return [each.timer for each in connections()]
+
+
+def own_ends(actor: Any) -> set[str]:
+    return {each.own for each in connections()}
 
 
 @pytest.mark.rule("C10-210")
@@ -124,11 +108,11 @@ def test_a_stopped_peer_is_silent_and_its_link_stays(stage: Stage, path: Path) -
     owner.stop()
     # Over TCP more than the buffers of a stream hold: the kernel ends one after the other.
     push = puller.start_call("push", "kv", BlocksCacheKey(OWNER, 0), everything, everything)
-    streams = {end for end, _ in puller.call(connections)}
+    streams = puller.call(own_ends)
     eventually(lambda: states((puller, OWNER)) == [LinkState.SILENT], "it is stopped")
     if path.name == "tcp":
         eventually(
-            lambda: {end for end, _ in puller.call(connections)} - streams,
+            lambda: puller.call(own_ends) - streams,
             "the kernel has ended the stream, and there is another one",
         )
     if not path.needs_the_peer:
