@@ -19,7 +19,7 @@ from llm_datadist._cli import bench
 from llm_datadist._tools.host import AvailableMemory
 from llm_datadist._tools.outcome import Refusal
 from llm_datadist.testing import eventually
-from tests.cost.bench_processes import children_of, state_of
+from tests.cost.bench_processes import children_of, wait_until_ended
 
 LIMITS = {"registered": "readv_t2", "allocated": "nt_t2", "tcp": "raw_tcp"}
 TINY_BYTES = {"W1": 8 * 8 << 16, "W2": 2 * 16 << 12, "W3": 1 << 12, "W4": 2 << 20}
@@ -240,4 +240,4 @@ def test_an_interrupted_bench_leaves_no_process():
     assert "Traceback" not in stderr
     # One that was being started in that moment is in nobody's list yet, and ends by itself when it
     # finds the other end of its channel closed.
-    eventually(lambda: [state_of(peer) for peer in peers] == ["", ""], "both have ended")
+    wait_until_ended(peers)

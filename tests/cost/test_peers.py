@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llm_datadist.testing import eventually
-from tests.cost.bench_processes import children_of, state_of
+from tests.cost.bench_processes import children_of, state_of, wait_until_ended
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -94,6 +94,4 @@ def test_a_killed_run_leaves_no_process_not_even_a_stopped_one():
     finally:
         duel.kill()
         duel.wait()
-    eventually(
-        lambda: all(state_of(child) in ("", "Z") for child in children), "the end of all processes"
-    )
+    wait_until_ended(children)
