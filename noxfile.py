@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -71,6 +72,8 @@ def docs(session: nox.Session) -> None:
     _install(session, "-e", ".[test,docs]")
     session.run("python", "docs/fidelity.py")
     session.run("git", "diff", "--exit-code", "--", "docs/fidelity.md", external=True)
+    # What was there may be of pages that are gone.
+    shutil.rmtree(ROOT / "build" / "site", ignore_errors=True)
     options = ["--fresh-env", "--fail-on-warning", "--quiet", "--jobs=auto", "--conf-dir=docs/site"]
     doctrees = "--doctree-dir=build/site-doctrees"
     session.run("python", "-m", "sphinx", "build", *options, doctrees, ".", "build/site")

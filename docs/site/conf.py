@@ -14,7 +14,7 @@ from llm_datadist import __version__ as release  # noqa: E402
 
 project = "llm-datadist"
 author = "the llm-datadist authors"
-copyright = "The llm-datadist authors, Apache-2.0"  # noqa: A001
+copyright = "The llm-datadist authors, Apache-2.0"
 version = release
 
 extensions = [

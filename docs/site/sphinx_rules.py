@@ -26,7 +26,7 @@ SECTION = r"\d+(?:\.\d+)*"
 MENTION = re.compile(
     rf"(?P<rule>{fidelity.ID})"
     rf"|\b[Dd]ecisions? (?P<decisions>\d+(?:(?:, | and )\d+)*)"
-    rf"|\b(?:contract chapter|contract|Source:(?: contract)?(?: chapter)?|Source: an own extension,)"
+    rf"|\b(?:contract chapter|contract|Source:(?: contract| chapter| an own extension,)*)"
     rf"\s(?P<section>{SECTION})"
 )
 NO_LINKS_IN = (nodes.literal, nodes.literal_block, nodes.reference, nodes.title, nodes.raw)
@@ -104,7 +104,9 @@ class Links(SphinxPostTransform):
                     continue  # The place itself.
                 yield nodes.Text(text[end:start])
                 target = self.app.builder.get_relative_uri(self.env.docname, page)
-                yield nodes.reference("", text[start:stop], internal=True, refuri=f"{target}#{anchor}")
+                yield nodes.reference(
+                    "", text[start:stop], internal=True, refuri=f"{target}#{anchor}"
+                )
                 end = stop
         yield nodes.Text(text[end:])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wide tables on narrow screens: each cell carries the heading of its column, which site.css shows there."""
+"""Wide tables on narrow screens: each cell carries the heading of its column, for site.css."""
 
 from __future__ import annotations
 
