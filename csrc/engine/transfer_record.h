@@ -28,10 +28,10 @@ using TransferId = std::array<uint8_t, 16>;
 // to know.
 struct TransferTimes {
     using Point = Deadline::Clock::time_point;
-    Point entry{};       // of a push: of this layer
-    Point turn{};        // from here on it had the link
-    Point first_byte{};  // the runtime was told which bytes to move
-    Point end{};
+    Point entry;       // of a push: of this layer
+    Point turn;        // from here on it had the link
+    Point first_byte;  // the runtime was told which bytes to move
+    Point end;
 };
 
 // A transfer of this end that is over: a pull, or one layer of a push. One that failed before its link
