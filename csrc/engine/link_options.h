@@ -20,6 +20,7 @@ struct LinkOptions {
     uint32_t peer_timeout_ms = 0;  // after which a peer that does not answer is noticed; 0: never
     // Raised when the engine is closed; outlives every link. Null: it is not.
     const Interruption *closing = nullptr;
+    TrafficTotals *totals = nullptr;  // see Link::Identity
 
     bool one_way() const { return link_style == LLDD_LINK_STYLE_ONE_WAY; }
     // A new greeting, with a nonce of its own.

@@ -22,6 +22,7 @@ struct TransferScratch {
     // What is told of the transfer that is under way, see TransferRecord; with `timed` also when it
     // comes how far.
     bool timed = false;
+    bool failure_counted = false;  // see Transfers::Counted
     TransferTimes times;
     uint64_t bytes = 0;
     PathBytes moved{};

@@ -11,31 +11,34 @@ namespace lldd {
 
 Status Transfers::Pull(const lldd_pull_args &args, const lldd_cache_key &key,
                        TransferScratch *scratch) {
-    return Count([&]() -> Status {
-        const Deadline deadline = DeadlineAfter(args.waited_ms, options_.sync_timeout_ms);
-        scratch->Begin(observers_->any_wants_steps());
-        LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(args.tensors_per_layer));
-        if (key.cluster_id == options_.cluster_id) {
-            return Failure(LLDD_PARAM_INVALID,
-                           "the key names the own cluster %llu; a pull needs another one",
-                           Printable(key.cluster_id));
-        }
-        const CachesInUse::Use use(in_use_, args.cache_id);
-        CacheRef local;
-        LLDD_RETURN_IF_ERROR(store_->FindOwn(args.cache_id, &local));
-        const PullRequest request{args, PlanOf(*local)};
-        LLDD_RETURN_IF_ERROR(CheckPull(request, &scratch->pairs));
-        std::shared_ptr<Link> link;
-        LLDD_RETURN_IF_ERROR(FindLink(key.cluster_id, &link));
-        Status status = InTurn(link, deadline, args.token, scratch, [&](const Deadline &until) {
-            link->turn().AssertHeld();
-            return PullInTurn({key, request, *local}, link.get(), until, scratch);
-        });
-        const Ending ending{
-            TransferKind::kPull,  *link,   &key, args.cache_id, args.src_layer_start,
-            args.src_layer_count, deadline};
-        return End(std::move(status), ending, scratch);
-    }());
+    scratch->failure_counted = false;
+    return Counted(
+        [&]() -> Status {
+            const Deadline deadline = DeadlineAfter(args.waited_ms, options_.sync_timeout_ms);
+            scratch->Begin(observers_->any_wants_steps());
+            LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(args.tensors_per_layer));
+            if (key.cluster_id == options_.cluster_id) {
+                return Failure(LLDD_PARAM_INVALID,
+                               "the key names the own cluster %llu; a pull needs another one",
+                               Printable(key.cluster_id));
+            }
+            const CachesInUse::Use use(in_use_, args.cache_id);
+            CacheRef local;
+            LLDD_RETURN_IF_ERROR(store_->FindOwn(args.cache_id, &local));
+            const PullRequest request{args, PlanOf(*local)};
+            LLDD_RETURN_IF_ERROR(CheckPull(request, &scratch->pairs));
+            std::shared_ptr<Link> link;
+            LLDD_RETURN_IF_ERROR(FindLink(key.cluster_id, &link));
+            Status status = InTurn(link, deadline, args.token, scratch, [&](const Deadline &until) {
+                link->turn().AssertHeld();
+                return PullInTurn({key, request, *local}, link.get(), until, scratch);
+            });
+            const Ending ending{
+                TransferKind::kPull,  *link,   &key, args.cache_id, args.src_layer_start,
+                args.src_layer_count, deadline};
+            return End(std::move(status), ending, scratch);
+        }(),
+        *scratch);
 }
 
 Status Transfers::PullInTurn(const PullCall &call, Link *link, const Deadline &deadline,
@@ -45,11 +48,7 @@ Status Transfers::PullInTurn(const PullCall &call, Link *link, const Deadline &d
     LLDD_RETURN_IF_ERROR(options_.mode == LLDD_MODE_ONE_SIDED
                              ? PullOneSided(call, link, deadline, scratch)
                              : PullByRequest(call, link, deadline, scratch));
-    const uint64_t bytes = scratch->bytes;
-    counters_.pulls.fetch_add(1, std::memory_order_relaxed);
-    counters_.bytes_in.fetch_add(bytes, std::memory_order_relaxed);
-    link->counters.pulls.fetch_add(1, std::memory_order_relaxed);
-    link->counters.bytes_in.fetch_add(bytes, std::memory_order_relaxed);
+    link->traffic().own.CountPull(scratch->moved);
     return Status::Ok();
 }
 

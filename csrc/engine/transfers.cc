@@ -43,10 +43,9 @@ Status AskOwner(Link *link, wire::Kind kind, const std::string &body, const Dead
     return Status(LLDD_TIMEOUT, status.text(), status.raw());
 }
 
-Status Transfers::Count(Status status) {
-    if (status.ok()) return status;
-    counters_.failures.fetch_add(1, std::memory_order_relaxed);
-    if (status.code() == LLDD_TIMEOUT) counters_.timeouts.fetch_add(1, std::memory_order_relaxed);
+Status Transfers::Counted(Status status, const TransferScratch &scratch) {
+    if (!status.ok() && !scratch.failure_counted)
+        without_link_.own.NoteFailure(status, status.text());
     return status;
 }
 
@@ -89,16 +88,24 @@ Status Transfers::End(Status status, const Ending &ending, TransferScratch *scra
     }
     if (status.ok()) return status;
     status = std::move(status).WithPrefix(TransferText(record) + ": ");
-    if (status.code() != LLDD_TIMEOUT || Deadline::Clock::now() < ending.deadline.when())
-        return status;
-    return std::move(status).WithSuffix(
-        Format("; a transfer may take %u ms (sync_kv_timeout)", options_.sync_timeout_ms));
+    if (status.code() == LLDD_TIMEOUT && record.bytes != 0) {
+        status = std::move(status).WithSuffix(Format("; %llu of %llu bytes were moved",
+                                                     Printable(record.bytes_moved()),
+                                                     Printable(record.bytes)));
+    }
+    if (status.code() == LLDD_TIMEOUT && Deadline::Clock::now() >= ending.deadline.when()) {
+        status = std::move(status).WithSuffix(
+            Format("; a transfer may take %u ms (sync_kv_timeout)", options_.sync_timeout_ms));
+    }
+    ending.link.traffic().own.NoteFailure(status, status.text());
+    scratch->failure_counted = true;
+    return status;
 }
 
 Status Transfers::ReadTable(Link *link, const Deadline &deadline, const PeerTable **table) {
     bool was_read = false;
     Status status = link->Table(deadline, mismatches_.look_closely(), table, &was_read);
-    if (was_read) counters_.table_reads.fetch_add(1, std::memory_order_relaxed);
+    if (was_read) table_reads_.fetch_add(1, std::memory_order_relaxed);
     return status;
 }
 
@@ -110,7 +117,7 @@ Status Transfers::Move(const Moved &moving, const Deadline &deadline,
     if (scratch->timed) scratch->times.first_byte = Deadline::Clock::now();
     Status status = moving.to_local ? connection->Read(runs.data(), runs.size(), deadline)
                                     : connection->Write(runs.data(), runs.size(), deadline);
-    if (!status.ok() || observers_->any()) scratch->moved = connection->Moved();
+    scratch->moved = connection->Moved();
     LLDD_RETURN_IF_ERROR(std::move(status));
     if (options_.verified_on == nullptr) return Status::Ok();
     return Verify(options_.verified_on, moving, deadline);

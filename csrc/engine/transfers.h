@@ -19,6 +19,7 @@
 #include "engine/plan_pull.h"
 #include "engine/plan_push.h"
 #include "engine/scratch.h"
+#include "engine/traffic.h"
 #include "engine/transfer_record.h"
 #include "engine/verify.h"
 #include "runtime/runtime.h"
@@ -35,24 +36,21 @@ public:
         bool strict_hardware = false;
         Device *verified_on = nullptr;  // see VerifyOn; null: nothing is verified
     };
-    struct Counters {
-        std::atomic<uint64_t> pulls{0};
-        std::atomic<uint64_t> pushes{0};
-        std::atomic<uint64_t> failures{0};
-        std::atomic<uint64_t> timeouts{0};
-        std::atomic<uint64_t> bytes_in{0};
-        std::atomic<uint64_t> bytes_out{0};
-        std::atomic<uint64_t> table_reads{0};
-    };
 
+    // `totals` outlives this object.
     Transfers(const CacheStore *store, CachesInUse *in_use, const LinkDirectory *links,
-              const TransferObservers *observers, const Mismatches &mismatches, Options options)
+              const TransferObservers *observers, TrafficTotals *totals,
+              const Mismatches &mismatches, Options options)
         : store_(store),
           in_use_(in_use),
           links_(links),
           observers_(observers),
+          totals_(totals),
           mismatches_(mismatches),
-          options_(options) {}
+          options_(options) {
+        totals_->Add(&without_link_);
+    }
+    ~Transfers() { totals_->Remove(&without_link_); }
     Transfers(const Transfers &) = delete;
     Transfers &operator=(const Transfers &) = delete;
 
@@ -64,7 +62,8 @@ public:
     Status TransferLayer(const lldd_transfer_args &args, const lldd_cache_key &key,
                          TransferScratch *scratch);
 
-    const Counters &counters() const { return counters_; }
+    // How many cache tables were read from peers.
+    uint64_t table_reads() const { return table_reads_.load(std::memory_order_relaxed); }
 
 private:
     // A push, with the layer that is being sent.
@@ -80,7 +79,7 @@ private:
     // A transfer that is over, as far as `scratch` does not have it.
     struct Ending {
         TransferKind kind;
-        const Link &link;
+        Link &link;
         const lldd_cache_key *key;
         int64_t cache_id;
         uint32_t layer;
@@ -120,16 +119,18 @@ private:
                            const Deadline &deadline) LLDD_REQUIRES(link->turn());
     Status ReadTable(Link *link, const Deadline &deadline, const PeerTable **table)
         LLDD_REQUIRES(link->turn());
-    void CountPush(Link *link, uint64_t bytes);
-    Status Count(Status status);
+    // Counts a failure that End has not seen, because there was no link.
+    Status Counted(Status status, const TransferScratch &scratch);
 
     const CacheStore *const store_;
     CachesInUse *const in_use_;
     const LinkDirectory *const links_;
     const TransferObservers *const observers_;
+    TrafficTotals *const totals_;
     const Mismatches mismatches_;
     const Options options_;
-    Counters counters_;
+    LinkTraffic without_link_;
+    std::atomic<uint64_t> table_reads_{0};
 };
 
 }  // namespace lldd

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Callable, TypeVar
 from ..config import LLMClusterInfo
 from ..introspection import LinkInfo, LinkState, MemoryKind, PathInfo
 from ..status import LLMStatusCode, code_of
-from . import answers, marshal
+from . import answers, marshal, telling
 from .facade import Facade
 
 if TYPE_CHECKING:
@@ -121,7 +121,28 @@ class Links:
                 pushes=row.pushes,
                 bytes_in=row.bytes_in,
                 bytes_out=row.bytes_out,
+                number=f"{row.number:08x}",
+                failures=telling.failures(ffi, row.failures),
+                last_success=telling.seconds(row.last_success_us),
+                last_error=telling.last_error(ffi, row),
+                peer_pulls=row.peer_pulls,
+                peer_pushes=row.peer_pushes,
+                peer_bytes_in=row.peer_bytes_in,
+                peer_bytes_out=row.peer_bytes_out,
+                peer_failures=row.peer_failures,
             ),
+        )
+
+    def traffic(self) -> list[telling.Row]:
+        """Return what transfers have come to: the sums of this end and of its peers, then both
+        sides of each link.
+        """
+        ffi = self._native.ffi
+        return self._rows(
+            "statistics",
+            lambda count: marshal.new_array(ffi, "lldd_traffic", count),
+            partial(self._native.engine_traffic, self._handle),
+            partial(telling.row, ffi),
         )
 
     def drop_gone(self) -> int:
