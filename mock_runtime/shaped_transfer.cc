@@ -26,10 +26,10 @@ std::string PortName(const ChannelName &device, bool out) {
            (out ? ">" : "<");
 }
 
-// Chance is the same in each process.
+// Of this process: which transfer gets which delay depends on its threads anyway.
 struct Chance {
     Mutex mutex;
-    std::mt19937_64 random LLDD_GUARDED_BY(mutex);
+    std::mt19937_64 random LLDD_GUARDED_BY(mutex){std::random_device{}()};
 
     nanoseconds UpTo(nanoseconds most) {
         if (most.count() == 0) return most;
