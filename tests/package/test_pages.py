@@ -16,7 +16,7 @@ from tests.package.tree import ROOT
 DOCS = ROOT / "docs"
 # In the order of reading. Each begins with code that is run here.
 PAGES = (
-    *("quickstart", "connector", "strict", "faults", "parallel", "testing"),
+    *("quickstart", "concepts", "connector", "strict", "faults", "parallel", "testing"),
     *("variables", "ci", "glossary", "fabrics"),
 )
 BLOCK = re.compile(r"^```python\n# file: (\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
