@@ -17,9 +17,9 @@ from ._probe import Tried
 HOST_IP = "LLM_DATADIST_HOST_IP"
 _A2_A3 = (
     "HCCS, within a node or super node, moves device memory to device memory only (host memory "
-    "cannot be the remote side), RDMA every pair of device and host memory; device memory that a "
-    "client registers must start at a multiple of 2 MiB for HCCS, if aclrtMalloc did not give it in "
-    "huge pages"
+    "cannot be the remote side), RDMA every pair of device and host memory; for HCCS, device "
+    "memory that a client registers must be of aclrtMalloc in huge pages, or start at a multiple "
+    "of 2 MiB"
 )
 _950 = (
     "local_comm_res says what moves which memory and must not be empty; one-sided mode and "

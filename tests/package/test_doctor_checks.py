@@ -478,7 +478,7 @@ class TestHixl:
         [
             ("Ascend910B3", "Atlas A2", "host memory cannot be the remote side"),
             ("Ascend910_9391", "Atlas A3", "RDMA every pair of device and host memory"),
-            ("Ascend910B3", "Atlas A2", "start at a multiple of 2 MiB for HCCS"),
+            ("Ascend910B3", "Atlas A2", "start at a multiple of 2 MiB"),
             ("Ascend950PR_9599", "Ascend 950", "local_comm_res says what moves which memory"),
             ("Ascend910_9599", "Ascend 950", "no link or unlink"),
         ],
