@@ -16,7 +16,7 @@ from llm_datadist import (
     LLMException,
     LLMStatusCode,
 )
-from llm_datadist.testing import check, eventually, leaked, moved
+from llm_datadist.testing import check, moved, wait_until_given_back
 from llm_datadist.testing.actor import ClusterAddress
 from llm_datadist.testing.resources import RESIDENT_TELLS, resident_bytes
 from tests.conformance.paths import Path
@@ -79,7 +79,7 @@ def test_a_client_finalizes_and_inits_200_times_with_live_links(stage: Stage, pa
     resident = [resident_bytes(peer.pid) for peer in (owner, puller)]
     assert set(puller.call(finalize_and_init_again, ROUNDS, *arguments)) == {1}
     for peer, then, memory in zip((owner, puller), before, resident):
-        eventually(lambda p=peer, b=then: not leaked(b, p.resources()), "nothing more is held", 5)
+        wait_until_given_back(then, peer.resources)
         assert not RESIDENT_TELLS or resident_bytes(peer.pid) - memory < 8 << 20
     # The owner sees one link: the last one.
     assert [link.peer_cluster_id for link in owner.call("links")] == [PULLER]
@@ -121,7 +121,7 @@ def test_a_server_finalizes_and_inits_200_times_with_live_links(stage: Stage, pa
     rounds(ROUNDS)
     assert puller.unlink(owner) == S.LLM_SUCCESS
     for peer, then, memory in zip((owner, puller), before, resident):
-        eventually(lambda p=peer, b=then: not leaked(b, p.resources()), "nothing more is held", 5)
+        wait_until_given_back(then, peer.resources)
         assert not RESIDENT_TELLS or resident_bytes(peer.pid) - memory < 8 << 20
 
 
