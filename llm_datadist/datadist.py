@@ -25,9 +25,7 @@ from ._checks import (
 from .cache import RegisterMemStatus
 from .cache_manager import CacheManager
 from .config import LLMClusterInfo, LLMConfig, LLMRole, config_of_members
-from .introspection import LinkState
 from .options import allows_multiple_instances, read_options
-from .statistics import LinkStatistics, Statistics
 from .status import LLMDataDistWarning, LLMException, LLMStatusCode, warn
 from .utils.log import get_logger
 
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from ._linked import Peer
     from ._native.engine import Engine
     from .introspection import Counters, LinkInfo, PathInfo
+    from .statistics import Statistics
 
 __all__ = ["LLMDataDist"]
 
@@ -477,30 +476,9 @@ class LLMDataDist:
         return self._open_engine().counters()
 
     def statistics(self) -> Statistics:
-        """Return what transfers have come to since init, link by link and at both ends: counts,
-        bytes by path, failures by status with the last one's text and time, latencies.
-
-        as_dict() and openmetrics() of it are for programs; llm_datadist.prometheus serves it.
-        """
+        """Return what transfers have come to since init, link by link and at both ends."""
         engine = self._open_engine()
-        own, peers, *rows = engine.links.traffic()
-        return Statistics(
-            cluster_id=self._cluster_id,
-            counters=engine.counters(),
-            own=own.traffic,
-            peers=peers.traffic,
-            links=tuple(
-                LinkStatistics(
-                    peer_cluster_id=here.peer_cluster_id,
-                    number=here.number,
-                    state=here.state or LinkState.CLOSING,
-                    peer_address=here.peer_address,
-                    own=here.traffic,
-                    peers=there.traffic,
-                )
-                for here, there in zip(rows[::2], rows[1::2])
-            ),
-        )
+        return engine.links.statistics(self._cluster_id, engine.counters())
 
     def __repr__(self) -> str:
         state = "not initialized" if self._engine is None else "initialized"

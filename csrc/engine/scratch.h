@@ -28,7 +28,6 @@ struct TransferScratch {
     PathBytes moved{};
 
     void Begin(bool times_wanted) {
-        runs.clear();
         timed = times_wanted;
         times = {};
         bytes = 0;

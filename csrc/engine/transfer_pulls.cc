@@ -11,34 +11,32 @@ namespace lldd {
 
 Status Transfers::Pull(const lldd_pull_args &args, const lldd_cache_key &key,
                        TransferScratch *scratch) {
-    scratch->failure_counted = false;
-    return Counted(
-        [&]() -> Status {
-            const Deadline deadline = DeadlineAfter(args.waited_ms, options_.sync_timeout_ms);
-            scratch->Begin(observers_->any_wants_steps());
-            LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(args.tensors_per_layer));
-            if (key.cluster_id == options_.cluster_id) {
-                return Failure(LLDD_PARAM_INVALID,
-                               "the key names the own cluster %llu; a pull needs another one",
-                               Printable(key.cluster_id));
-            }
-            const CachesInUse::Use use(in_use_, args.cache_id);
-            CacheRef local;
-            LLDD_RETURN_IF_ERROR(store_->FindOwn(args.cache_id, &local));
-            const PullRequest request{args, PlanOf(*local)};
-            LLDD_RETURN_IF_ERROR(CheckPull(request, &scratch->pairs));
-            std::shared_ptr<Link> link;
-            LLDD_RETURN_IF_ERROR(FindLink(key.cluster_id, &link));
-            Status status = InTurn(link, deadline, args.token, scratch, [&](const Deadline &until) {
-                link->turn().AssertHeld();
-                return PullInTurn({key, request, *local}, link.get(), until, scratch);
-            });
-            const Ending ending{
-                TransferKind::kPull,  *link,   &key, args.cache_id, args.src_layer_start,
-                args.src_layer_count, deadline};
-            return End(std::move(status), ending, scratch);
-        }(),
-        *scratch);
+    return Counted(scratch, [&]() -> Status {
+        const Deadline deadline = DeadlineAfter(args.waited_ms, options_.sync_timeout_ms);
+        scratch->Begin(observers_->any_wants_steps());
+        LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(args.tensors_per_layer));
+        if (key.cluster_id == options_.cluster_id) {
+            return Failure(LLDD_PARAM_INVALID,
+                           "the key names the own cluster %llu; a pull needs another one",
+                           Printable(key.cluster_id));
+        }
+        const CachesInUse::Use use(in_use_, args.cache_id);
+        CacheRef local;
+        LLDD_RETURN_IF_ERROR(store_->FindOwn(args.cache_id, &local));
+        const PullRequest request{args, PlanOf(*local)};
+        LLDD_RETURN_IF_ERROR(CheckPull(request, &scratch->pairs));
+        std::shared_ptr<Link> link;
+        LLDD_RETURN_IF_ERROR(FindLink(key.cluster_id, &link));
+        Status status = InTurn(link, deadline, args.token, scratch, [&](const Deadline &until) {
+            link->turn().AssertHeld();
+            return PullInTurn({key, request, *local}, link.get(), until, scratch);
+        });
+        const Ending ending{
+            TransferKind::kPull,  *link,   &key, args.cache_id, args.src_layer_start,
+            args.src_layer_count, deadline};
+        End(&status, ending, scratch);
+        return status;
+    });
 }
 
 Status Transfers::PullInTurn(const PullCall &call, Link *link, const Deadline &deadline,

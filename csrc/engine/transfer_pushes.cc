@@ -31,65 +31,57 @@ lldd_transfer_args OneLayerOf(const lldd_push_args &args) {
 Status Transfers::Push(const lldd_push_args &args, const lldd_cache_key &key,
                        TransferScratch *scratch, uint32_t *layers_done) {
     *layers_done = 0;
-    scratch->failure_counted = false;
-    return Counted(
-        [&]() -> Status {
-            if (options_.mode != LLDD_MODE_ONE_SIDED) {
-                return Failure(
-                    LLDD_PARAM_INVALID,
-                    "a push needs one-sided mode (remote cache accessible) on both ends");
+    return Counted(scratch, [&]() -> Status {
+        if (options_.mode != LLDD_MODE_ONE_SIDED) {
+            return Failure(LLDD_PARAM_INVALID,
+                           "a push needs one-sided mode (remote cache accessible) on both ends");
+        }
+        LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(args.tensors_per_layer));
+        PushSource source;
+        LLDD_RETURN_IF_ERROR(TargetOfPush(key, &source.target));
+        const CachesInUse::Use use(in_use_, args.cache_id);
+        LLDD_RETURN_IF_ERROR(store_->FindOwn(args.cache_id, &source.cache));
+        source.scratch = scratch;
+        scratch->pairs.clear();
+        source.request.args = OneLayerOf(args);
+        source.waited_ms = args.waited_ms;
+        source.request.local = PlanOf(*source.cache);
+        const uint32_t num_layers = args.num_layers != LLDD_ALL_LAYERS
+                                        ? args.num_layers
+                                        : source.cache->shape.num_tensors / args.tensors_per_layer;
+        for (uint32_t layer = 0; layer < num_layers; ++layer) {
+            if (args.src_layer_start > UINT32_MAX - layer ||
+                args.dst_layer_start > UINT32_MAX - layer) {
+                return Failure(LLDD_PARAM_INVALID, "the layer range ends past 2^32");
             }
-            LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(args.tensors_per_layer));
-            PushSource source;
-            LLDD_RETURN_IF_ERROR(TargetOfPush(key, &source.target));
-            const CachesInUse::Use use(in_use_, args.cache_id);
-            LLDD_RETURN_IF_ERROR(store_->FindOwn(args.cache_id, &source.cache));
-            source.scratch = scratch;
-            scratch->pairs.clear();
-            source.request.args = OneLayerOf(args);
-            source.waited_ms = args.waited_ms;
-            source.request.local = PlanOf(*source.cache);
-            const uint32_t num_layers =
-                args.num_layers != LLDD_ALL_LAYERS
-                    ? args.num_layers
-                    : source.cache->shape.num_tensors / args.tensors_per_layer;
-            for (uint32_t layer = 0; layer < num_layers; ++layer) {
-                if (args.src_layer_start > UINT32_MAX - layer ||
-                    args.dst_layer_start > UINT32_MAX - layer) {
-                    return Failure(LLDD_PARAM_INVALID, "the layer range ends past 2^32");
-                }
-                source.request.args.src_layer = args.src_layer_start + layer;
-                source.request.args.dst_layer = args.dst_layer_start + layer;
-                LLDD_RETURN_IF_ERROR(PushLayer(&source, key));
-                *layers_done = layer + 1;
-            }
-            return Status::Ok();
-        }(),
-        *scratch);
+            source.request.args.src_layer = args.src_layer_start + layer;
+            source.request.args.dst_layer = args.dst_layer_start + layer;
+            LLDD_RETURN_IF_ERROR(PushLayer(&source, key));
+            *layers_done = layer + 1;
+        }
+        return Status::Ok();
+    });
 }
 
 Status Transfers::TransferLayer(const lldd_transfer_args &args, const lldd_cache_key &key,
                                 TransferScratch *scratch) {
-    scratch->failure_counted = false;
-    return Counted(
-        [&]() -> Status {
-            LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(args.tensors_per_layer));
-            const bool to_addresses = options_.mode == LLDD_MODE_REQUEST;
-            if (to_addresses && args.num_dst_addrs != args.tensors_per_layer) {
-                return Failure(LLDD_PARAM_INVALID,
-                               "%llu destination addresses are given for %u tensors a layer",
-                               Printable(args.num_dst_addrs), args.tensors_per_layer);
-            }
-            PushSource source;
-            if (!to_addresses) LLDD_RETURN_IF_ERROR(TargetOfPush(key, &source.target));
-            const CachesInUse::Use use(in_use_, args.cache_id);
-            LLDD_RETURN_IF_ERROR(store_->FindOwn(args.cache_id, &source.cache));
-            source.scratch = scratch;
-            scratch->pairs.clear();
-            source.request = {args, PlanOf(*source.cache)};
-            return to_addresses ? SendToAddresses(&source) : PushLayer(&source, key);
-        }(),
-        *scratch);
+    return Counted(scratch, [&]() -> Status {
+        LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(args.tensors_per_layer));
+        const bool to_addresses = options_.mode == LLDD_MODE_REQUEST;
+        if (to_addresses && args.num_dst_addrs != args.tensors_per_layer) {
+            return Failure(LLDD_PARAM_INVALID,
+                           "%llu destination addresses are given for %u tensors a layer",
+                           Printable(args.num_dst_addrs), args.tensors_per_layer);
+        }
+        PushSource source;
+        if (!to_addresses) LLDD_RETURN_IF_ERROR(TargetOfPush(key, &source.target));
+        const CachesInUse::Use use(in_use_, args.cache_id);
+        LLDD_RETURN_IF_ERROR(store_->FindOwn(args.cache_id, &source.cache));
+        source.scratch = scratch;
+        scratch->pairs.clear();
+        source.request = {args, PlanOf(*source.cache)};
+        return to_addresses ? SendToAddresses(&source) : PushLayer(&source, key);
+    });
 }
 
 Status Transfers::PushLayer(PushSource *source, const lldd_cache_key &key) {
@@ -108,7 +100,8 @@ Status Transfers::PushLayer(PushSource *source, const lldd_cache_key &key) {
     if (status.ok()) link->traffic().own.CountPush(scratch->moved);
     const Ending ending{TransferKind::kPush, *link, &key,    args.cache_id,
                         args.src_layer,      1,     deadline};
-    return End(std::move(status), ending, scratch);
+    End(&status, ending, scratch);
+    return status;
 }
 
 Status Transfers::PushLayerInTurn(PushSource *source, const lldd_cache_key &key, Link *link,
@@ -156,7 +149,8 @@ Status Transfers::SendToAddresses(PushSource *source) {
     if (status.ok()) link->traffic().own.CountPush(scratch->moved);
     const Ending ending{
         TransferKind::kToAddresses, *link, nullptr, args.cache_id, args.src_layer, 1, deadline};
-    return End(std::move(status), ending, scratch);
+    End(&status, ending, scratch);
+    return status;
 }
 
 Status Transfers::SendToAddressesInTurn(PushSource *source, Link *link, const Deadline &deadline) {

@@ -87,9 +87,13 @@ private:
         const Deadline &deadline;  // of the whole call
     };
 
-    // Tells the observers, and the caller of a transfer that failed which one it was; when its time
-    // was over, how long that is and which option says so. Once for each transfer, after the turn.
-    Status End(Status status, const Ending &ending, TransferScratch *scratch) const;
+    // Once for each transfer, when it has given the turn back.
+    void End(Status *status, const Ending &ending, TransferScratch *scratch) const {
+        if (!status->ok() || observers_->any()) Tell(status, ending, scratch);
+    }
+    // Tells the observers, and the caller of a transfer that failed which one it was, and how far it
+    // came; when its time was over, how long that is and which option says so.
+    void Tell(Status *ended, const Ending &ending, TransferScratch *scratch) const;
     Status Move(const Moved &moving, const Deadline &deadline, TransferScratch *scratch) const;
     Status FindLink(uint64_t cluster_id, std::shared_ptr<Link> *link) const;
     // A pull past the checks of the own side.
@@ -118,9 +122,21 @@ private:
     Status PushLayerInTurn(PushSource *source, const lldd_cache_key &key, Link *link,
                            const Deadline &deadline) LLDD_REQUIRES(link->turn());
     Status ReadTable(Link *link, const Deadline &deadline, const PeerTable **table)
-        LLDD_REQUIRES(link->turn());
-    // Counts a failure that End has not seen, because there was no link.
-    Status Counted(Status status, const TransferScratch &scratch);
+        LLDD_REQUIRES(link->turn()) {
+        bool was_read = false;
+        Status status = link->Table(deadline, mismatches_.look_closely(), table, &was_read);
+        if (was_read) table_reads_.fetch_add(1, std::memory_order_relaxed);
+        return status;
+    }
+    // Runs a whole call, and counts a failure that End has not seen, because there was no link.
+    template <typename Body>
+    Status Counted(TransferScratch *scratch, const Body &body) {
+        scratch->failure_counted = false;
+        Status status = body();
+        if (!status.ok() && !scratch->failure_counted)
+            without_link_.own.NoteFailure(status, status.text());
+        return status;
+    }
 
     const CacheStore *const store_;
     CachesInUse *const in_use_;

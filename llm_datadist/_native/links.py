@@ -8,7 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Callable, TypeVar
 
 from ..config import LLMClusterInfo
-from ..introspection import LinkInfo, LinkState, MemoryKind, PathInfo
+from ..introspection import Counters, LinkInfo, LinkState, MemoryKind, PathInfo
+from ..statistics import Statistics
 from ..status import LLMStatusCode, code_of
 from . import answers, marshal, telling
 from .facade import Facade
@@ -133,17 +134,18 @@ class Links:
             ),
         )
 
-    def traffic(self) -> list[telling.Row]:
-        """Return what transfers have come to: the sums of this end and of its peers, then both
-        sides of each link.
-        """
+    def statistics(self, cluster_id: int, counters: Counters) -> Statistics:
+        """Return what transfers have come to since the engine was opened."""
         ffi = self._native.ffi
-        return self._rows(
+        # The sums of this end and of its peers, then both sides of each link.
+        own, peers, *rows = self._rows(
             "statistics",
             lambda count: marshal.new_array(ffi, "lldd_traffic", count),
             partial(self._native.engine_traffic, self._handle),
             partial(telling.row, ffi),
         )
+        links = tuple(map(telling.link, rows[::2], rows[1::2]))
+        return Statistics(cluster_id, counters, own.traffic, peers.traffic, links)
 
     def drop_gone(self) -> int:
         """Drop the links whose peers are gone; returns how many."""

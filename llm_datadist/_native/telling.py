@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..introspection import LastError, LinkState
-from ..statistics import Latency, Traffic
+from ..statistics import Latency, LinkStatistics, Traffic
 from ..status import LLMStatusCode, code_of
 from . import marshal
 
@@ -82,4 +82,16 @@ def row(ffi: FFI, struct: lldd_traffic) -> Row:
             last_success=seconds(struct.last_success_us),
             last_error=last_error(ffi, struct),
         ),
+    )
+
+
+def link(own: Row, peers: Row) -> LinkStatistics:
+    """Put both sides of a link together."""
+    return LinkStatistics(
+        peer_cluster_id=own.peer_cluster_id,
+        number=own.number,
+        state=own.state or LinkState.CLOSING,
+        peer_address=own.peer_address,
+        own=own.traffic,
+        peers=peers.traffic,
     )
