@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/keys.h"
 
-#include <sys/random.h>
 
 #include <cerrno>
 #include <cstdint>
@@ -9,6 +8,7 @@
 
 #include "base/codec.h"
 #include "base/hmac.h"
+#include "base/older_libc.h"
 
 namespace lldd {
 namespace {
