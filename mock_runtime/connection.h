@@ -34,6 +34,7 @@ public:
     Status Confirm() override;
     Status Read(const Run *runs, size_t count, const Deadline &deadline) override;
     Status Write(const Run *runs, size_t count, const Deadline &deadline) override;
+    PathBytes Moved() const override { return moved_; }
     void ServeStream(Fd stream) override;
     void OnMessage(std::string_view message, std::function<void()> answer) override;
     void PeerGone() override;
@@ -50,6 +51,8 @@ private:
     Status EndAccess(const Deadline &deadline);
 
     Status Transfer(Direction direction, const Run *runs, size_t count, const Deadline &deadline);
+    // As fast as it goes.
+    Status MoveAll(Direction direction, const Run *runs, size_t count, const Deadline &deadline);
     Status Corrupt(uint64_t number, Direction direction, const Run *runs, size_t count,
                    const Deadline &deadline);
     Status ExplainWithEnd(const MoveFailure &failure) const;
@@ -58,6 +61,7 @@ private:
                             const Deadline &deadline);
     MoveFailure MoveSameHost(const TransferPlan &plan, Direction direction,
                              const Deadline &deadline);
+    MoveFailure MoveBatch(ChunkedWork *work, const Batch &batch, Path path);
 
     DeviceParts *const device_;
     const LinkEnd end_;
@@ -69,6 +73,7 @@ private:
     // Used by the transfer that is under way.
     KnownMemory::View known_;
     TcpPath tcp_;
+    PathBytes moved_{};
 
     std::unique_ptr<TcpServer> server_ LLDD_GUARDED_BY(*device_->loop);
     RequestOrder order_ LLDD_GUARDED_BY(*device_->loop);

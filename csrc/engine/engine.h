@@ -22,6 +22,7 @@
 #include "engine/notices.h"
 #include "engine/owner_service.h"
 #include "engine/page_pool.h"
+#include "engine/transfer_record.h"
 #include "engine/transfers.h"
 #include "engine/unregistrations.h"
 #include "runtime/runtime.h"
@@ -130,6 +131,7 @@ private:
     std::unique_ptr<LinkInitiator> initiator_;
     std::unique_ptr<Heartbeats> heartbeats_;
     std::unique_ptr<Groups> groups_;
+    TransferObservers observers_;
     std::unique_ptr<Transfers> transfers_;
     std::unique_ptr<LocalCopies> copies_;
 };

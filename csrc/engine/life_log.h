@@ -1,4 +1,4 @@
-// Lines of the log about what comes and goes: links, caches, transfers. Both ends of a link call it
+// Lines of the log about what comes and goes: links and caches. Both ends of a link call it
 // by one number, so that what one end logs is found in the log of the other.
 //
 // SPDX-License-Identifier: Apache-2.0
@@ -8,12 +8,13 @@
 #include <string>
 #include <vector>
 
-#include "base/deadline.h"
-#include "base/status.h"
 #include "engine/link.h"
 #include "llm_datadist.h"
 
 namespace lldd {
+
+// "link 3fa2b1c0": the same at both ends.
+std::string LinkText(const Link &link);
 
 // INFO. Once the paths are decided.
 void LogLinkMade(const Link &link);
@@ -23,22 +24,5 @@ void LogLinkEnded(const Link &link, const std::string &how);
 // INFO; `how`: "allocated".
 void LogCacheMade(const char *how, int64_t cache_id, const lldd_cache_desc &desc,
                   const std::vector<lldd_cache_key> &keys);
-
-// Which transfers are told of: all at level DEBUG; those that took longer than LLM_DATADIST_SLOW_MS
-// as warnings.
-class TransferLog {
-public:
-    explicit TransferLog(uint32_t timeout_ms);
-
-    // Whether to call Tell at all; asked for each transfer.
-    bool tells() const;
-    // `deadline` is the one that began with the call.
-    void Tell(const Link &link, const std::string &what, uint64_t bytes, const Deadline &deadline,
-              const Status &status) const;
-
-private:
-    const uint32_t timeout_ms_;
-    const uint64_t slow_ms_;  // 0: none is slow
-};
 
 }  // namespace lldd
