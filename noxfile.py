@@ -8,7 +8,7 @@
     nox -s threads         clang's check of which lock guards what, in all C++ sources
     nox -s format          rewrite what ruff and clang-format would write otherwise
     nox -s wheels          the wheels of a release into dist/, see release/wheels.py
-    nox -s systems         try them in clean Debians, as root, see release/roots.py
+    nox -s systems         try them in clean Debian systems, as root, see release/roots.py
 
 With --no-venv the tools on PATH are taken, which ``pip install -e '.[test,dev]'`` installs.
 """
@@ -119,5 +119,5 @@ def wheels(session: nox.Session) -> None:
 
 @nox.session
 def systems(session: nox.Session) -> None:
-    """Try the wheels of dist/ in clean Debians; arguments after -- go to release.roots."""
+    """Try the wheels of dist/ in clean Debian systems; arguments after -- go to release.roots."""
     session.run("python", "-m", "release.roots", *(session.posargs or ["dist"]))
