@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/keys.h"
 
-
 #include <cerrno>
 #include <cstdint>
 #include <system_error>
