@@ -451,9 +451,7 @@ class LLMDataDist:
         return self._open_engine().links.all()
 
     def drop_gone_links(self) -> int:
-        """Drop every link of link_clusters whose peer is gone (LinkState.PEER_GONE), whoever made
-        it, and return how many; LLMException as a forced unlink answers. Source: decision 73.
-        """
+        """Drop the links of link_clusters whose peers are gone; return how many. Decision 73."""
         return self._open_engine().links.drop_gone()
 
     def link_paths(self, cluster_id: int) -> list[PathInfo]:
@@ -477,8 +475,7 @@ class LLMDataDist:
 
     def statistics(self) -> Statistics:
         """Return what transfers have come to since init, link by link and at both ends."""
-        engine = self._open_engine()
-        return engine.links.statistics(self._cluster_id, engine.counters())
+        return self._open_engine().links.statistics(self._cluster_id, self.counters())
 
     def __repr__(self) -> str:
         state = "not initialized" if self._engine is None else "initialized"
