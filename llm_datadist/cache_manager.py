@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ._layers import PullKeywords
     from ._native.engine import Engine
+    from .events import EventStream
 
 __all__ = ["CacheManager"]
 
@@ -58,6 +59,16 @@ class CacheManager(TransfersAsync):
         """Let a cache end itself, when it is used as a context manager."""
         cache._manager, cache._is_pooled = self, is_pooled
         return cache
+
+    def events(self, capacity: int = 1024) -> EventStream:
+        """Listen to transfers that are over: of this engine, and of peers with its caches.
+
+        Of at most capacity events that wait the oldest are dropped. LLM_FAILED: there is a stream
+        already. An extension of this package: llm_datadist.events, 1.15.
+        """
+        from ._native.events import listen
+
+        return listen(self._engine.opened, capacity)
 
     # ---- life of caches ----
 

@@ -24,15 +24,6 @@ static_assert(kFailureStatuses[LLDD_FAILURE_TIMEOUT] == LLDD_TIMEOUT &&
               LLDD_FAILURE_OTHER == kFailureKinds - 1);
 static_assert(kPathNames[LLDD_PATH_HIXL][0] == 'h');
 
-// A moment of this process's clock as microseconds since 1970; 0: never.
-uint64_t WallUs(TrafficNumbers::Point at) {
-    if (at == TrafficNumbers::Point()) return 0;
-    const auto age = TrafficNumbers::Point::clock::now() - at;
-    const auto wall = std::chrono::system_clock::now().time_since_epoch() - age;
-    return static_cast<uint64_t>(
-        std::chrono::duration_cast<std::chrono::microseconds>(wall).count());
-}
-
 lldd_traffic RowOf(uint32_t side, const TrafficNumbers &numbers) {
     lldd_traffic row{};
     row.side = side;
@@ -73,6 +64,14 @@ std::vector<lldd_traffic> AllRows(const Engine &engine) {
 }
 
 }  // namespace
+
+uint64_t WallUs(TrafficNumbers::Point at) {
+    if (at == TrafficNumbers::Point()) return 0;
+    const auto age = TrafficNumbers::Point::clock::now() - at;
+    const auto wall = std::chrono::system_clock::now().time_since_epoch() - age;
+    return static_cast<uint64_t>(
+        std::chrono::duration_cast<std::chrono::microseconds>(wall).count());
+}
 
 uint32_t StateOf(const Link &link) {
     if (link.unlinked()) return LLDD_LINK_CLOSING;

@@ -146,10 +146,10 @@ void ControlChannel::Tell(wire::Kind kind, std::string_view body) {
     Send(kind, request_id, body);
 }
 
-bool ControlChannel::TellIfNothingWaits(wire::Kind kind, std::string_view body) {
+bool ControlChannel::TellIfRoom(wire::Kind kind, std::string_view body, size_t most_waiting) {
     {
         MutexLock lock(mutex_);
-        if (outgoing_.size() != sent_) return false;
+        if (outgoing_.size() - sent_ > most_waiting) return false;
     }
     Tell(kind, body);
     return true;

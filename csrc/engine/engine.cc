@@ -159,6 +159,8 @@ void Engine::StartLinks(const lldd_config &config) {
     link_options.peer_timeout_ms = peer_timeout_ms_;
     link_options.totals = &traffic_;
     directory_ = std::make_unique<LinkDirectory>(cluster_id_, link_options.one_way());
+    events_ = std::make_unique<Events>(directory_.get(), &observers_);
+    link_options.events = events_.get();
     acceptor_ = std::make_unique<LinkAcceptor>(loop_.get(), device_.get(), directory_.get(),
                                                owner_.get(), &notices_, link_options);
     initiator_ =
@@ -201,6 +203,7 @@ Status Engine::Close() {
             link->Interrupt(InterruptCause::kFinalize);
     }
     gate_.WaitUntilEmpty();
+    if (events_ != nullptr) events_->Shut();
     // Ctrl-C ends the waits for peers; everything is taken down all the same.
     Interruption call;
     if (groups_ != nullptr) groups_->Close(SyncDeadline().InterruptedBy(&call));
@@ -217,6 +220,7 @@ Status Engine::Close() {
     reports_.reset();
     initiator_.reset();
     acceptor_.reset();
+    events_.reset();
     directory_.reset();
     owner_.reset();
     unregistrations_.reset();
@@ -231,6 +235,11 @@ Status Engine::Close() {
     loop_.reset();
     LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu closed", Printable(cluster_id_));
     return ended;
+}
+
+Status Engine::OpenEvents(uint32_t capacity, int *fd) {
+    Interruption call(&closing_);
+    return events_->Open(capacity, SyncDeadline().InterruptedBy(&call), fd);
 }
 
 Deadline Engine::SyncDeadline() const { return Deadline::InMs(sync_timeout_ms_); }

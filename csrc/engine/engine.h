@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "engine/cache_store.h"
 #include "engine/call_gate.h"
+#include "engine/events.h"
 #include "engine/groups.h"
 #include "engine/heartbeats.h"
 #include "engine/link_acceptor.h"
@@ -74,6 +75,8 @@ public:
     LinkInitiator &initiator() { return *initiator_; }
     Status DropGoneLinks(uint64_t *count);
     Transfers &transfers() { return *transfers_; }
+    Events &events() { return *events_; }
+    Status OpenEvents(uint32_t capacity, int *fd);
     LocalCopies &copies() { return *copies_; }
     // Raised when the engine is closed.
     const Interruption &closing() const { return closing_; }
@@ -129,15 +132,16 @@ private:
     CacheStore store_;
     CachesInUse in_use_;
     TrafficTotals traffic_;
+    TransferObservers observers_;
     std::unique_ptr<Unregistrations> unregistrations_;
     std::unique_ptr<OwnerService> owner_;
     std::unique_ptr<LinkDirectory> directory_;
+    std::unique_ptr<Events> events_;
     std::unique_ptr<LinkAcceptor> acceptor_;
     std::unique_ptr<LinkInitiator> initiator_;
     std::unique_ptr<Heartbeats> heartbeats_;
     std::unique_ptr<Reports> reports_;
     std::unique_ptr<Groups> groups_;
-    TransferObservers observers_;
     TrafficTimes traffic_times_;
     std::unique_ptr<Transfers> transfers_;
     std::unique_ptr<LocalCopies> copies_;

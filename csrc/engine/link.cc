@@ -76,8 +76,14 @@ Status Link::CheckUsable() const {
         return Failure(LLDD_NOT_YET_LINK, "the link to %s was taken down meanwhile",
                        peer_name_.c_str());
     }
-    if (peer_gone()) return Failure(LLDD_TIMEOUT, "%s", kConnectionClosed);
-    return Status::Ok();
+    if (!peer_gone()) return Status::Ok();
+    MutexLock lock(stream_mutex_);
+    return Failure(LLDD_TIMEOUT, "%s%s", kConnectionClosed, gone_reason_.c_str());
+}
+
+void Link::NoteReason(const std::string &reason) {
+    MutexLock lock(stream_mutex_);
+    gone_reason_ = reason;
 }
 
 Status Link::Table(const Deadline &deadline, bool with_dims, const PeerTable **table,

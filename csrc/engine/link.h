@@ -121,6 +121,8 @@ public:
     // The connection broke or was closed by the peer. The link stays, its transfers fail.
     void PeerGone();
     bool peer_gone() const { return peer_gone_.load(); }
+    // What the peer has said of it before, for texts: "; replaced by ...".
+    void NoteReason(const std::string &reason);
     // From now on no thread gets a usable turn.
     void MarkUnlinked() { unlinked_.store(true, std::memory_order_release); }
     bool unlinked() const { return unlinked_.load(std::memory_order_acquire); }
@@ -136,6 +138,11 @@ public:
     bool Beat();
     // Whether the peer is asked in vain. The link stays usable.
     bool silent() const { return silent_.load(); }
+
+    // The peer wants to be told of each transfer of this end, see Events; how many it was not told of,
+    // because it does not read.
+    std::atomic<bool> events_wanted{false};
+    std::atomic<uint64_t> events_lost{0};
 
     // An unlink that asks the peer is under way on this end; it has the turn.
     std::atomic<bool> unlink_under_way{false};
@@ -199,10 +206,11 @@ private:
     std::atomic<bool> unlinked_{false};
     std::atomic<bool> shutdown_wanted_{false};
 
-    Mutex stream_mutex_;
+    mutable Mutex stream_mutex_;
     std::condition_variable stream_delivered_;
     std::function<void()> after_shutdown_ LLDD_GUARDED_BY(stream_mutex_);
     Fd delivered_stream_ LLDD_GUARDED_BY(stream_mutex_);
+    std::string gone_reason_ LLDD_GUARDED_BY(stream_mutex_);
     bool stream_wanted_ LLDD_GUARDED_BY(stream_mutex_) = false;
     std::vector<std::pair<uint32_t, std::string>> early_messages_ LLDD_GUARDED_BY(stream_mutex_);
 

@@ -218,6 +218,9 @@ bool LinkAcceptor::Answer(const LinkPtr &link, uint16_t kind, uint32_t request_i
             return true;
         case wire::kHeartbeat: link->channel().Answer(kind, request_id, {}); return true;
         case wire::kReport: return TakeReport(link.get(), body);
+        case wire::kEventsWanted: return options_.events->TakeWanted(link.get(), request_id, body);
+        case wire::kEvent: return options_.events->TakeEvent(link.get(), body);
+        case wire::kReplaced: return OnReplaced(link, body);
         case wire::kMessage: return link->OnMessage(request_id, body);
         default: return owner_->OnRequest(link, kind, request_id, body);
     }
@@ -252,6 +255,8 @@ void LinkAcceptor::OnLinkRequest(const LinkPtr &link, uint32_t request_id, std::
     }
     link->channel().Answer(wire::kLinkRequest, request_id, reply.Encode());
     if (reply.status != LLDD_SUCCESS) {
+        LLDD_LOG(LLDD_LOG_WARNING, "a link that %s wanted is refused: %s: %s",
+                 link->peer_name().c_str(), StatusName(reply.status), reply.text.c_str());
         ForgetPending(link);
         link->channel().CloseAfterFlush();
     }
@@ -327,6 +332,7 @@ void LinkAcceptor::OnLinkConfirm(const LinkPtr &link, uint32_t request_id) {
         link->channel().SetHeldHandler(nullptr);
         link->AllowRequests();
         link->Established();
+        options_.events->AskOnly(link.get());
         LogLinkMade(*link);
     }
     link->channel().Answer(wire::kLinkConfirm, request_id, wire::StatusBody::Of(status).Encode());
@@ -367,7 +373,24 @@ void LinkAcceptor::DropReplaced(const Link &link) {
                    old->identity().peer_address.ToString().c_str()));
     }
     LogLinkEnded(*old, "replaced by one from " + link.identity().peer_address.ToString());
+    old->channel().Tell(wire::kReplaced, link.identity().peer_address.ToString());
     DropWhenIdle(old, [old] { old->channel().CloseAfterFlush(); });
+}
+
+// Another client has linked to the peer with the id of this engine.
+bool LinkAcceptor::OnReplaced(const LinkPtr &link, std::string_view body) {
+    constexpr std::string_view kOfAddresses = "0123456789abcdefABCDEF.:[]%";
+    if (body.empty() || body.size() > 64 || body.find_first_not_of(kOfAddresses) != body.npos)
+        return false;
+    const std::string from(body);
+    link->NoteReason("; replaced by a link from " + from +
+                     ", whose client uses the cluster id of this one");
+    LogLinkEnded(*link, "replaced by one from " + from);
+    notices_->Add(
+        Format("the link to %s is replaced by one from %s: another client uses cluster id %llu, "
+               "too; give each a cluster id of its own",
+               link->peer_name().c_str(), from.c_str(), Printable(options_.cluster_id)));
+    return true;
 }
 
 void LinkAcceptor::DropWhenIdle(const LinkPtr &link, std::function<void()> then) {
@@ -396,6 +419,7 @@ void LinkAcceptor::OnClosed(const std::weak_ptr<Link> &weak) {
     const LinkPtr link = weak.lock();
     if (link == nullptr) return;
     link->PeerGone();
+    options_.events->LinkEnded();
     owner_->OnLinkDown(*link);
     if (pending_.count(link) != 0) {
         ForgetPending(link);

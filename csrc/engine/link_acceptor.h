@@ -101,6 +101,7 @@ private:
     void OnClosed(const std::weak_ptr<Link> &weak) LLDD_REQUIRES(*loop_);
     void ForgetPending(const LinkPtr &link) LLDD_REQUIRES(*loop_);
     void DropReplaced(const Link &link) LLDD_REQUIRES(*loop_);
+    bool OnReplaced(const LinkPtr &link, std::string_view body) LLDD_REQUIRES(*loop_);
     // Takes the link down as soon as no transfer runs over it; `then` runs when that is done.
     void DropWhenIdle(const LinkPtr &link, std::function<void()> then) LLDD_REQUIRES(*loop_);
 

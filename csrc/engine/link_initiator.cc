@@ -342,6 +342,7 @@ Status LinkInitiator::Confirm(const LinkPtr &link, const Deadline &deadline) {
     }
     if (status.ok()) {
         link->Established();
+        options_.events->AskAndWait(link.get(), deadline);
     } else {
         directory_->Remove(link);
     }

@@ -27,7 +27,7 @@ void SendReport(Link *link) {
     const uint64_t ended = traffic.own.ended();
     wire::Report report;
     report.numbers = traffic.own.Read();
-    if (link->channel().TellIfNothingWaits(wire::kReport, report.Encode()))
+    if (link->channel().TellIfRoom(wire::kReport, report.Encode(), 0))
         traffic.reported.store(ended, std::memory_order_relaxed);
 }
 

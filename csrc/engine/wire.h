@@ -47,7 +47,8 @@ constexpr uint16_t kVersion = 2;
 // something else within one version. Without a secret nothing proves a greeting: nothing that protects
 // an end may depend on a bit.
 constexpr uint32_t kFeatureReports = 1u << 0;  // takes kReport
-constexpr uint32_t kOwnFeatures = kFeatureReports;
+constexpr uint32_t kFeatureEvents = 1u << 1;   // takes kEventsWanted and kEvent
+constexpr uint32_t kOwnFeatures = kFeatureReports | kFeatureEvents;
 
 // "the other end speaks version 1 of the control protocol, this end 2"; `who` is the subject.
 Status OtherVersion(const char *who, uint16_t version);
@@ -99,6 +100,13 @@ enum Kind : uint16_t {
     kHeartbeat = 13,  // whether the other end is there, empty; answered by an empty frame
     // Report of wire_report.h, to an end with kFeatureReports; not answered.
     kReport = 14,
+    // One byte, 1: tell this end of each transfer over the link, 0: no more; answered by an empty frame.
+    // To an end with kFeatureEvents, as is the next one.
+    kEventsWanted = 15,
+    kEvent = 16,  // TransferEvent of wire_event.h; not answered
+    // The address of another client with this end's cluster id, whose link takes the place of this one,
+    // which closes; not answered.
+    kReplaced = 17,
     kAnswer = 0x8000,
 };
 

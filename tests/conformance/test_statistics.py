@@ -148,24 +148,29 @@ def report(numbers: dict[int, int], text: bytes = b"", age: int = 0, size: int =
     return struct.pack(f"<{size}QQ", *counts, NEVER) + failed + wire.text(text)
 
 
-@pytest.mark.rule("C1.14-7")
-@pytest.mark.sanitize
-def test_what_a_peer_reports_may_be_anything(stage: Stage) -> None:
-    owner = stage.engine(OWNER, helped_path())
+def request_of_a_client(stage: Stage, owner: Peer) -> Request:
+    """What a client that is closed again said."""
     client = stage.engine(PULLER, helped_path(), listen=None)
     with relay(owner.listen_address) as passing:
         there = ClusterAddress(OWNER, passing.address)
         assert client.link_to(there).status == client.unlink_from(there).status == 0
-    request = Request.spoken_in(bytes(passing.said[0][0]))
+    return Request.spoken_in(bytes(passing.said[0][0]))
 
-    def linked_speaker() -> Speaker:
-        speaker = Speaker(owner.listen_address, request)
-        speaker.greet()
-        assert speaker.ask_for_link()[0] == 0
-        assert speaker.ask(wire.LINK_CONFIRM, struct.pack("<I", 0) + wire.text(b"")) is not None
-        return speaker
 
-    with linked_speaker() as speaker:
+def linked_speaker(owner: Peer, request: Request) -> Speaker:
+    speaker = Speaker(owner.listen_address, request)
+    speaker.greet()
+    assert speaker.ask_for_link()[0] == 0
+    assert speaker.ask(wire.LINK_CONFIRM, struct.pack("<I", 0) + wire.text(b"")) is not None
+    return speaker
+
+
+@pytest.mark.rule("C1.14-7")
+@pytest.mark.sanitize
+def test_what_a_peer_reports_may_be_anything(stage: Stage) -> None:
+    owner = stage.engine(OWNER, helped_path())
+    request = request_of_a_client(stage, owner)
+    with linked_speaker(owner, request) as speaker:
         speaker.say(REPORT, report({0: 7, 3: 4096}, b"a\nline\x1b of a peer", NEVER - 1))
         # Less than it has told: it stays.
         speaker.say(REPORT, report({0: 2}))
@@ -182,7 +187,7 @@ def test_what_a_peer_reports_may_be_anything(stage: Stage) -> None:
         report({}) + b"more",
     )
     for body in refused:
-        with linked_speaker() as speaker:
+        with linked_speaker(owner, request) as speaker:
             speaker.say(REPORT, body)
             assert speaker.answers_until_closed()
     assert owner.call("counters").peer_pulls == 7

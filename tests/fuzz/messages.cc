@@ -6,6 +6,7 @@
 #include "base/codec.h"
 #include "engine/peer_table.h"
 #include "engine/wire.h"
+#include "engine/wire_event.h"
 #include "engine/wire_report.h"
 #include "target.h"
 
@@ -74,6 +75,31 @@ void ReadReport(std::string_view body) {
     DEMAND(sum.pulls >= report.numbers.pulls && sum.failed() >= report.numbers.failed());
 }
 
+// What one end writes, the other one reads with the sides exchanged.
+void ReadEvent(std::string_view body) {
+    TransferEvent event;
+    if (!event.Decode(body)) return;
+    uint64_t blocks = 0;
+    for (const BlockRun &run : event.runs) blocks += run.count;
+    DEMAND(blocks <= TransferEvent::kMostBlocks);
+    DEMAND(event.runs.size() <= TransferEvent::kMostRuns);
+    TransferEvent there;
+    DEMAND(there.Decode(event.Encode()));
+    TransferEvent here;
+    DEMAND(here.Decode(there.Encode()));
+    DEMAND(here.Encode() == event.Encode());
+}
+
+TransferEvent SomeEvent() {
+    TransferEvent event;
+    event.status = LLDD_TIMEOUT;
+    event.bytes = 8192;
+    event.key.kind = LLDD_KEY_BLOCKS;
+    event.runs = {{1, 2, 3}, {7, 9, 1}};
+    event.text = "why";
+    return event;
+}
+
 wire::Report SomeReport() {
     wire::Report report;
     report.numbers.pulls = 3;
@@ -97,6 +123,7 @@ constexpr ReadBody kMessages[] = {
     ReadSums,
     Read<wire::SumsReply>,
     ReadReport,
+    ReadEvent,
 };
 
 void Run(std::string_view input) {
@@ -139,9 +166,9 @@ std::vector<std::string> Seeds() {
     wire::SumsReply summed;
     summed.sums = {1, 2};
     const std::string bodies[] = {
-        request.Encode(), accepted.Encode(),        refused.Encode(),     resolve.Encode(),
-        Reply(),          wire::Release().Encode(), locate.Encode(),      places.Encode(),
-        sums.Encode(),    summed.Encode(),          SomeReport().Encode()};
+        request.Encode(), accepted.Encode(),        refused.Encode(),      resolve.Encode(),
+        Reply(),          wire::Release().Encode(), locate.Encode(),       places.Encode(),
+        sums.Encode(),    summed.Encode(),          SomeReport().Encode(), SomeEvent().Encode()};
     std::vector<std::string> seeds{std::string(1, '\0') + proved.Encode()};
     for (const std::string &body : bodies)
         seeds.push_back(std::string(1, static_cast<char>(seeds.size() - 1)) + body);
