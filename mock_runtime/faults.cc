@@ -102,9 +102,6 @@ std::vector<Port> PortsOf(const std::vector<RulePtr> &rules) {
     return ports;
 }
 
-// How a wait has ended.
-enum class Held { kOver, kPeerGone, kLate };
-
 struct Faults {
     Mutex mutex;
     std::condition_variable changed;  // a rule was taken away, or a peer has gone
@@ -173,29 +170,15 @@ struct Faults {
                        rule()->rule.text.c_str());
     }
 
-    // Waits for so long, and until the bytes would have passed the ports; a peer that goes and rules
-    // that are taken away end it.
-    Held HoldUpLocked(UniqueLock *lock, const std::vector<RulePtr> &firing, nanoseconds time,
-                      uint64_t bytes, const Deadline &deadline, const FaultLink *link)
-        LLDD_REQUIRES(mutex) {
-        const auto ended = [&] { return IsGone(link) || AreRemoved(firing); };
-        bool in_time = true;
-        if (time.count() > 0) {
-            const auto end = Deadline::Clock::now() + time;
-            in_time = end <= deadline.when();
-            WaitUntil(changed, lock->native(), deadline.OrAt(end), ended);
-            in_time = in_time && deadline.cause() == InterruptCause::kNone;
-        }
-        std::vector<Port> ports = PortsOf(firing);
-        if (in_time && !ports.empty() && bytes > 0 && !ended()) {
-            lock->Unlock();
-            Ports::Time passed;
-            Ports::Flow flow(std::move(ports), static_cast<double>(bytes), kFastest);
-            in_time = flow.Await(deadline, ended, &passed);
-            lock->Lock();
-        }
-        if (IsGone(link)) return Held::kPeerGone;
-        return in_time || AreRemoved(firing) ? Held::kOver : Held::kLate;
+    // Waits for so long; a peer that goes and rules that are taken away end it. False: longer than
+    // the deadline allows.
+    bool WaitLocked(UniqueLock *lock, const std::vector<RulePtr> &firing, nanoseconds time,
+                    const Deadline &deadline, const FaultLink *link) LLDD_REQUIRES(mutex) {
+        if (time.count() == 0) return true;
+        const auto end = Deadline::Clock::now() + time;
+        WaitUntil(changed, lock->native(), deadline.OrAt(end),
+                  [&] { return IsGone(link) || AreRemoved(firing); });
+        return end <= deadline.when() && deadline.cause() == InterruptCause::kNone;
     }
 
     // The rules that fire for a call, up to the first that ends it.
@@ -258,12 +241,20 @@ Status MeetFaults(FaultPoint point, const Deadline &deadline, const FaultLink *l
         if (corrupt != nullptr && each->rule.corrupt != 0) *corrupt = each->rule.corrupt;
     }
     const ActiveRule &last = *firing.back();
-    switch (faults.HoldUpLocked(&lock, firing, time, bytes, deadline, link)) {
-        case Held::kOver: break;
-        case Held::kPeerGone: return Status::Ok();
-        case Held::kLate:
-            return Failure(LLDD_TIMEOUT, "not done in time: held up by the fault rule \"%s\"",
-                           last.rule.text.c_str());
+    bool in_time = faults.WaitLocked(&lock, firing, time, deadline, link);
+    std::vector<Port> ports = PortsOf(firing);
+    if (in_time && !ports.empty() && bytes > 0) {
+        lock.Unlock();
+        Ports::Time passed;
+        Ports::Flow flow(std::move(ports), static_cast<double>(bytes), kFastest);
+        const auto ended = [&] { return IsGone(link) || AreRemoved(firing); };
+        in_time = flow.Await(deadline, ended, &passed);
+        lock.Lock();
+    }
+    if (IsGone(link)) return Status::Ok();
+    if (!in_time && !AreRemoved(firing)) {
+        return Failure(LLDD_TIMEOUT, "not done in time: held up by the fault rule \"%s\"",
+                       last.rule.text.c_str());
     }
     if (last.rule.status != LLDD_SUCCESS) {
         const lldd_status status = last.rule.status;
