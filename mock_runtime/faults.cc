@@ -98,6 +98,7 @@ std::vector<Port> PortsOf(const std::vector<RulePtr> &rules) {
         if (!added) place->second = std::min(place->second, rate);
     }
     std::vector<Port> ports;
+    ports.reserve(rates.size());
     for (const auto &[name, rate] : rates) ports.push_back({name, rate});
     return ports;
 }
