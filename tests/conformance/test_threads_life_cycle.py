@@ -83,7 +83,8 @@ def test_a_client_finalizes_and_inits_200_times_with_live_links(stage: Stage, pa
     assert puller.unlink(owner) == S.LLM_SUCCESS
     before = [peer.resources() for peer in (owner, puller)]
     resident = [resident_bytes(peer.pid) for peer in (owner, puller)]
-    assert set(puller.call(finalize_and_init_again, ROUNDS, *arguments)) == {1}
+    for _ in range(ROUNDS // 20):
+        assert set(puller.call(finalize_and_init_again, 20, *arguments)) == {1}
     # The owner sees one link: the last one.
     assert [link.peer_cluster_id for link in owner.call("links")] == [PULLER]
     assert puller.unlink(owner) == S.LLM_SUCCESS
