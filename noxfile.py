@@ -7,6 +7,7 @@
     nox -s tidy            clang-tidy, on what build/compile_commands.json lists
     nox -s threads         clang's check of which lock guards what, in all C++ sources
     nox -s format          rewrite what ruff and clang-format would write otherwise
+    nox -s abi             what the C ABI promised is there, by release/abi and abidiff
     nox -s wheels          the wheels of a release into dist/, see release/wheels.py
     nox -s systems         try them in clean Debian systems, as root, see release/roots.py
 
@@ -108,6 +109,13 @@ def threads(session: nox.Session) -> None:
     """Have clang check which lock guards what, in the sources of both libraries."""
     _install(session, "-e", ".[test]")
     session.run("python", "-m", "tests.support.thread_safety")
+
+
+@nox.session
+def abi(session: nox.Session) -> None:
+    """Compare the C ABI with what release/abi records; with abidiff, too, where it is installed."""
+    _install(session, "-e", ".[test]")
+    session.run("python", "-m", "release.abi", "--abidiff")
 
 
 @nox.session
