@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "engine/box_events.h"
 #include "engine/peer_table.h"
 
 namespace lldd {
@@ -95,7 +96,11 @@ Engine::~Engine() {
 Status Engine::Open(const lldd_config &config, std::unique_ptr<Engine> *engine) {
     LLDD_RETURN_IF_ERROR(CheckConfig(config));
     std::unique_ptr<Engine> opened(new Engine(config));
-    LLDD_RETURN_IF_ERROR(opened->Start(config));
+    LLDD_RETURN_IF_ERROR(
+        Box::OpenFromEnvironment(config.cluster_id, ThisRuntime().Describe().name, &opened->box_));
+    Status started = opened->Start(config);
+    BoxOpened(opened->box(), config, opened->ListenText(), started);
+    LLDD_RETURN_IF_ERROR(std::move(started));
     *engine = std::move(opened);
     return Status::Ok();
 }
@@ -137,9 +142,14 @@ Status Engine::Start(const lldd_config &config) {
         listen_port_asked_ = config.listen_port;
     }
     LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu opened on device %d, listening at %s",
-             Printable(cluster_id_), device_id_,
-             listen ? acceptor_->listener().address().ToString().c_str() : "no address");
+             Printable(cluster_id_), device_id_, listen ? ListenText().c_str() : "no address");
     return Status::Ok();
+}
+
+std::string Engine::ListenText() const {
+    const MutexLock lock(listener_mutex_);
+    const bool listens = acceptor_ != nullptr && acceptor_->listener().listening();
+    return listens ? acceptor_->listener().address().ToString() : "";
 }
 
 // No peer can link before the listener is started.
@@ -152,6 +162,7 @@ void Engine::StartLinks(const lldd_config &config) {
     if (config.auth_token != nullptr) link_options.secret = config.auth_token;
     link_options.closing = &closing_;
     link_options.peer_timeout_ms = peer_timeout_ms_;
+    link_options.box = box();
     directory_ = std::make_unique<LinkDirectory>(cluster_id_, link_options.one_way());
     acceptor_ = std::make_unique<LinkAcceptor>(loop_.get(), device_.get(), directory_.get(),
                                                owner_.get(), &notices_, link_options);
@@ -220,6 +231,8 @@ Status Engine::Close() {
         device_.reset();
     }
     loop_.reset();
+    BoxCall(box(), "close", 0, ended);
+    if (box_ != nullptr) box_->Close();
     LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu closed", Printable(cluster_id_));
     return ended;
 }
@@ -307,29 +320,6 @@ Status Engine::DropGoneLinks(uint64_t *count) {
     Interruption call(&closing_);
     const Deadline deadline = SyncDeadline().InterruptedBy(&call);
     return WithCause(initiator_->DropGone(deadline, count), deadline.cause());
-}
-
-// ---- communicators ----
-
-Status Engine::CheckHasGroups() const {
-    if (link_style_ != LLDD_LINK_STYLE_ONE_WAY) return Status::Ok();
-    return Failure(LLDD_FEATURE_NOT_ENABLED, "there are no communicators with one-way links");
-}
-
-Status Engine::JoinGroup(const GroupSpec &spec, uint64_t *comm_id) {
-    LLDD_RETURN_IF_ERROR(CheckHasGroups());
-    return groups_->Join(spec, comm_id);
-}
-
-Status Engine::LeaveGroup(uint64_t comm_id) {
-    LLDD_RETURN_IF_ERROR(CheckHasGroups());
-    Interruption call(&closing_);
-    return groups_->Leave(comm_id, SyncDeadline().InterruptedBy(&call));
-}
-
-Status Engine::GroupState(uint64_t comm_id, uint32_t *state) {
-    LLDD_RETURN_IF_ERROR(CheckHasGroups());
-    return groups_->State(comm_id, state);
 }
 
 // ---- caches ----

@@ -7,6 +7,7 @@
 
 #include "base/hmac.h"
 #include "base/log.h"
+#include "engine/box_events.h"
 #include "engine/cache_key.h"
 
 namespace lldd {
@@ -25,17 +26,21 @@ uint64_t SlowMs() {
     return text == nullptr ? 0 : std::strtoull(text, nullptr, 10);
 }
 
-// The same at both ends, and tells nothing of the nonce.
-std::string Numbered(const Link &link) {
-    const LinkNonce &nonce = link.identity().nonce;
-    const std::string_view bytes(reinterpret_cast<const char *>(nonce.data()), nonce.size());
-    const Digest digest = HmacSha256(bytes, "lldd log");
-    return Format("link %02x%02x%02x%02x", digest[0], digest[1], digest[2], digest[3]);
-}
+std::string Numbered(const Link &link) { return Format("link %08x", LinkNumber(link)); }
 
 }  // namespace
 
-void LogLinkMade(const Link &link) {
+uint32_t LinkNumber(const Link &link) {
+    const LinkNonce &nonce = link.identity().nonce;
+    const std::string_view bytes(reinterpret_cast<const char *>(nonce.data()), nonce.size());
+    const Digest digest = HmacSha256(bytes, "lldd log");
+    uint32_t number = 0;
+    for (size_t i = 0; i < sizeof number; ++i) number = number << 8 | digest[i];
+    return number == 0 ? 1 : number;
+}
+
+void LogLinkMade(Box *box, const Link &link) {
+    BoxLink(box, link, "made");
     if (!LogEnabled(LLDD_LOG_INFO)) return;
     std::string paths;
     for (const PathDescription &path : link.connection()->Paths()) {
@@ -50,7 +55,8 @@ void LogLinkMade(const Link &link) {
         identity.end == LinkEnd::kInitiator ? "this end" : "the peer", paths.c_str());
 }
 
-void LogLinkEnded(const Link &link, const std::string &how) {
+void LogLinkEnded(Box *box, const Link &link, const std::string &how) {
+    BoxLink(box, link, how);
     if (!LogEnabled(LLDD_LOG_INFO)) return;
     Log(LLDD_LOG_INFO, "%s to %s %s", Numbered(link).c_str(), link.peer_name().c_str(),
         how.c_str());

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/box.h"
 #include "base/deadline.h"
 #include "base/status.h"
 #include "engine/link.h"
@@ -15,10 +16,13 @@
 
 namespace lldd {
 
-// INFO. Once the paths are decided.
-void LogLinkMade(const Link &link);
-// INFO; `how`: "unlinked by this end".
-void LogLinkEnded(const Link &link, const std::string &how);
+// The same at both ends; tells nothing of the nonce. Not 0.
+uint32_t LinkNumber(const Link &link);
+
+// INFO, and an event of the box, if there is one. Once the paths are decided.
+void LogLinkMade(Box *box, const Link &link);
+// The same; `how`: "unlinked by this end".
+void LogLinkEnded(Box *box, const Link &link, const std::string &how);
 
 // INFO; `how`: "allocated".
 void LogCacheMade(const char *how, int64_t cache_id, const lldd_cache_desc &desc,

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/call_record.h"
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "engine/transfer_context.h"
+
+namespace lldd {
+namespace {
+
+uint32_t ThisThread() {
+    static thread_local const auto id = static_cast<uint32_t>(syscall(SYS_gettid));
+    return id;
+}
+
+uint32_t Narrow(uint64_t number) {
+    return static_cast<uint32_t>(std::min<uint64_t>(number, UINT32_MAX));
+}
+
+}  // namespace
+
+CallRecord::CallRecord(Box *box, box::Kind kind, TransferScratch *scratch)
+    : box_(box), scratch_(scratch), record_(box->Begin(box::kCalls)) {
+    scratch_->pairs.clear();
+    if (record_ == nullptr) return;
+    // The slot may have another record in it: everything but its state and its times is written here
+    // or is 0.
+    std::memset(&record_->entry_ns, 0, sizeof *record_ - offsetof(box::Record, entry_ns));
+    record_->kind = kind;
+    record_->thread = ThisThread();
+    const TransferContext &context = ThisThreadsContext();
+    if ((context.trace_high | context.trace_low) != 0) {
+        record_->id_high = context.trace_high;
+        record_->id_low = context.trace_low;
+        record_->parent = context.span;
+    } else {
+        box->NewId(&record_->id_high, &record_->id_low);
+    }
+    record_->entry_ns = NowNs();
+}
+
+CallRecord::~CallRecord() {
+    // Something was thrown.
+    if (record_ != nullptr) Ended(Status(LLDD_FAILED, "an error inside the library"));
+}
+
+void CallRecord::SetKey(const lldd_cache_key &key) {
+    record_->key_kind = key.kind;
+    record_->peer = key.cluster_id;
+    record_->key_model = key.model_id;
+    record_->key_req = key.req_id;
+    record_->key_prefix = key.prefix_id;
+    record_->key_cache_id = key.cache_id;
+    record_->key_batch = key.batch_index;
+}
+
+void CallRecord::Asked(const lldd_pull_args &args, const lldd_cache_key &key) {
+    if (record_ == nullptr) return;
+    SetKey(key);
+    record_->cache_id = args.cache_id;
+    record_->batch = args.batch_index;
+    record_->tensors_per_layer = args.tensors_per_layer;
+    record_->src_layer = args.src_layer_start;
+    record_->src_layers = args.src_layer_count;
+    record_->dst_layer = args.dst_layer_start;
+    record_->dst_layers = args.dst_layer_count;
+    record_->num_src = Narrow(args.num_src_blocks);
+    record_->num_dst = Narrow(args.num_dst_blocks);
+    record_->size = args.size;
+    Box::ShowBegun(record_);
+}
+
+void CallRecord::Asked(const lldd_push_args &args, const lldd_cache_key &key) {
+    if (record_ == nullptr) return;
+    SetKey(key);
+    record_->cache_id = args.cache_id;
+    record_->batch = args.src_batch_index;
+    record_->tensors_per_layer = args.tensors_per_layer;
+    record_->src_layer = args.src_layer_start;
+    record_->src_layers = args.num_layers;
+    record_->dst_layer = args.dst_layer_start;
+    record_->dst_layers = args.num_layers;
+    record_->num_src = Narrow(args.num_src_blocks);
+    record_->num_dst = Narrow(args.num_dst_blocks);
+    Box::ShowBegun(record_);
+}
+
+void CallRecord::Asked(const lldd_transfer_args &args, const lldd_cache_key &key) {
+    if (record_ == nullptr) return;
+    SetKey(key);
+    if (args.key == nullptr) record_->peer = args.dst_cluster_id;
+    record_->cache_id = args.cache_id;
+    record_->batch = args.src_batch_index;
+    record_->tensors_per_layer = args.tensors_per_layer;
+    record_->src_layer = args.src_layer;
+    record_->dst_layer = args.dst_layer;
+    record_->src_layers = record_->dst_layers = 1;
+    record_->num_src = Narrow(args.num_src_blocks);
+    record_->num_dst = Narrow(args.num_dst_blocks);
+    record_->size = static_cast<int64_t>(args.dst_block_size);
+    Box::ShowBegun(record_);
+}
+
+void CallRecord::Asked(const lldd_copy_args &args) {
+    if (record_ == nullptr) return;
+    record_->cache_id = args.dst_cache_id;
+    record_->batch = args.dst_batch_index;
+    record_->key_kind = LLDD_KEY_ID;
+    record_->key_cache_id = args.src_cache_id;
+    record_->key_batch = args.src_batch_index;
+    record_->key_model = args.offset;
+    record_->size = args.size;
+    Box::ShowBegun(record_);
+}
+
+void CallRecord::Asked(const lldd_swap_args &args) {
+    if (record_ == nullptr) return;
+    record_->batch = args.src_placement;
+    record_->tensors_per_layer = Narrow(args.num_tensors);
+    record_->num_src = record_->num_dst = Narrow(args.num_blocks);
+    record_->size = static_cast<int64_t>(args.block_bytes);
+    Box::ShowBegun(record_);
+}
+
+void CallRecord::Asked(int64_t cache_id, uint64_t num_pairs) {
+    if (record_ == nullptr) return;
+    record_->cache_id = cache_id;
+    record_->num_src = record_->num_dst = Narrow(num_pairs);
+    Box::ShowBegun(record_);
+}
+
+// FNV-1a over the 64-bit numbers.
+void CallRecord::SetBlocks() {
+    uint64_t digest = 0xCBF29CE484222325;
+    const auto add = [&digest](uint64_t number) { digest = (digest ^ number) * 0x100000001B3; };
+    size_t count = 0;
+    for (const BlockRun &run : scratch_->pairs) {
+        add(run.local);
+        add(run.remote);
+        add(run.count);
+        if (count < box::kFirstBlocks)
+            record_->blocks[count] = {Narrow(run.local), Narrow(run.remote), Narrow(run.count)};
+        ++count;
+    }
+    record_->num_blocks = Narrow(count);
+    record_->digest = digest;
+}
+
+void CallRecord::Ended(const Status &status) {
+    if (record_ == nullptr) return;
+    SetBlocks();
+    record_->status = status.code();
+    record_->end_ns = NowNs();
+    const uint64_t number = Box::NumberOf(*record_);
+    // Before the record: a call that has failed has its text when it can be seen.
+    if (!status.ok()) box_->Tell(box::kTexts, status.text(), number);
+    Box::Commit(record_);
+    record_ = nullptr;
+}
+
+}  // namespace lldd
