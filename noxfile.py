@@ -2,6 +2,7 @@
 """What is run before a change goes in, each in a virtual environment of its own.
 
     nox                    lint, types and docs: what .ci/run begins with
+    nox -s docs            the documentation site, in build/site/; every warning is an error
     nox -s tests           the test suite; arguments after -- go to pytest
     nox -s tidy            clang-tidy, on what build/compile_commands.json lists
     nox -s threads         clang's check of which lock guards what, in all C++ sources
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -66,9 +68,16 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Check that docs/fidelity.md is what the contract and the tests say."""
+    """Check docs/fidelity.md, write the site to build/site/, and follow every link in it."""
+    _install(session, "-e", ".[test,docs]")
     session.run("python", "docs/fidelity.py")
     session.run("git", "diff", "--exit-code", "--", "docs/fidelity.md", external=True)
+    # What was there may be of pages that are gone.
+    shutil.rmtree(ROOT / "build" / "site", ignore_errors=True)
+    options = ["--fresh-env", "--fail-on-warning", "--quiet", "--jobs=auto", "--conf-dir=docs/site"]
+    doctrees = "--doctree-dir=build/site-doctrees"
+    session.run("python", "-m", "sphinx", "build", *options, doctrees, ".", "build/site")
+    session.run("python", "docs/site/links.py", "build/site")
 
 
 @nox.session

@@ -284,7 +284,7 @@ def _summary(fidelity: Fidelity) -> Iterator[str]:
 
 def _differences(fidelity: Fidelity) -> Iterator[str]:
     """Yield the rows of chapter 10 that decide for something else than the vendor's behaviour."""
-    yield "| id | the vendor's interface | here |"
+    yield "| | the vendor's interface | here |"
     yield "|---|---|---|"
     for section in fidelity.sections:
         if section.number != DECISIONS:
@@ -292,7 +292,7 @@ def _differences(fidelity: Fidelity) -> Iterator[str]:
         for line in section.text.splitlines():
             cells = [cell.strip() for cell in TAG.sub("", line).strip().strip("|").split(" | ")]
             if len(cells) == 3 and cells[0].isdigit() and cells[2] != "Same":
-                yield f"| C10-{cells[0]} | {cells[1]} | {cells[2]} |"
+                yield f"| decision {cells[0]} | {cells[1]} | {cells[2]} |"
 
 
 def page(fidelity: Fidelity) -> str:

@@ -66,6 +66,16 @@ public:
                (chunk + 1 < chunk_starts_.size() ? chunk_starts_[chunk + 1] : pieces_.size());
     }
 
+    // Of the first so many chunks.
+    uint64_t BytesOf(size_t chunks) const {
+        uint64_t bytes = 0;
+        for (size_t chunk = 0; chunk < chunks; ++chunk) {
+            for (const Piece *piece = begin(chunk); piece != end(chunk); ++piece)
+                bytes += piece->length;
+        }
+        return bytes;
+    }
+
     // How many threads are worth it, at most `most`.
     uint32_t Threads(uint32_t most) const { return bytes_ >= kWorthHelpers ? most : 1; }
 

@@ -161,13 +161,17 @@ Status MockConnection::Corrupt(uint64_t number, Direction direction, const Run *
     }
     uint8_t byte = 0;
     const Run only{Address(&byte), run->remote + before, 1};
+    const PathBytes moved = moved_;
     LLDD_RETURN_IF_ERROR(Transfer(Direction::kRead, &only, 1, deadline));
     byte ^= 1;
-    return Transfer(Direction::kWrite, &only, 1, deadline);
+    const Status written = Transfer(Direction::kWrite, &only, 1, deadline);
+    moved_ = moved;
+    return written;
 }
 
 Status MockConnection::Transfer(Direction direction, const Run *runs, size_t count,
                                 const Deadline &deadline) {
+    moved_ = {};
     if (passage_->peer_gone().load()) return Explain({MoveFailure::kPeerGone, 0, 0}, peer_.Name());
     const Spares<TransferPlan>::Loan plan(&device_->plans);
     for (;;) {
@@ -176,6 +180,7 @@ Status MockConnection::Transfer(Direction direction, const Run *runs, size_t cou
         if (!failure.failed()) return Status::Ok();
         if (failure.kind != MoveFailure::kRefused) return ExplainWithEnd(failure);
         peer_.CmaIsRefused(failure.error);
+        moved_ = {};  // everything is moved again
     }
 }
 
@@ -226,7 +231,10 @@ MoveFailure MockConnection::MovePlanned(const TransferPlan &plan, Direction dire
         const MoveFailure failure = MoveSameHost(plan, direction, deadline);
         if (failure.failed()) return failure;
     }
-    return tcp_.empty() ? MoveFailure{} : tcp_.Move(direction, deadline);
+    if (tcp_.empty()) return {};
+    const MoveFailure failure = tcp_.Move(direction, deadline);
+    moved_[static_cast<size_t>(Path::kTcp)] = tcp_.moved();
+    return failure;
 }
 
 MoveFailure MockConnection::MoveSameHost(const TransferPlan &plan, Direction direction,
@@ -238,21 +246,27 @@ MoveFailure MockConnection::MoveSameHost(const TransferPlan &plan, Direction dir
     };
     const Inside inside(passage_->peer_side());
     const TransferGate gate(*passage_, peer_, deadline);
-    const uint32_t threads = device_->settings.threads;
-    CopyPool &helpers = *device_->helpers;
     MoveFailure failure;
     if (!plan.direct.empty()) {
         DirectCopy copy(plan.direct, direction, gate, device_->kernel);
-        failure = helpers.Run(copy, plan.direct.chunks(), plan.direct.Threads(threads));
+        failure = MoveBatch(&copy, plan.direct, Path::kMapped);
     }
     if (!failure.failed() && !plan.checked.empty()) {
         CheckedCopy copy(plan.checked, direction, gate, device_->self, true);
-        failure = helpers.Run(copy, plan.checked.chunks(), plan.checked.Threads(threads));
+        failure = MoveBatch(&copy, plan.checked, Path::kMapped);
     }
     if (!failure.failed() && !plan.cma.empty()) {
         CmaMove move(plan.cma, direction, gate, peer_.pid(), device_->self, peer_.process());
-        failure = helpers.Run(move, plan.cma.chunks(), plan.cma.Threads(threads));
+        failure = MoveBatch(&move, plan.cma, Path::kCma);
     }
+    return failure;
+}
+
+MoveFailure MockConnection::MoveBatch(ChunkedWork *work, const Batch &batch, Path path) {
+    const uint32_t threads = batch.Threads(device_->settings.threads);
+    size_t done = 0;
+    const MoveFailure failure = device_->helpers->Run(*work, batch.chunks(), threads, &done);
+    moved_[static_cast<size_t>(path)] += failure.failed() ? batch.BytesOf(done) : batch.bytes();
     return failure;
 }
 

@@ -34,6 +34,7 @@ public:
     Status Confirm() override;
     Status Read(const Run *runs, size_t count, const Deadline &deadline) override;
     Status Write(const Run *runs, size_t count, const Deadline &deadline) override;
+    PathBytes Moved() const override { return moved_; }
     void ServeStream(Fd stream) override;
     void OnMessage(std::string_view message, std::function<void()> answer) override;
     void PeerGone() override;
@@ -58,6 +59,7 @@ private:
                             const Deadline &deadline);
     MoveFailure MoveSameHost(const TransferPlan &plan, Direction direction,
                              const Deadline &deadline);
+    MoveFailure MoveBatch(ChunkedWork *work, const Batch &batch, Path path);
 
     DeviceParts *const device_;
     const LinkEnd end_;
@@ -69,6 +71,7 @@ private:
     // Used by the transfer that is under way.
     KnownMemory::View known_;
     TcpPath tcp_;
+    PathBytes moved_{};
 
     std::unique_ptr<TcpServer> server_ LLDD_GUARDED_BY(*device_->loop);
     RequestOrder order_ LLDD_GUARDED_BY(*device_->loop);

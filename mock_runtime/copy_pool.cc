@@ -54,13 +54,13 @@ void CopyPool::StartHelpersLocked(uint32_t count) {
     }
 }
 
-MoveFailure CopyPool::Run(ChunkedWork &work, size_t chunks, uint32_t threads) {
+MoveFailure CopyPool::Run(ChunkedWork &work, size_t chunks, uint32_t threads, size_t *done) {
     if (threads < 2 || chunks < 2 || !job_mutex_.TryLock()) {
-        MoveFailure failure;
-        for (size_t chunk = 0; chunk < chunks && !failure.failed(); ++chunk) {
-            failure = work.MoveChunk(chunk);
+        for (*done = 0; *done < chunks; ++*done) {
+            const MoveFailure failure = work.MoveChunk(*done);
+            if (failure.failed()) return failure;
         }
-        return failure;
+        return {};
     }
     const MutexLock job(job_mutex_, std::adopt_lock);
     {
@@ -71,6 +71,7 @@ MoveFailure CopyPool::Run(ChunkedWork &work, size_t chunks, uint32_t threads) {
         wanted_ = threads - 1;
         failure_ = {};
         next_chunk_.store(0, std::memory_order_relaxed);
+        chunks_done_.store(0, std::memory_order_relaxed);
         failed_.store(false, std::memory_order_relaxed);
     }
     work_there_.notify_all();
@@ -79,6 +80,7 @@ MoveFailure CopyPool::Run(ChunkedWork &work, size_t chunks, uint32_t threads) {
     wanted_ = 0;  // a helper that wakes up only now is too late
     all_left_.wait(lock.native(), [this]() LLDD_REQUIRES(mutex_) { return inside_ == 0; });
     work_ = nullptr;
+    *done = chunks_done_.load(std::memory_order_relaxed);
     return failure_;
 }
 
@@ -87,7 +89,10 @@ void CopyPool::MoveClaimed(ChunkedWork &work, size_t chunks) {
         const size_t chunk = next_chunk_.fetch_add(1, std::memory_order_relaxed);
         if (chunk >= chunks) return;
         const MoveFailure failure = work.MoveChunk(chunk);
-        if (!failure.failed()) continue;
+        if (!failure.failed()) {
+            chunks_done_.fetch_add(1, std::memory_order_relaxed);
+            continue;
+        }
         MutexLock lock(mutex_);
         if (!failure_.failed()) failure_ = failure;
         failed_.store(true, std::memory_order_relaxed);

@@ -34,8 +34,9 @@ public:
     CopyPool(const CopyPool &) = delete;
     CopyPool &operator=(const CopyPool &) = delete;
 
-    // Moves chunks 0..chunks-1, on up to `threads` threads; the first failure ends it.
-    MoveFailure Run(ChunkedWork &work, size_t chunks, uint32_t threads);
+    // Moves chunks 0..chunks-1, on up to `threads` threads; the first failure ends it. *done: how many
+    // were moved by then, not necessarily the first ones.
+    MoveFailure Run(ChunkedWork &work, size_t chunks, uint32_t threads, size_t *done);
 
     size_t helpers() const;
 
@@ -59,6 +60,7 @@ private:
     std::vector<std::thread> threads_ LLDD_GUARDED_BY(mutex_);
 
     std::atomic<size_t> next_chunk_{0};
+    std::atomic<size_t> chunks_done_{0};
     std::atomic<bool> failed_{false};
 };
 

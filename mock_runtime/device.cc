@@ -196,14 +196,15 @@ Status MockDevice::Copy(const Run *runs, size_t count, Placement, Placement,
     }
     const DeadlineGate gate(deadline);
     MoveFailure failure;
+    size_t done = 0;
     if (!direct.empty()) {
         DirectCopy copy(direct, Direction::kRead, gate, parts_.kernel);
-        failure =
-            parts_.helpers->Run(copy, direct.chunks(), direct.Threads(parts_.settings.threads));
+        const uint32_t threads = direct.Threads(parts_.settings.threads);
+        failure = parts_.helpers->Run(copy, direct.chunks(), threads, &done);
     }
     if (!failure.failed() && !checked.empty()) {
         CheckedCopy copy(checked, Direction::kRead, gate, parts_.self, false);
-        failure = parts_.helpers->Run(copy, checked.chunks(), 1);
+        failure = parts_.helpers->Run(copy, checked.chunks(), 1, &done);
     }
     if (!failure.failed()) return Status::Ok();
     if (failure.kind == MoveFailure::kTimeout) {

@@ -58,6 +58,7 @@ private:
 void TcpPath::Clear() {
     here_.clear();
     runs_.clear();
+    requests_.clear();
     end_ = End::kKnown;
 }
 
@@ -134,6 +135,15 @@ MoveFailure TcpPath::Move(Direction direction, const Deadline &deadline) {
     const bool may_land = failure.failed() && direction == Direction::kWrite;
     end_ = may_land && next_id_ != first_id ? Fence(deadline) : End::kKnown;
     return failure;
+}
+
+uint64_t TcpPath::moved() const {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < received_.request && i < requests_.size(); ++i)
+        bytes += requests_[i].bytes;
+    if (read_ && received_.request < requests_.size() && received_.done > kAnswer)
+        bytes += std::min(received_.done - kAnswer, requests_[received_.request].bytes);
+    return bytes;
 }
 
 // What was written may lie in buffers of both ends, and between them, for as long as it likes.

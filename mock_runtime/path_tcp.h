@@ -38,6 +38,10 @@ public:
     };
     End end() const { return end_; }
 
+    // The bytes of the last Move that have arrived: where this end reads, in its memory; where it
+    // writes, in the owner's, which has said so.
+    uint64_t moved() const;
+
     // Makes a running Move look at `peer_gone`, after which the stream is closed. Any thread.
     void Interrupt();
 

@@ -124,16 +124,16 @@ Status Box::OpenFromEnvironment(uint64_t cluster_id, const std::string &runtime,
 
     Header layout{};
     const size_t size = Place(&layout, {calls, calls, kEventSlots, kTextSlots});
-    const std::string path =
-        Format("%s/%llu-%d-%016llx.box", folder.c_str(), Printable(cluster_id), getpid(),
-               Printable(ids));
+    const std::string path = Format("%s/%llu-%d-%016llx.box", folder.c_str(), Printable(cluster_id),
+                                    getpid(), Printable(ids));
     const Fd fd(open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (!fd) return Fault(folder, "no file can be made", errno);
     // The pages are taken now: one that is missing later would end the process.
     int error = posix_fallocate(fd.get(), 0, static_cast<off_t>(size));
     void *memory = MAP_FAILED;
     if (error == 0) {
-        memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd.get(), 0);
+        memory =
+            mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd.get(), 0);
         error = memory == MAP_FAILED ? errno : 0;
     }
     if (error != 0) {

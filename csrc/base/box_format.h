@@ -71,9 +71,6 @@ enum Kind : uint32_t {
     kSwapBlocks = 6,
 };
 
-// How the bytes went; a transfer that took several ways has the last one.
-enum Path : uint8_t { kNoPath, kMapped, kCma, kTcp, kHixl, kOtherPath };
-
 // Blocks in a row on both sides. What does not fit 32 bits is UINT32_MAX.
 struct Blocks {
     uint32_t own;
@@ -83,7 +80,8 @@ struct Blocks {
 constexpr size_t kFirstBlocks = 3;
 
 // One call. What is above `status` is there from its beginning on, if `begun` is the ticket plus 1,
-// also while the call is under way.
+// also while the call is under way. In the ring of peers `begun` is that of the peer's own record, and
+// times are those of its clock.
 struct Record {
     std::atomic<uint64_t> state;
     std::atomic<uint64_t> begun;
@@ -100,22 +98,21 @@ struct Record {
     uint32_t key_batch;
     uint32_t batch;  // of the own cache
     uint32_t tensors_per_layer;
-    uint32_t src_layer, dst_layer;        // the first ones
-    uint32_t src_layers, dst_layers;      // counts, as they were given
-    uint32_t num_src, num_dst;            // blocks that were given
-    int64_t size;                         // as it was given
+    uint32_t src_layer, dst_layer;    // the first ones
+    uint32_t src_layers, dst_layers;  // counts, as they were given
+    uint32_t num_src, num_dst;        // blocks that were given
+    int64_t size;                     // as it was given
     // In the ring of peers: when it came.
     int64_t told_ns;
 
     uint32_t status;
-    uint32_t link;  // see life_log.h; 0: it came to none
+    uint32_t link;                           // see life_log.h; 0: it came to none
     int64_t turn_ns, first_byte_ns, end_ns;  // 0: it did not get there
     uint64_t bytes;                          // that were moved
     uint64_t digest;                         // of all pairs of blocks: see DigestOf
     uint32_t num_blocks;                     // in a row, see Blocks
-    uint8_t path;                            // Path
-    uint8_t reserved[3];
-    Blocks blocks[kFirstBlocks];  // the first ones
+    uint32_t paths;                          // by which bytes were moved: a bit for each Path
+    Blocks blocks[kFirstBlocks];             // the first ones
 };
 static_assert(sizeof(Record) == kSlotBytes && offsetof(Record, status) == 160);
 

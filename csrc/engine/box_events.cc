@@ -3,8 +3,6 @@
 
 #include <algorithm>
 
-#include "engine/life_log.h"
-
 namespace lldd {
 namespace {
 
@@ -164,7 +162,7 @@ void BoxLink(Box *box, const Link &link, const std::string &how) {
     if (box == nullptr) return;
     const Link::Identity &identity = link.identity();
     JsonObject event;
-    event.Text("what", "link_end").Text("how", how).Number("link", LinkNumber(link));
+    event.Text("what", "link_end").Text("how", how).Number("link", link.number());
     event.Number("peer", link.peer()).Text("address", identity.peer_address.ToString());
     event.Raw("dialled", identity.end == LinkEnd::kInitiator ? "true" : "false");
     event.Text("group", identity.group);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include "engine/transfer_context.h"
@@ -15,6 +16,20 @@ namespace {
 uint32_t ThisThread() {
     static thread_local const auto id = static_cast<uint32_t>(syscall(SYS_gettid));
     return id;
+}
+
+// The record of the call that this thread is in; null: there is none.
+box::Record *&ThisThreadsRecord() {
+    static thread_local box::Record *record = nullptr;
+    return record;
+}
+
+int64_t AsNs(TransferTimes::Point point) {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(point.time_since_epoch()).count();
+}
+
+void PutBigEndian(uint64_t number, uint8_t *to) {
+    for (int i = 0; i < 8; ++i) to[i] = static_cast<uint8_t>(number >> (56 - 8 * i));
 }
 
 uint32_t Narrow(uint64_t number) {
@@ -41,6 +56,7 @@ CallRecord::CallRecord(Box *box, box::Kind kind, TransferScratch *scratch)
         box->NewId(&record_->id_high, &record_->id_low);
     }
     record_->entry_ns = NowNs();
+    ThisThreadsRecord() = record_;
 }
 
 CallRecord::~CallRecord() {
@@ -153,6 +169,7 @@ void CallRecord::SetBlocks() {
 void CallRecord::Ended(const Status &status) {
     if (record_ == nullptr) return;
     SetBlocks();
+    ThisThreadsRecord() = nullptr;
     record_->status = status.code();
     record_->end_ns = NowNs();
     const uint64_t number = Box::NumberOf(*record_);
@@ -160,6 +177,28 @@ void CallRecord::Ended(const Status &status) {
     if (!status.ok()) box_->Tell(box::kTexts, status.text(), number);
     Box::Commit(record_);
     record_ = nullptr;
+}
+
+// A push has several transfers, one for each layer: the record spans them.
+void CallObserver::OnTransfer(const TransferRecord &transfer) {
+    box::Record *const record = ThisThreadsRecord();
+    if (record == nullptr) return;
+    record->link = transfer.link->number();
+    if (record->turn_ns == 0) record->turn_ns = AsNs(transfer.times.turn);
+    if (record->first_byte_ns == 0) record->first_byte_ns = AsNs(transfer.times.first_byte);
+    record->bytes += transfer.bytes_moved();
+    for (size_t path = 0; path < kNumPaths; ++path) {
+        if (transfer.moved[path] != 0) record->paths |= 1U << path;
+    }
+}
+
+TransferId ThisTransfersId() {
+    const box::Record *const record = ThisThreadsRecord();
+    const TransferContext &context = ThisThreadsContext();
+    TransferId id;
+    PutBigEndian(record != nullptr ? record->id_high : context.trace_high, id.data());
+    PutBigEndian(record != nullptr ? record->id_low : context.trace_low, id.data() + 8);
+    return id;
 }
 
 }  // namespace lldd

@@ -8,6 +8,7 @@
 #include "base/box.h"
 #include "base/status.h"
 #include "engine/scratch.h"
+#include "engine/transfer_record.h"
 #include "llm_datadist.h"
 
 namespace lldd {
@@ -32,6 +33,7 @@ public:
     void Ended(const Status &status);
 
 private:
+    friend class CallObserver;
     void SetKey(const lldd_cache_key &key);
     void SetBlocks();
 
@@ -39,6 +41,15 @@ private:
     TransferScratch *const scratch_;
     box::Record *record_;
 };
+
+// Adds what only the transfer itself knows to the record of the call that it is part of.
+class CallObserver final : public TransferObserver {
+public:
+    void OnTransfer(const TransferRecord &transfer) override;
+};
+
+// The id of the transfer that this thread is in: that of its record, or of its context; zeros.
+TransferId ThisTransfersId();
 
 // Runs a call, and writes it down if there is a box.
 template <typename Body, typename... Args>

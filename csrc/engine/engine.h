@@ -14,6 +14,7 @@
 #include "base/status.h"
 #include "engine/cache_store.h"
 #include "engine/call_gate.h"
+#include "engine/call_record.h"
 #include "engine/groups.h"
 #include "engine/heartbeats.h"
 #include "engine/link_acceptor.h"
@@ -23,6 +24,7 @@
 #include "engine/notices.h"
 #include "engine/owner_service.h"
 #include "engine/page_pool.h"
+#include "engine/transfer_record.h"
 #include "engine/transfers.h"
 #include "engine/unregistrations.h"
 #include "runtime/runtime.h"
@@ -136,6 +138,8 @@ private:
     std::unique_ptr<LinkInitiator> initiator_;
     std::unique_ptr<Heartbeats> heartbeats_;
     std::unique_ptr<Groups> groups_;
+    TransferObservers observers_;
+    CallObserver call_observer_;
     std::unique_ptr<Transfers> transfers_;
     std::unique_ptr<LocalCopies> copies_;
 };

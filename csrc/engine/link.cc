@@ -7,6 +7,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/hmac.h"
 #include "base/io_thread.h"
 #include "base/log.h"
 
@@ -18,6 +19,13 @@ constexpr size_t kMaxMessage = 4096;
 constexpr size_t kMaxEarlyMessages = 1024;
 // How often a thread that dials looks whether the peer is gone.
 constexpr std::chrono::milliseconds kLookAtPeer{50};
+
+uint32_t NumberOf(const LinkNonce &nonce) {
+    const std::string_view bytes(reinterpret_cast<const char *>(nonce.data()), nonce.size());
+    const Digest digest = HmacSha256(bytes, "lldd log");
+    return uint32_t{digest[0]} << 24 | uint32_t{digest[1]} << 16 | uint32_t{digest[2]} << 8 |
+           uint32_t{digest[3]};
+}
 
 }  // namespace
 
@@ -101,6 +109,7 @@ Status Link::Table(const Deadline &deadline, bool with_dims, const PeerTable **t
 
 void Link::SetConnection(std::unique_ptr<Connection> connection) {
     owned_connection_ = std::move(connection);
+    number_ = NumberOf(identity_.nonce);
     std::vector<std::pair<uint32_t, std::string>> early;
     {
         MutexLock lock(stream_mutex_);

@@ -77,6 +77,9 @@ public:
     void SetNonce(const LinkNonce &nonce) { identity_.nonce = nonce; }
     void SetGroup(const std::string &group) { identity_.group = group; }
     void SetCommId(uint64_t comm_id) { identity_.comm_id = comm_id; }
+    // By what logs and records call the link, the same at both ends; tells nothing of the nonce. 0 until
+    // SetConnection.
+    uint32_t number() const { return number_; }
     // Once, while the link is made.
     void SetConnection(std::unique_ptr<Connection> connection);
     // Null until then.
@@ -176,6 +179,7 @@ private:
     EventLoop *const loop_;
     Identity identity_;
     std::string peer_name_;
+    uint32_t number_ = 0;
     ControlChannel channel_;
     std::unique_ptr<Connection> owned_connection_;
     std::atomic<Connection *> connection_{nullptr};

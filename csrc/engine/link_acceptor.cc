@@ -363,7 +363,8 @@ void LinkAcceptor::DropReplaced(const Link &link) {
                    Printable(link.peer()), link.identity().peer_address.ToString().c_str(),
                    old->identity().peer_address.ToString().c_str()));
     }
-    LogLinkEnded(options_.box, *old, "replaced by one from " + link.identity().peer_address.ToString());
+    LogLinkEnded(options_.box, *old,
+                 "replaced by one from " + link.identity().peer_address.ToString());
     DropWhenIdle(old, [old] { old->channel().CloseAfterFlush(); });
 }
 

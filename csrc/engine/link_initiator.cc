@@ -432,7 +432,8 @@ Status LinkInitiator::UnlinkBoth(const LinkPtr &link, const Deadline &deadline) 
 Status LinkInitiator::End(const LinkPtr &link, const Deadline &deadline) {
     const Link::Turn turn(link, deadline);
     if (turn) return TakeDown(link, deadline);
-    if (directory_->Remove(link)) LogLinkEnded(options_.box, *link, "ends with the transfer that has it");
+    if (directory_->Remove(link))
+        LogLinkEnded(options_.box, *link, "ends with the transfer that has it");
     loop_->RunAndWait([&] { owner_->OnLinkDown(*link); });
     link->ShutdownWhenIdle([link] { link->channel().Close(); });
     return Failure(LLDD_TIMEOUT,

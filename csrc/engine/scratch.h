@@ -3,9 +3,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 #include "engine/plan_pairs.h"
+#include "engine/transfer_record.h"
 #include "runtime/runtime.h"
 
 namespace lldd {
@@ -16,6 +18,21 @@ struct TransferScratch {
     BlockPairs pairs;
     std::vector<Run> runs;
     bool notice_left = false;  // by the last pull, push or layer
+
+    // What is told of the transfer that is under way, see TransferRecord; with `timed` also when it
+    // comes how far.
+    bool timed = false;
+    TransferTimes times;
+    uint64_t bytes = 0;
+    PathBytes moved{};
+
+    void Begin(bool times_wanted) {
+        runs.clear();
+        timed = times_wanted;
+        times = {};
+        bytes = 0;
+        moved = {};
+    }
 };
 
 }  // namespace lldd

@@ -14,12 +14,12 @@
 #include "engine/cache_key.h"
 #include "engine/cache_store.h"
 #include "engine/call_gate.h"
-#include "engine/life_log.h"
 #include "engine/link_directory.h"
 #include "engine/mismatches.h"
 #include "engine/plan_pull.h"
 #include "engine/plan_push.h"
 #include "engine/scratch.h"
+#include "engine/transfer_record.h"
 #include "engine/verify.h"
 #include "runtime/runtime.h"
 
@@ -46,13 +46,13 @@ public:
     };
 
     Transfers(const CacheStore *store, CachesInUse *in_use, const LinkDirectory *links,
-              const Mismatches &mismatches, Options options)
+              const TransferObservers *observers, const Mismatches &mismatches, Options options)
         : store_(store),
           in_use_(in_use),
           links_(links),
+          observers_(observers),
           mismatches_(mismatches),
-          options_(options),
-          log_(options.sync_timeout_ms) {}
+          options_(options) {}
     Transfers(const Transfers &) = delete;
     Transfers &operator=(const Transfers &) = delete;
 
@@ -71,15 +71,27 @@ private:
     struct PushSource {
         CacheRef cache;
         PushRequest request;
-        BlockPairs *pairs = nullptr;
+        TransferScratch *scratch = nullptr;
         bool pairs_read = false;
-        KeyTarget target;  // unless the destination is given by addresses
-        std::vector<Run> *runs = nullptr;
-        bool *notice_left = nullptr;
+        KeyTarget target;        // unless the destination is given by addresses
         uint32_t waited_ms = 0;  // by the caller, before the layer that is sent next
     };
 
-    Status Move(const Moved &moving, const Deadline &deadline) const;
+    // A transfer that is over, as far as `scratch` does not have it.
+    struct Ending {
+        TransferKind kind;
+        const Link &link;
+        const lldd_cache_key *key;
+        int64_t cache_id;
+        uint32_t layer;
+        uint32_t layers;
+        const Deadline &deadline;  // of the whole call
+    };
+
+    // Tells the observers, and the caller of a transfer that failed which one it was; when its time
+    // was over, how long that is and which option says so. Once for each transfer, after the turn.
+    Status End(Status status, const Ending &ending, TransferScratch *scratch) const;
+    Status Move(const Moved &moving, const Deadline &deadline, TransferScratch *scratch) const;
     Status FindLink(uint64_t cluster_id, std::shared_ptr<Link> *link) const;
     // A pull past the checks of the own side.
     struct PullCall {
@@ -101,14 +113,11 @@ private:
     void LookAtPull(const PullCall &call, const PeerCache &remote, Link *link,
                     TransferScratch *scratch) const LLDD_REQUIRES(link->turn());
     Status SendToAddresses(PushSource *source);
-    Status SendToAddressesInTurn(PushSource *source, Link *link, const Deadline &deadline,
-                                 uint64_t *bytes) LLDD_REQUIRES(link->turn());
+    Status SendToAddressesInTurn(PushSource *source, Link *link, const Deadline &deadline)
+        LLDD_REQUIRES(link->turn());
     Status PushLayer(PushSource *source, const lldd_cache_key &key);
     Status PushLayerInTurn(PushSource *source, const lldd_cache_key &key, Link *link,
-                           const Deadline &deadline, uint64_t *bytes) LLDD_REQUIRES(link->turn());
-    template <typename What>
-    Status Ended(Status status, const Link &link, uint64_t bytes, const Deadline &deadline,
-                 const What &what) const;
+                           const Deadline &deadline) LLDD_REQUIRES(link->turn());
     Status ReadTable(Link *link, const Deadline &deadline, const PeerTable **table)
         LLDD_REQUIRES(link->turn());
     void CountPush(Link *link, uint64_t bytes);
@@ -117,9 +126,9 @@ private:
     const CacheStore *const store_;
     CachesInUse *const in_use_;
     const LinkDirectory *const links_;
+    const TransferObservers *const observers_;
     const Mismatches mismatches_;
     const Options options_;
-    const TransferLog log_;
     Counters counters_;
 };
 

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -40,6 +41,14 @@ using LinkNonce = std::array<uint8_t, 16>;
 // What only the two ends of a link know, if they have a secret: whoever opens another way between
 // them must prove that it has the key. Without a secret it follows from what travels in the clear.
 using LinkKey = std::array<uint8_t, 32>;
+
+// By which ways bytes move between the memories of two processes. The names are those of
+// lldd_path_info.
+enum class Path : uint32_t { kMapped, kCma, kTcp, kHixl };
+constexpr size_t kNumPaths = 4;
+constexpr std::array<const char *, kNumPaths> kPathNames = {"mapped", "cma", "tcp", "hixl"};
+// Bytes by each of them.
+using PathBytes = std::array<uint64_t, kNumPaths>;
 
 // How one kind of a peer's memory is reached, for introspection: see lldd_path_info.
 struct PathDescription {
@@ -94,6 +103,10 @@ public:
     // Whatever has failed, the next call may succeed unless the peer is gone.
     virtual Status Read(const Run *runs, size_t count, const Deadline &deadline) = 0;
     virtual Status Write(const Run *runs, size_t count, const Deadline &deadline) = 0;
+
+    // What the last Read or Write has moved. Of one that failed: what is known to have come to its end
+    // before, so more may have been moved. For the thread that called it, before another one begins.
+    virtual PathBytes Moved() const = 0;
 
     // Takes a stream on which the peer asks. On the I/O thread.
     virtual void ServeStream(Fd stream) = 0;

@@ -15,8 +15,8 @@ __all__ = ["Clock", "Clocks"]
 class Clock:
     """How the clock of one box stands to that of the first one.
 
-    offset_ns is added to its times. It is wrong by error_ns at most; None: nobody has measured it, and
-    the clocks on the wall of both hosts were taken.
+    offset_ns is added to its times. It is wrong by error_ns at most; None: nobody has measured it,
+    and the clocks on the wall of both hosts were taken.
     """
 
     offset_ns: int

@@ -18,13 +18,44 @@ HEADER = struct.Struct("<8sIIQIxxxxQ16sqqqQ64s16s")
 RING = struct.Struct("<QQ48xQQQ40x")
 RINGS_AT = 256
 # struct Record; the names are those of its members.
-RECORD = struct.Struct("<QQqQQQQIIqQQQqIIIIIIIIIIqqIIqqqQQIB3xIIIIIIIII4x")
+RECORD = struct.Struct("<QQqQQQQIIqQQQqIIIIIIIIIIqqIIqqqQQIIIIIIIIIII4x")
 RECORD_FIELDS = (
-    "state begun entry_ns id_high id_low parent peer kind thread cache_id key_model key_req "
-    "key_prefix key_cache_id key_kind key_batch batch tensors_per_layer src_layer dst_layer "
-    "src_layers dst_layers num_src num_dst size told_ns status link turn_ns first_byte_ns end_ns "
-    "bytes digest num_blocks path"
-).split()
+    "state",
+    "begun",
+    "entry_ns",
+    "id_high",
+    "id_low",
+    "parent",
+    "peer",
+    "kind",
+    "thread",
+    "cache_id",
+    "key_model",
+    "key_req",
+    "key_prefix",
+    "key_cache_id",
+    "key_kind",
+    "key_batch",
+    "batch",
+    "tensors_per_layer",
+    "src_layer",
+    "dst_layer",
+    "src_layers",
+    "dst_layers",
+    "num_src",
+    "num_dst",
+    "size",
+    "told_ns",
+    "status",
+    "link",
+    "turn_ns",
+    "first_byte_ns",
+    "end_ns",
+    "bytes",
+    "digest",
+    "num_blocks",
+    "paths",
+)
 FIRST_BLOCKS = 3
 # struct Text: state, time, about, part, parts, length; then the text.
 TEXT = struct.Struct("<QqQIIIxxxx")
@@ -32,7 +63,8 @@ TEXT = struct.Struct("<QqQIIIxxxx")
 assert RECORD.size == SLOT_BYTES
 
 KINDS = {1: "pull", 2: "push", 3: "layer", 4: "copy_cache", 5: "copy_blocks", 6: "swap_blocks"}
-PATHS = {0: "", 1: "mapped", 2: "cma", 3: "tcp", 4: "hixl", 5: "other"}
+# By the number of their bit.
+PATHS = ("mapped", "cma", "tcp", "hixl")
 
 
 def digest(runs: list[tuple[int, int, int]]) -> int:

@@ -85,6 +85,7 @@ class Call:
     path: str
     blocks: tuple[tuple[int, int, int], ...]
     text: str = ""
+    number_there: int = 0  # of what a peer has told: its number in the peer's box
 
     @property
     def id(self) -> str:
@@ -287,12 +288,15 @@ class _Parser:
             rest = values[len(layout.RECORD_FIELDS) :]
             runs = tuple((rest[i], rest[i + 1], rest[i + 2]) for i in range(0, 3 * known, 3))
             fields["kind"] = layout.KINDS.get(fields["kind"], f"kind {fields['kind']}")
-            fields["path"] = layout.PATHS.get(fields["path"], "other")
+            paths = fields.pop("paths")
+            names = [name for bit, name in enumerate(layout.PATHS) if paths >> bit & 1]
             yield Call(
                 number=number,
                 whole=whole,
                 blocks=runs,
+                path=" and ".join(names),
                 text=about.get(number, "") if whole else "",
+                number_there=begun if name == "peers" else 0,
                 **fields,
             )
 

@@ -22,7 +22,12 @@ _EVENTS_TID = 0
 
 def chrome_trace(boxes: Sequence[Box]) -> dict[str, Any]:
     """Return the trace of all boxes, on one clock, with arrows between processes."""
-    return {"displayTimeUnit": "ms", "traceEvents": list(_Trace(boxes).events())}
+    trace = _Trace(boxes)
+    return {
+        "displayTimeUnit": "ms",
+        "otherData": {"beginsAt": f"{trace.begin_ns / 1e9:.6f} s since 1970"},
+        "traceEvents": list(trace.events()),
+    }
 
 
 class _Trace:
@@ -33,8 +38,11 @@ class _Trace:
         # pid on two hosts.
         self._pids = {box.path: number + 1 for number, box in enumerate(boxes)}
         self._flows = 0
+        # Numbers of a trace are of 53 bits: its times begin with the first engine.
+        self.begin_ns = min(self._clocks.at(box, box.opened_ns) for box in boxes)
 
     def events(self) -> Iterator[dict[str, Any]]:
+        """Yield the events of all boxes."""
         for box in self._boxes:
             yield from self._names(box)
             for call in box.calls:
@@ -42,7 +50,7 @@ class _Trace:
             yield from self._instants(box)
 
     def _us(self, box: Box, time_ns: int) -> float:
-        return self._clocks.at(box, time_ns) / 1e3
+        return (self._clocks.at(box, time_ns) - self.begin_ns) / 1e3
 
     def _names(self, box: Box) -> Iterator[dict[str, Any]]:
         pid = self._pids[box.path]

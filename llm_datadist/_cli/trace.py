@@ -51,4 +51,4 @@ def _result(args: argparse.Namespace) -> str:
     Path(args.output).write_text(text)
     calls = sum(len(box.calls) for box in boxes)
     print(f"{calls} transfers of {len(boxes)} engines", file=sys.stderr)
-    return args.output
+    return str(args.output)

@@ -69,8 +69,10 @@ def test_both_logs_tell_of_a_link_by_one_number(logged: Logged, path: Path) -> N
     number = found(ours, made)["link"]
     found(theirs, rf"{number} to cluster {PULLER} \(.*\) made, dialled by the peer; .* by {way} ")
     pulled = rf"DEBUG .*pull of .* from cluster {OWNER}.* over {number}: "
-    found(ours, rf"{pulled}\d+ bytes, [0-9.]+ ms, LLDD_SUCCESS$")
-    found(ours, rf"{pulled}0 bytes, .* LLDD_KV_CACHE_NOT_EXIST: the peer has no cache")
+    blocks = r"1 blocks, (\d+) of \1 bytes"
+    waits = r"[0-9.]+ ms \([0-9.]+ of them waiting for the link\)"
+    found(ours, rf"{pulled}{blocks} by {way}, {waits}, LLDD_SUCCESS$")
+    found(ours, rf"{pulled}.* by no path, .* LLDD_KV_CACHE_NOT_EXIST: the peer has no cache")
     found(ours, rf"{number} to cluster {OWNER} .* ended by this end")
     found(theirs, rf"{number} to cluster {PULLER} .* unlinked by the peer")
     # Transfers are told of at level DEBUG only.

@@ -17,7 +17,7 @@ DOCS = ROOT / "docs"
 # In the order of reading. Each begins with code that is run here.
 PAGES = (
     *("quickstart", "connector", "strict", "faults", "parallel", "testing"),
-    *("variables", "ci", "glossary"),
+    *("variables", "ci", "glossary", "trace"),
 )
 BLOCK = re.compile(r"^```python\n# file: (\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # Of the cases of the connector suite, which the example's test runs all of.
@@ -66,6 +66,25 @@ def test_links_lead_somewhere() -> None:
         if not (page.parent / target).exists()
     ]
     assert broken == []
+
+
+def test_the_check_of_the_site_finds_what_is_broken(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    (site / "deep").mkdir(parents=True)
+    links = ("b.html#there", "b.html#gone", "gone.html", "#here", "https://example.org/gone")
+    text = "".join(f'<a href="{link}" id="here">' for link in links)
+    (site / "deep" / "a.html").write_text(text)
+    (site / "deep" / "b.html").write_text('<p id="there"><img src="../gone.svg">')
+    command = [sys.executable, DOCS / "site" / "links.py", site]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()) == (
+        1,
+        [
+            "deep/a.html: b.html#gone: no such anchor",
+            "deep/a.html: gone.html: no such file",
+            "deep/b.html: ../gone.svg: no such file",
+        ],
+    )
 
 
 def test_the_readme_leads_to_each_page() -> None:
