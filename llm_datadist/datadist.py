@@ -26,7 +26,7 @@ from .cache import RegisterMemStatus
 from .cache_manager import CacheManager
 from .config import LLMClusterInfo, LLMConfig, LLMRole, config_of_members
 from .options import allows_multiple_instances, read_options
-from .status import LLMException, LLMStatusCode, warn
+from .status import LLMDataDistWarning, LLMException, LLMStatusCode, warn
 from .utils.log import get_logger
 
 if TYPE_CHECKING:
@@ -145,7 +145,12 @@ class LLMDataDist:
             self._cache_manager = CacheManager(self._engine)
             _live.append(self)
             LLMDataDist.llm_engine_instance = self
-        self._open_engine().warn_of_notices()
+        try:
+            self._open_engine().warn_of_notices()
+        except LLMDataDistWarning:
+            # One that is made an error: who catches it has no engine.
+            self.finalize()
+            raise
 
     def finalize(self) -> None:
         """Close the engine, waiting for running calls; nothing happens when it is not open.

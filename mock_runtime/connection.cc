@@ -10,6 +10,7 @@
 #include "mock_runtime/own_reads.h"
 #include "mock_runtime/path_cma.h"
 #include "mock_runtime/path_mapped.h"
+#include "mock_runtime/shaped_transfer.h"
 #include "runtime/pieces.h"
 #include "runtime/texts.h"
 
@@ -173,6 +174,17 @@ Status MockConnection::Transfer(Direction direction, const Run *runs, size_t cou
                                 const Deadline &deadline) {
     moved_ = {};
     if (passage_->peer_gone().load()) return Explain({MoveFailure::kPeerGone, 0, 0}, peer_.Name());
+    if (device_->settings.fabric == nullptr) return MoveAll(direction, runs, count, deadline);
+    ShapedTransfer shaped(device_, &peer_, direction);
+    LLDD_RETURN_IF_ERROR(shaped.Begin(runs, count));
+    LLDD_RETURN_IF_ERROR(MoveAll(direction, runs, count, deadline));
+    LLDD_RETURN_IF_ERROR(shaped.Await(deadline, passage_->peer_gone()));
+    if (passage_->peer_gone().load()) return Explain({MoveFailure::kPeerGone, 0, 0}, peer_.Name());
+    return Status::Ok();
+}
+
+Status MockConnection::MoveAll(Direction direction, const Run *runs, size_t count,
+                               const Deadline &deadline) {
     const Spares<TransferPlan>::Loan plan(&device_->plans);
     for (;;) {
         LLDD_RETURN_IF_ERROR(MakePlan(runs, count, &*plan));

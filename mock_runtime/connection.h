@@ -51,6 +51,8 @@ private:
     Status EndAccess(const Deadline &deadline);
 
     Status Transfer(Direction direction, const Run *runs, size_t count, const Deadline &deadline);
+    // As fast as it goes.
+    Status MoveAll(Direction direction, const Run *runs, size_t count, const Deadline &deadline);
     Status Corrupt(uint64_t number, Direction direction, const Run *runs, size_t count,
                    const Deadline &deadline);
     Status ExplainWithEnd(const MoveFailure &failure) const;

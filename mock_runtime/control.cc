@@ -4,6 +4,7 @@
 #include <dirent.h>
 
 #include <algorithm>
+#include <memory>
 #include <sstream>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "mock_runtime/copy_pool.h"
 #include "mock_runtime/device.h"
 #include "mock_runtime/environment.h"
+#include "mock_runtime/fabric.h"
 #include "mock_runtime/faults.h"
 #include "mock_runtime/host_cpus.h"
 
@@ -79,6 +81,29 @@ Status RemoveRules(const std::string &names, std::string *) {
     return Status::Ok();
 }
 
+Status DescribeFabric(const std::string &words, std::string *answer) {
+    std::istringstream read(words);
+    std::string text;
+    uint64_t block_bytes = 0;
+    if (!(read >> text >> block_bytes) || block_bytes == 0) {
+        return Failure(
+            LLDD_PARAM_INVALID,
+            "\"%s\" is not a fabric and the bytes of a block, such as \"roce-200g 65536\"",
+            words.c_str());
+    }
+    std::shared_ptr<const Fabric> fabric;
+    LLDD_RETURN_IF_ERROR(Fabric::Parse(text, &fabric));
+    *answer = Format("latency %.9g\njitter %.9g\nport %.9g\n",
+                     static_cast<double>(fabric->latency().count()) * 1e-9,
+                     static_cast<double>(fabric->jitter().count()) * 1e-9,
+                     fabric->port_bytes_per_second());
+    for (size_t i = 0; i < kFabricDirectionCount; ++i) {
+        *answer +=
+            Format("%s %.9g\n", kFabricDirections[i], fabric->BytesPerSecond(i, block_bytes));
+    }
+    return Status::Ok();
+}
+
 struct Command {
     const char *name;
     const char *help;
@@ -104,6 +129,7 @@ constexpr Command kCommands[] = {
     {"memory", "bytes that new memory may take, and whose limit that is", Memory},
     {"cpus", "CPUs that copies may use, by affinity and by control groups", Cpus},
     {"fds", "open descriptors of this process", Descriptors},
+    {"fabric", "what a fabric does with blocks of a size: FABRIC BYTES", DescribeFabric},
     {"faults.set", "the rules of a script instead of all that there are",
      [](const std::string &script, std::string *) { return SetFaults(script); }},
     {"faults.add", "adds the rules of a script and names them", AddRules},

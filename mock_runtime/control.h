@@ -13,6 +13,9 @@
 //   cpus                     "affinity: N\nquota: N\n", whole CPUs that copies may use; without a
 //                            quota of a control group there is no such line
 //   fds                      how many descriptors this process has open
+//   fabric FABRIC BYTES      what LLM_DATADIST_MOCK_FABRIC=FABRIC does with blocks of so many bytes:
+//                            "latency S\njitter S\nport R\n" and one line per direction, "D2rD R",
+//                            in seconds and bytes per second; 0: it does not carry the direction
 //   faults.set SCRIPT        the rules of the script instead of all that there are; an empty one
 //                            takes all away
 //   faults.add SCRIPT        adds the rules of the script; the answer names them: "4 5\n"

@@ -11,6 +11,7 @@
 
 #include "base/address.h"
 #include "base/fork.h"
+#include "base/log.h"
 #include "base/mutex.h"
 #include "mock_runtime/connection.h"
 #include "mock_runtime/faults.h"
@@ -93,6 +94,10 @@ Status MockDevice::Open(const Settings &settings, int32_t device_id,
     {
         MutexLock lock(open.mutex);
         open.devices.push_back(made.get());
+    }
+    if (settings.fabric != nullptr) {
+        LLDD_LOG(LLDD_LOG_INFO, "transfers take as long as over the fabric %s",
+                 settings.fabric->Words().c_str());
     }
     *device = std::move(made);
     return Status::Ok();
@@ -265,12 +270,17 @@ std::string MockDevice::DescribeAll() {
 
 std::string MockDevice::Describe() const {
     const OwnMemory::Census census = parts_.memory->Count();
+    std::string shaped;
+    if (parts_.settings.fabric != nullptr) {
+        shaped = ", fabric " + parts_.settings.fabric->Words();
+        if (parts_.behind_fabric.load()) shaped += ", with which this machine does not keep up";
+    }
     return Format(
         "device %d: pools %zu (%llu bytes), registrations %zu (%zu known to be mapped), "
-        "same-host links %zu (%zu inside), kernel %s, threads %u\n",
+        "same-host links %zu (%zu inside), kernel %s, threads %u%s\n",
         device_id_, census.pools, Printable(census.pool_bytes), census.registrations,
         census.known_mapped, parts_.passages.size(), parts_.passages.CountInside(),
-        parts_.kernel->name, parts_.settings.threads);
+        parts_.kernel->name, parts_.settings.threads, shaped.c_str());
 }
 
 }  // namespace lldd::mock

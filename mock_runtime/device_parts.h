@@ -5,6 +5,7 @@
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <memory>
 
 #include "base/event_loop.h"
@@ -40,6 +41,7 @@ struct DeviceParts {
     // Kept per device, not per connection: there may be hundreds of connections, and each may once
     // have moved a lot.
     Spares<TransferPlan> plans;
+    std::atomic<bool> behind_fabric{false};  // told once
 };
 
 }  // namespace lldd::mock

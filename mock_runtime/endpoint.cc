@@ -24,7 +24,9 @@ Status DecodeRegion(Reader *reader, Region *region) {
     region->addr = reader->Number<uint64_t>();
     region->size = reader->Number<uint64_t>();
     region->pool = reader->Number<uint32_t>();
-    reader->Number<uint32_t>();
+    const auto placement = reader->Number<uint32_t>();
+    if (placement > LLDD_PLACEMENT_DEVICE) return Malformed("a region of no known placement");
+    region->placement = static_cast<Placement>(placement);
     if (region->name.slot >= kMostRegions || (region->name.generation & 1) == 0) {
         return Malformed("a region without a name");
     }
@@ -55,7 +57,7 @@ std::string EncodeEndpoint(const EndpointData &endpoint) {
         writer.Number(region.addr);
         writer.Number(region.size);
         writer.Number(region.pool);
-        writer.Number(uint32_t{0});
+        writer.Number(static_cast<uint32_t>(region.placement));
     }
     return writer.Take();
 }

@@ -121,6 +121,13 @@ constexpr Variable kVariables[] = {
          settings->faults = value;
          return Status::Ok();
      }},
+    {"LLM_DATADIST_MOCK_FABRIC", "PROFILE[:scale=N][:latency=TIME][:jitter=TIME]",
+     "as fast as it goes",
+     "transfers last as long as over this fabric, or N times as long; see docs/fabrics.md",
+     [](const Variable &variable, const char *value, Settings *settings) {
+         return Fabric::Parse(value, &settings->fabric)
+             .WithPrefix(std::string(variable.name) + ": ");
+     }},
 };
 
 }  // namespace

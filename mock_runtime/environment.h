@@ -4,10 +4,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/status.h"
+#include "mock_runtime/fabric.h"
 #include "mock_runtime/transport.h"
 
 namespace lldd::mock {
@@ -22,6 +24,7 @@ struct Settings {
     std::string ptrace_scope_file = "/proc/sys/kernel/yama/ptrace_scope";
     std::string host_root;  // "", or a folder instead of / for the files of memory and CPUs
     std::string faults;     // see UseFaultsOfEnvironment
+    std::shared_ptr<const Fabric> fabric;  // null: transfers are as fast as they can be
 
     bool allows(Transport transport) const;
     uint32_t transport_bits() const;

@@ -14,6 +14,7 @@
 #include "base/fd.h"
 #include "base/fork.h"
 #include "base/mutex.h"
+#include "mock_runtime/ports.h"
 
 namespace lldd::mock {
 
@@ -197,9 +198,12 @@ Status MeetFaults(FaultPoint point, const Deadline &deadline, const FaultLink *l
 }
 
 void WakeHeldUpCalls() {
-    Faults &faults = Current();
-    MutexLock lock(faults.mutex);
-    faults.changed.notify_all();
+    {
+        Faults &faults = Current();
+        MutexLock lock(faults.mutex);
+        faults.changed.notify_all();
+    }
+    Ports::OfThisProcess().WakeAll();
 }
 
 Status AddFaults(const std::string &script, std::vector<uint64_t> *ids) {

@@ -154,7 +154,7 @@ Status OwnMemory::Commit(uint64_t addr, uint64_t size) {
     return Status::Ok();
 }
 
-Status OwnMemory::Register(uint64_t addr, uint64_t size, Placement) {
+Status OwnMemory::Register(uint64_t addr, uint64_t size, Placement placement) {
     if (size == 0 || addr == 0 || size - 1 > UINT64_MAX - addr) {
         return Failure(LLDD_PARAM_INVALID, "%#llx with %llu bytes is no range of the address space",
                        Printable(addr), Printable(size));
@@ -164,6 +164,7 @@ Status OwnMemory::Register(uint64_t addr, uint64_t size, Placement) {
         Registration *const found = registrations_.Find(addr, size);
         if (found != nullptr) {
             ++found->count;
+            found->placement = placement;
             return Status::Ok();
         }
     }
@@ -179,6 +180,7 @@ Status OwnMemory::Register(uint64_t addr, uint64_t size, Placement) {
         }
         registration.order = next_order_++;
         registration.mapped = mapped;
+        registration.placement = placement;
         UseSlotLocked(registration.name.slot, {addr, size, registration.order});
         if (mapped) known_.Add(addr, size);
         if (exclude_from_fork_) Advise(addr, size, MADV_DONTFORK);
@@ -244,10 +246,12 @@ std::vector<Region> OwnMemory::Snapshot(const LinkNonce &nonce) {
     std::vector<Region> regions;
     regions.reserve(pools_.size() + num_registrations_);
     for (const Pool &pool : pools_) {
-        regions.push_back({{pool.memory.address(), pool.memory.size()}, pool.name, pool.number});
+        regions.push_back(
+            {{pool.memory.address(), pool.memory.size()}, pool.name, pool.number, pool.placement});
     }
     registrations_.ForEach([&](uint64_t addr, uint64_t size, const Registration &registration) {
-        regions.push_back({{addr, size}, registration.name, Region::kNoPool});
+        regions.push_back(
+            {{addr, size}, registration.name, Region::kNoPool, registration.placement});
     });
     return regions;
 }
@@ -298,6 +302,22 @@ bool OwnMemory::Reaches(uint64_t mark, uint64_t addr, uint64_t length) const {
         length -= taken;
     }
     return true;
+}
+
+Placement OwnMemory::PlacementOf(uint64_t addr, AddressRange *range) const {
+    MutexLock lock(mutex_);
+    for (const Pool &pool : pools_) {
+        *range = {pool.memory.address(), pool.memory.size()};
+        if (range->Contains(addr, 1)) return pool.placement;
+    }
+    *range = {addr, 1};
+    Placement placement = Placement::kHost;
+    registrations_.ForEachOverlapping(
+        addr, 1, [&](uint64_t start, uint64_t size, const Registration &registration) {
+            *range = {start, size};
+            placement = registration.placement;
+        });
+    return placement;
 }
 
 std::vector<OwnMemory::PoolDescriptor> OwnMemory::PoolDescriptors() const {

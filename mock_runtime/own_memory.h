@@ -62,6 +62,9 @@ public:
     // Whether a peer of that mark may reach all of the range, in whichever regions. No range that
     // wraps around.
     bool Reaches(uint64_t mark, uint64_t addr, uint64_t length) const;
+    // Of the pool or registration that has the address, *range; without one, of host memory that is
+    // the address alone.
+    Placement PlacementOf(uint64_t addr, AddressRange *range) const;
     // Whether a checked name still holds. Takes no lock.
     bool IsLive(RegionName name) const { return table_.IsLive(name); }
 
@@ -91,6 +94,7 @@ private:
         uint64_t count = 0;
         uint64_t order = 0;   // when it was made, counted over the device's life
         bool mapped = false;  // readable and writable when it was registered
+        Placement placement = Placement::kHost;
     };
     struct Slot {
         uint64_t addr = 0;

@@ -153,8 +153,16 @@ std::optional<Transport> PeerMemory::Choose(bool pool, const Region *region,
 }
 
 std::vector<PathDescription> PeerMemory::Paths() const {
-    MutexLock lock(paths_mutex_);
-    return {path_to_pools_, path_to_registered_};
+    std::vector<PathDescription> paths;
+    {
+        MutexLock lock(paths_mutex_);
+        paths = {path_to_pools_, path_to_registered_};
+    }
+    if (settings_.fabric == nullptr) return paths;
+    for (PathDescription &path : paths) {
+        path.reason += "; transfers take as long as over " + settings_.fabric->Words();
+    }
+    return paths;
 }
 
 std::string PeerMemory::Name() const {

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "runtime/regions.h"
+#include "runtime/runtime.h"
 
 namespace lldd::mock {
 
@@ -20,6 +21,7 @@ struct Region : AddressRange {
 
     RegionName name;
     uint32_t pool = kNoPool;  // the number of the pool, or kNoPool for registered memory
+    Placement placement = Placement::kHost;
 
     bool is_pool() const { return pool != kNoPool; }
 };

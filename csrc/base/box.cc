@@ -107,7 +107,7 @@ Status Fault(const std::string &folder, const char *what, int error) {
 
 }  // namespace
 
-int64_t NowNs() { return Clock(CLOCK_MONOTONIC); }
+int64_t MonotonicNs() { return Clock(CLOCK_MONOTONIC); }
 
 Status Box::OpenFromEnvironment(uint64_t cluster_id, const std::string &runtime,
                                 std::unique_ptr<Box> *box) {
@@ -149,7 +149,7 @@ Status Box::OpenFromEnvironment(uint64_t cluster_id, const std::string &runtime,
     header.pid = static_cast<uint32_t>(getpid());
     header.process_start = StartOfThisProcess();
     ReadBootId(header.boot_id);
-    header.opened_ns = NowNs();
+    header.opened_ns = MonotonicNs();
     header.opened_realtime_ns = Clock(CLOCK_REALTIME);
     header.ids = ids;
     gethostname(header.host, sizeof header.host - 1);
@@ -171,7 +171,7 @@ Box::Box(std::string path, char *memory, size_t size)
 
 Box::~Box() { munmap(memory_, size_); }
 
-void Box::Close() { header_->closed_ns.store(NowNs(), std::memory_order_release); }
+void Box::Close() { header_->closed_ns.store(MonotonicNs(), std::memory_order_release); }
 
 const Record *Box::records(box::Ring ring) const {
     return reinterpret_cast<const Record *>(memory_ + header_->rings[ring].offset);
@@ -215,7 +215,7 @@ void Box::Commit(Record *record) {
 
 void Box::Tell(box::Ring ring, std::string_view text, uint64_t about) {
     constexpr size_t kPiece = sizeof Text::text;
-    const int64_t now = NowNs();
+    const int64_t now = MonotonicNs();
     const size_t parts = std::min<size_t>((text.size() + kPiece - 1) / kPiece, kMostParts);
     const MutexLock lock(mutex_);
     for (size_t part = 0; part < parts; ++part) {

@@ -16,7 +16,7 @@
 namespace lldd {
 
 // CLOCK_MONOTONIC.
-int64_t NowNs();
+int64_t MonotonicNs();
 
 // The variables that switch it on.
 constexpr char kBoxVariable[] = "LLM_DATADIST_BOX";

@@ -113,7 +113,7 @@ lldd_status lldd_link_clusters(lldd_engine *handle, const lldd_cluster *clusters
         LLDD_RETURN_IF_ERROR(ReadClusters(clusters, num_clusters, timeout_ms, &specs));
         LLDD_RETURN_IF_ERROR(CheckOut("results", results));
         lldd::Interruption call(&engine.closing());
-        const int64_t begun = lldd::NowNs();
+        const int64_t begun = lldd::MonotonicNs();
         const auto answers = engine.initiator().LinkClusters(
             specs, lldd::Deadline::InMs(timeout_ms).InterruptedBy(&call));
         BoxClusters(engine.box(), "link", begun, false, timeout_ms, specs, answers);
@@ -129,7 +129,7 @@ lldd_status lldd_unlink_clusters(lldd_engine *handle, const lldd_cluster *cluste
         LLDD_RETURN_IF_ERROR(ReadClusters(clusters, num_clusters, timeout_ms, &specs));
         LLDD_RETURN_IF_ERROR(CheckOut("results", results));
         lldd::Interruption call(&engine.closing());
-        const int64_t begun = lldd::NowNs();
+        const int64_t begun = lldd::MonotonicNs();
         const auto answers = engine.initiator().UnlinkClusters(
             specs, lldd::Deadline::InMs(timeout_ms).InterruptedBy(&call), force != 0);
         BoxClusters(engine.box(), "unlink", begun, force != 0, timeout_ms, specs, answers);

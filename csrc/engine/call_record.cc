@@ -55,7 +55,7 @@ CallRecord::CallRecord(Box *box, box::Kind kind, TransferScratch *scratch)
     } else {
         box->NewId(&record_->id_high, &record_->id_low);
     }
-    record_->entry_ns = NowNs();
+    record_->entry_ns = MonotonicNs();
     ThisThreadsRecord() = record_;
 }
 
@@ -171,7 +171,7 @@ void CallRecord::Ended(const Status &status) {
     SetBlocks();
     ThisThreadsRecord() = nullptr;
     record_->status = status.code();
-    record_->end_ns = NowNs();
+    record_->end_ns = MonotonicNs();
     const uint64_t number = Box::NumberOf(*record_);
     // Before the record: a call that has failed has its text when it can be seen.
     if (!status.ok()) box_->Tell(box::kTexts, status.text(), number);

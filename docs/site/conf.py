@@ -20,9 +20,9 @@ version = release
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
     "sphinx_rules",
     "sphinx_contents",
+    "sphinx_api",
     "sphinx_tables",
 ]
 
@@ -33,13 +33,21 @@ exclude_patterns = ["AGENTS.md", "**/.*", ".*", "build", "dist", "llm_datadist",
 source_suffix = {".md": "markdown"}
 suppress_warnings: list[str] = []
 nitpicky = True
+# Types of others, whose pages are elsewhere, and types that only appear in signatures.
+nitpick_ignore_regex = [
+    ("c:identifier", r"u?int(8|16|32|64)_t"),
+    ("py:class", r"(collections|concurrent|numpy|os|subprocess)\..*"),
+    ("py:class", r"AbstractContextManager|Engine|NDArray|PullKey|PullKeywords|Token"),
+    ("py:class", r"llm_datadist\.(_\w+|testing\.\w+)\..*"),
+    ("py:exc", r"NativeLibraryError|LLMParamInvalidError|PicklingError|JSONDecodeError"),
+    ("py:func", r"library|select"),
+]
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-napoleon_google_docstring = True
 
 html_theme = "furo"
 html_title = f"llm-datadist {release}"

@@ -17,7 +17,9 @@ from ._probe import Tried
 HOST_IP = "LLM_DATADIST_HOST_IP"
 _A2_A3 = (
     "HCCS, within a node or super node, moves device memory to device memory only (host memory "
-    "cannot be the remote side), RDMA every pair of device and host memory"
+    "cannot be the remote side), RDMA every pair of device and host memory; for HCCS, device "
+    "memory that a client registers must be of aclrtMalloc in huge pages, or start at a multiple "
+    "of 2 MiB"
 )
 _950 = (
     "local_comm_res says what moves which memory and must not be empty; one-sided mode and "
@@ -132,7 +134,11 @@ def device_network(machine: Machine) -> Finding:
     name = "device network"
     if not cann.devices():
         return ok(name, "there is no device", source=None)
-    port = f"each NIC of a device uses its port {_DEVICE_PORT}, which must be free there"
+    port = (
+        f"each NIC of a device uses its port {_DEVICE_PORT}, which must be free there, and is not "
+        "seen from here; from CANN 9.1 on comm_resource_config.listen_port in "
+        "global_resource_config names another one"
+    )
     for source in _NETWORK:
         if os.path.exists(machine.path(source)):
             return ok(name, f"{machine.path(source)}; {port}", source=machine.path(source))

@@ -88,6 +88,14 @@ class Asking:
             )
         return outcome
 
+    def count(self, what: str, outcome: Outcome) -> None:
+        """Count a call whose time is not looked at."""
+        self._tally.calls[what, outcome.status] += 1
+
+    def find(self, kind: str, text: str) -> None:
+        """Note a fault."""
+        self._tally.find(kind, self.where, text)
+
     def require(
         self, peer: PeerState, what: str, outcome: Outcome, *allowed: str, text: str = ""
     ) -> bool:

@@ -18,18 +18,22 @@ import numpy as np
 from llm_datadist import (
     BlocksCacheKey,
     Cache,
+    CacheKeyByIdAndIndex,
+    CacheTask,
     LayerSynchronizer,
     LLMDataDistWarning,
     LLMException,
     LLMRole,
     LLMStatusCode,
+    Placement,
+    RegisterMemStatus,
     TransferConfig,
     TransferWithCacheKeyConfig,
     backend_info,
 )
 from llm_datadist.cache_manager import CacheManager
 from llm_datadist.testing import Geometry
-from llm_datadist.testing.actor import Actor, ClusterAddress, EngineSpec
+from llm_datadist.testing.actor import Actor, ClusterAddress, EngineSpec, HeldCache
 from llm_datadist.testing.pattern import Words
 from llm_datadist.testing.resources import Resources, resident_bytes
 from llm_datadist.utils.log import get_logger
@@ -37,7 +41,7 @@ from llm_datadist.utils.log import get_logger
 from . import blocks
 from .blocks import Tags, WrongBlock
 from .pace import FACTOR
-from .plan import CACHES, MAPPED_CACHE, TENSORS_PER_LAYER, Transfer
+from .plan import CACHES, MAPPED_CACHE, ROWS_CACHE, TENSORS_PER_LAYER, Transfer
 
 if TYPE_CHECKING:
     from llm_datadist._layers import PullKeywords
@@ -70,7 +74,16 @@ class Opened:
     """An engine with its caches."""
 
     address: tuple[str, int]
-    tensor_addrs: dict[str, list[int]]
+    caches: dict[str, tuple[int, list[int]]]  # id, and the addresses of the tensors
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the caller of a transfer knows of the other side."""
+
+    cluster_id: int
+    cache_id: int
+    layers: Sequence[Sequence[int]]  # in request mode: the addresses of its tensors
 
 
 @dataclass(frozen=True)
@@ -103,8 +116,8 @@ def open_engine(
     address = actor.init(spec)
     assert address is not None
     actor.kept = _Engine(incarnation, actor.datadist.cache_manager, {})
-    addrs = {name: add_cache(actor, name, geometry, memory_kind, tags[name]) for name in CACHES}
-    return Opened(address, addrs)
+    made = {name: add_cache(actor, name, geometry, memory_kind, tags[name]) for name in CACHES}
+    return Opened(address, made)
 
 
 def restart(actor: Actor) -> Outcome:
@@ -114,17 +127,28 @@ def restart(actor: Actor) -> Outcome:
 
 def add_cache(
     actor: Actor, name: str, geometry: Geometry, memory_kind: str, tags: Tags
-) -> list[int]:
-    """Make one of CACHES and fill it; returns the addresses of its tensors."""
+) -> tuple[int, list[int]]:
+    """Make one of CACHES and fill it; returns its id and the addresses of its tensors."""
     if name == MAPPED_CACHE:
-        _, addrs = actor.allocate(name, geometry, None, CACHES[name])
+        made = actor.allocate(name, geometry, None, CACHES[name])
+    elif name == ROWS_CACHE:
+        made = _add_rows(actor, geometry, memory_kind)
     else:
-        _, addrs = actor.register(name, geometry, None, CACHES[name], memory_kind=memory_kind)
+        made = actor.register(name, geometry, None, CACHES[name], memory_kind=memory_kind)
     actor.kept.caches[name] = actor.caches[name].cache
     everything = np.arange(geometry.num_blocks)
     for index, tensor in enumerate(_tensors(actor, name)):
         blocks.fill(tensor, everything, tags[index])
-    return addrs
+    return made
+
+
+def _add_rows(actor: Actor, geometry: Geometry, memory_kind: str) -> tuple[int, list[int]]:
+    """Register the contiguous cache, in which an entry of the batch is a block."""
+    memories = actor.memories(geometry, Placement.DEVICE, memory_kind)
+    addrs = [each.address for each in memories]
+    cache = actor.datadist.cache_manager.register_cache(geometry.desc(), addrs)
+    actor.caches[ROWS_CACHE] = HeldCache(cache, geometry, memories, addrs)
+    return cache.cache_id, addrs
 
 
 def drop_cache(actor: Actor, name: str) -> Outcome:
@@ -228,6 +252,28 @@ def _status_of(call: Callable[..., Any], *args: Any) -> None:
         raise _Refused(answer.status.name, answer.details[0])
 
 
+def join(actor: Actor, name: str, members: Sequence[int]) -> tuple[Outcome, int]:
+    """Call link for a communicator of these clusters; its id comes with the outcome."""
+    ids = [0]
+
+    def call() -> None:
+        ranks = {cluster_id: rank for rank, cluster_id in enumerate(sorted(members))}
+        ids[0] = actor.datadist.link(name, ranks, "{}")
+
+    return _timed(call), ids[0]
+
+
+def is_joined(actor: Actor, comm_id: int) -> bool | None:
+    """Tell whether all members are there; None: not yet."""
+    state = actor.datadist.query_register_mem_status(comm_id)
+    return None if state is RegisterMemStatus.PREPARING else state is RegisterMemStatus.OK
+
+
+def leave(actor: Actor, comm_id: int) -> Outcome:
+    """Call unlink for a communicator."""
+    return _timed(actor.datadist.unlink, comm_id)
+
+
 def switch_role(actor: Actor, listen: bool) -> Outcome:
     """Call switch_role."""
     options = {"llm.listenIpInfo": _LISTEN} if listen else {}
@@ -244,8 +290,7 @@ def transfer(
     actor: Actor,
     what: Transfer,
     incarnation: int,
-    cluster_id: int,
-    destination: Sequence[Sequence[int]],
+    there: Target,
 ) -> Outcome:
     """Make a transfer, again and again as long as it says; the first failure ends it.
 
@@ -253,8 +298,7 @@ def transfer(
         actor: of this process.
         what: to do.
         incarnation: of the engine that is to do it; it may have been replaced meanwhile.
-        cluster_id: of the other peer.
-        destination: the addresses of its tensors, in request mode, by layer.
+        there: the other peer.
     """
     engine: _Engine | None = actor.kept
     if engine is None or engine.incarnation != incarnation:
@@ -264,28 +308,55 @@ def transfer(
     end = time.monotonic() + what.repeat_ms / 1000 * FACTOR
     calls, seconds, waited = 0, 0.0, 0.0
     while True:
-        outcome = _timed(call, engine.manager, cache, what, cluster_id, destination)
+        outcome = _timed(call, engine.manager, cache, what, there)
         calls += 1
         seconds, waited = max((seconds, waited), (outcome.seconds, outcome.waited))
         if not outcome.succeeded or time.monotonic() >= end:
             return Outcome(outcome.status, outcome.text, seconds, waited, calls)
 
 
-def _pull(manager: CacheManager, cache: Cache, what: Transfer, cluster_id: int, _: Any) -> None:
-    key = BlocksCacheKey(cluster_id, CACHES[what.other_cache])
+def _key(what: Transfer, there: Target) -> BlocksCacheKey:
+    return BlocksCacheKey(there.cluster_id, CACHES[what.other_cache] or 0)
+
+
+def _ranges(what: Transfer) -> PullKeywords:
     if what.layers is None:
-        manager.pull_blocks(key, cache, what.src, what.dst)
-    else:
-        ranges: PullKeywords = {"src_layer_range": what.layers, "dst_layer_range": what.layers}
-        manager.pull_blocks(key, cache, what.src, what.dst, **ranges)
+        return {}
+    return {"src_layer_range": what.layers, "dst_layer_range": what.layers}
 
 
-def _push(manager: CacheManager, cache: Cache, what: Transfer, cluster_id: int, _: Any) -> None:
-    key = BlocksCacheKey(cluster_id, CACHES[what.other_cache])
+def _pull(manager: CacheManager, cache: Cache, what: Transfer, there: Target) -> None:
+    manager.pull_blocks(_key(what, there), cache, what.src, what.dst, **_ranges(what))
+
+
+def _pull_task(manager: CacheManager, cache: Cache, what: Transfer, there: Target) -> None:
+    key = _key(what, there)
+    _finish(what, manager.pull_blocks_async(key, cache, what.src, what.dst, **_ranges(what)))
+
+
+def _push(manager: CacheManager, cache: Cache, what: Transfer, there: Target) -> None:
+    key = _key(what, there)
     manager.push_blocks(key, cache, what.src, what.dst, what.layers, what.layers)
 
 
-def _copy(manager: CacheManager, cache: Cache, what: Transfer, cluster_id: int, _: Any) -> None:
+def _push_task(manager: CacheManager, cache: Cache, what: Transfer, there: Target) -> None:
+    key = _key(what, there)
+    _finish(
+        what, manager.push_blocks_async(key, cache, what.src, what.dst, what.layers, what.layers)
+    )
+
+
+def _row_pull(manager: CacheManager, cache: Cache, what: Transfer, there: Target) -> None:
+    key = CacheKeyByIdAndIndex(there.cluster_id, there.cache_id, what.src[0])
+    manager.pull_cache(key, cache, what.dst[0])
+
+
+def _row_push(manager: CacheManager, cache: Cache, what: Transfer, there: Target) -> None:
+    key = CacheKeyByIdAndIndex(there.cluster_id, there.cache_id, what.dst[0])
+    manager.push_cache(key, cache, what.src[0])
+
+
+def _copy(manager: CacheManager, cache: Cache, what: Transfer, _: Target) -> None:
     wanted: dict[int, list[int]] = {}
     for src, dst in zip(what.src, what.dst):
         wanted.setdefault(src, []).append(dst)
@@ -301,18 +372,22 @@ def _async(
     manager: CacheManager,
     cache: Cache,
     what: Transfer,
-    cluster_id: int,
-    destination: Sequence[Sequence[int]],
+    there: Target,
 ) -> None:
     layers = what.layers or range(cache.cache_desc.num_tensors // TENSORS_PER_LAYER)
     config: TransferConfig | TransferWithCacheKeyConfig
-    if destination:
-        addrs = [address for layer in layers for address in destination[layer]]
-        config = TransferConfig(cluster_id, addrs, layers)
+    if there.layers:
+        addrs = [address for layer in layers for address in there.layers[layer]]
+        config = TransferConfig(there.cluster_id, addrs, layers)
     else:
-        key = BlocksCacheKey(cluster_id, CACHES[what.other_cache])
-        config = TransferWithCacheKeyConfig(key, layers, layers)
-    task = manager.transfer_cache_async(cache, _Ready(), [config], what.src, what.dst)
+        config = TransferWithCacheKeyConfig(_key(what, there), layers, layers)
+    _finish(what, manager.transfer_cache_async(cache, _Ready(), [config], what.src, what.dst))
+
+
+def _finish(what: Transfer, task: CacheTask) -> None:
+    """Wait for a task, which is cancelled on the way if the transfer says so."""
+    if what.cancel_ms >= 0 and not task.wait(what.cancel_ms * FACTOR):
+        task.cancel()
     (status,) = task.get_results()
     failure = task.exception()
     if failure is not None:
@@ -323,7 +398,11 @@ def _async(
 
 _CALLS: dict[str, Callable[..., None]] = {
     "pull": _pull,
+    "pull task": _pull_task,
+    "row pull": _row_pull,
     "push": _push,
+    "push task": _push_task,
+    "row push": _row_push,
     "copy": _copy,
     "async": _async,
 }

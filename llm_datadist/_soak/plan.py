@@ -11,9 +11,14 @@ from dataclasses import dataclass
 
 from llm_datadist.testing import Geometry
 
-MAPPED_CACHE, OWN_CACHE = "pool", "own"
-# Every peer has both; the model ids of their keys.
-CACHES = {MAPPED_CACHE: 0, OWN_CACHE: 1}
+MAPPED_CACHE, OWN_CACHE, ROWS_CACHE = "pool", "own", "rows"
+# Every peer has all; the model ids of their keys. That of rows is contiguous and has no key.
+CACHES = {MAPPED_CACHE: 0, OWN_CACHE: 1, ROWS_CACHE: None}
+PAGED = (MAPPED_CACHE, OWN_CACHE)
+# What each kind of a transfer is; a task is one that returns at once, a row is pull_cache or
+# push_cache.
+PULLS = ("pull", "pull task", "row pull")
+PUSHES = ("push", "push task", "row push", "async")
 TENSORS_PER_LAYER = 2
 
 _GEOMETRIES = (
@@ -40,7 +45,7 @@ _CALM_MS, _REPEAT_MS = 0, 80
 class Transfer:
     """A transfer from one cache to another, by `caller`; a copy has one peer only."""
 
-    kind: str  # pull, push, async, copy
+    kind: str  # one of PULLS or PUSHES, or copy
     caller: int
     other: int
     own_cache: str  # of the caller
@@ -50,32 +55,34 @@ class Transfer:
     layers: range | None  # None: all of them
     repeat_ms: int
     barrier: str  # unlink, unregister or notice: which one to call if the end is not confirmed
+    cancel_ms: int = -1  # when a task is cancelled; -1: it is not
 
     @property
     def source(self) -> tuple[int, str]:
         """The peer and the cache that is read."""
-        if self.kind in ("push", "async"):
+        if self.kind in PUSHES:
             return self.caller, self.own_cache
         return self.other, self.other_cache
 
     @property
     def destination(self) -> tuple[int, str]:
         """The peer and the cache that is written."""
-        if self.kind in ("push", "async"):
+        if self.kind in PUSHES:
             return self.other, self.other_cache
         return self.caller, self.own_cache
 
     @property
     def writes_to_a_peer(self) -> bool:
         """Whether the caller writes into the memory of another process."""
-        return self.kind in ("push", "async")
+        return self.kind in PUSHES
 
     def __str__(self) -> str:
         (source, from_cache), (destination, to_cache) = self.source, self.destination
         layers = "" if self.layers is None else f" layers {self.layers.start}..{self.layers[-1]}"
+        cancelled = "" if self.cancel_ms < 0 else f", cancelled after {self.cancel_ms} ms"
         return (
             f"{self.kind} by {self.caller}: {source}.{from_cache} {list(self.src)} to "
-            f"{destination}.{to_cache} {list(self.dst)}{layers}"
+            f"{destination}.{to_cache} {list(self.dst)}{layers}{cancelled}"
         )
 
 
@@ -121,6 +128,7 @@ class Round:
     switched: tuple[int, ...]  # peers that change their role, unlinked before
     refused: tuple[int, ...]  # peers that try to, linked as they are
     links: tuple[LinkStep, ...]
+    members: tuple[int, ...]  # peers that are a communicator while the transfers run
     transfers: tuple[Transfer, ...]
     disturbances: tuple[Disturbance, ...]
 
@@ -181,11 +189,13 @@ class _RoundDraw:
         links = [self._link(one, two, first) for one in self._peers for two in range(one)]
         disturbances = self._disturbances()
         transfers = self._transfers(_REPEAT_MS if disturbances else _CALM_MS)
+        members = [] if self._one_sided or disturbances else self._members()
         return Round(
             () if first else tuple(renewed),
             () if first else tuple(switched),
             tuple(refused),
             tuple(links),
+            tuple(members),
             tuple(transfers),
             tuple(disturbances),
         )
@@ -196,6 +206,12 @@ class _RoundDraw:
         usable = rng.choice(["", "", "", "", "", "", "bare", "plain", "clean"])
         not_usable = rng.choice(["", "bare", "clean", "clean", "clean", "clean"])
         return LinkStep(initiator, acceptor, usable, "clean" if first else not_usable)
+
+    def _members(self) -> list[int]:
+        """Peers that join a communicator: none, or 2 to 4."""
+        rng = self._rng
+        count = rng.choice([0, 2, 3, 4])
+        return rng.sample(self._peers, min(count, len(self._peers)))
 
     def _transfers(self, repeat_ms: int) -> list[Transfer]:
         rng = self._rng
@@ -220,21 +236,26 @@ class _RoundDraw:
         repeat_ms: int,
     ) -> Transfer | None:
         rng = self._rng
-        kinds = ["pull", "pull", "async", "copy"] + ["push", "push"] * self._one_sided
+        kinds = ["pull", "pull", "pull task", "row pull", "async", "copy"]
+        kinds += ["push", "push", "push task", "row push"] * self._one_sided
         kind = rng.choice(kinds)
         caller, other = rng.sample(self._peers, 2)
-        own, others = rng.choice([*CACHES]), rng.choice([*CACHES])
+        own, others = rng.choice(PAGED), rng.choice(PAGED)
+        is_row = kind in ("row pull", "row push")
+        if is_row:
+            own = others = ROWS_CACHE
         if kind == "copy":
             other, others = caller, own
-        layers = self._layers(kind)
+        layers = None if is_row else self._layers(kind)
+        cancel_ms = rng.randint(0, 20) if kind.endswith("task") and rng.random() < 0.3 else -1
         shape = Transfer(kind, caller, other, own, others, (), (), layers, repeat_ms, "")
         room = free[shape.destination]
-        count = min(rng.choice([1, 2, 5, 12, 100]), len(room))
+        count = min(1 if is_row else rng.choice([1, 2, 5, 12, 100]), len(room))
         if count == 0:
             return None
         dst, room[:] = room[:count], room[count:]
         src = rng.choices(sources[shape.source], k=count)
-        barriers = ["unlink", "notice"] + ["unregister"] * (others == OWN_CACHE)
+        barriers = ["unlink", "notice"] + ["unregister"] * (others != MAPPED_CACHE)
         return Transfer(
             kind,
             caller,
@@ -246,6 +267,7 @@ class _RoundDraw:
             layers,
             0 if kind == "copy" else repeat_ms,
             rng.choice(barriers),
+            cancel_ms,
         )
 
     def _layers(self, kind: str) -> range | None:

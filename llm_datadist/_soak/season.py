@@ -11,6 +11,7 @@ from llm_datadist.testing.actor import EngineSpec
 from . import peer_side
 from .asking import Asking
 from .blocks import WrongBlock
+from .communicators import Communicators
 from .links import Links
 from .pace import FACTOR
 from .peer_side import SUCCESS, Opened
@@ -55,6 +56,7 @@ class SeasonRun:
         self._world = World(season)
         self._asking = Asking(self._world, tally)
         self._links = Links(self._world, self._asking)
+        self._communicators = Communicators(self._world, self._asking)
         self._transfers = Transfers(
             self._world, self._asking, self._links, tally, self._replace, self._renew
         )
@@ -91,7 +93,9 @@ class SeasonRun:
         for index in each.switched:
             self._links.switch(self._world.peers[index])
         self._links.make(each.links)
+        joined = self._communicators.join(each.members)
         self._transfers.run(each.transfers, each.disturbances)
+        self._communicators.leave(joined)
         if self._plants:
             plant(self._world, self._asking)
             self._plants = False
@@ -133,8 +137,8 @@ class SeasonRun:
         )
         if opened is not None:
             peer.address = opened.address
-            for name, addrs in opened.tensor_addrs.items():
-                peer.caches[name].addrs = addrs
+            for name, (cache_id, addrs) in opened.caches.items():
+                peer.caches[name].cache_id, peer.caches[name].addrs = cache_id, addrs
 
     def _replace(self, peer: PeerState) -> None:
         """Have an engine anew: in a new process where the old one is gone."""
@@ -166,10 +170,10 @@ class SeasonRun:
         peer.caches[name] = cache = self._world.new_cache()
         self._asking.ask(peer, peer_side.release_cache, name)
         season = self._season
-        addrs = self._asking.ask(
+        made = self._asking.ask(
             peer, peer_side.add_cache, name, season.geometry, season.memory_kind, cache.tags
         )
-        cache.addrs = addrs or []
+        cache.cache_id, cache.addrs = made or (0, [])
 
     def _close(self) -> None:
         self._asking.where = f"season {self._season.number}, at its end"

@@ -18,7 +18,7 @@ from .blocks import Tags
 from .links import Links
 from .pace import FACTOR
 from .peer_side import NOT_BEGUN, SUCCESS, Outcome
-from .plan import MAPPED_CACHE, TENSORS_PER_LAYER, Disturbance, Transfer
+from .plan import MAPPED_CACHE, PULLS, TENSORS_PER_LAYER, Disturbance, Transfer
 from .tally import LATE_BYTES, LATE_CALL, REFUSED, WRONG, Tally
 from .world import Pair, PeerState, World
 
@@ -133,17 +133,21 @@ class Transfers:
                 addrs[first : first + TENSORS_PER_LAYER]
                 for first in range(0, len(addrs), TENSORS_PER_LAYER)
             ]
-        args = (what, caller.incarnation, other.index + 1, destination)
+        there = peer_side.Target(
+            other.index + 1, other.caches[what.other_cache].cache_id, destination
+        )
+        args = (what, caller.incarnation, there)
         call = self._asking.start(caller, peer_side.transfer, *args)
         incarnation = self._world.peers[what.destination[0]].incarnation
-        must = self._knows(what) and not any(_touches(each, what) for each in disturbances)
+        is_disturbed = what.cancel_ms >= 0 or any(_touches(each, what) for each in disturbances)
+        must = self._knows(what) and not is_disturbed
         return Running(what, call, before, sent, incarnation, must)
 
     def _limit(self, what: Transfer) -> float:
         """Return after how many seconds a transfer has its deadline, that of each layer in turn."""
         if what.kind == "copy":
             return _COPY
-        if what.kind == "pull":
+        if what.kind in PULLS:
             return self._timeout
         return self._timeout * len(self._world.tensors_of(what)) / TENSORS_PER_LAYER + _CONFIRM
 

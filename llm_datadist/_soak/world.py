@@ -33,6 +33,7 @@ class CacheState:
     tags: Tags
     born: int
     addrs: list[int]
+    cache_id: int = 0
     # Blocks that a failed transfer was to write, and which one, until the next one writes them.
     suspects: dict[int, str] = field(default_factory=dict)
 

@@ -30,7 +30,7 @@ from .fixtures import (
 from .local import LocalPeer
 from .pattern import Geometry, Stamp, describe_difference, moved
 from .peer import DeadlineError, Peer, PeerCall, PeerGoneError
-from .resources import Resources, leaked
+from .resources import Resources, leaked, wait_until_given_back
 from .waiting import eventually
 
 __all__ = [
@@ -59,4 +59,5 @@ __all__ = [
     "faults",
     "leaked",
     "moved",
+    "wait_until_given_back",
 ]

@@ -210,6 +210,7 @@ class DatadistCluster:
 
     def end(self) -> None:
         """Reset those of this process."""
-        for member in self._local:
+        # The last one first: each gives back the environment that it found.
+        for member in reversed(self._local):
             member.reset()
         self._local.clear()

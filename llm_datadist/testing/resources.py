@@ -7,8 +7,18 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Callable
 
-__all__ = ["RESIDENT_TELLS", "Resources", "children_of", "leaked", "resident_bytes"]
+from .waiting import eventually
+
+__all__ = [
+    "RESIDENT_TELLS",
+    "Resources",
+    "children_of",
+    "leaked",
+    "resident_bytes",
+    "wait_until_given_back",
+]
 
 # Whether growing resident memory means a leak. A sanitizer keeps back what is freed and has tables
 # of its own.
@@ -48,6 +58,32 @@ def leaked(before: Resources, after: Resources) -> list[str]:
         more = getattr(after, name) - getattr(before, name)
         texts += [f"{count} more {name}: {kind}" for kind, count in sorted(more.items())]
     return texts
+
+
+def wait_until_given_back(
+    before: Resources, held: Callable[[], Resources], seconds: float = 5.0
+) -> None:
+    """Wait until a process holds nothing that it did not hold before.
+
+    Args:
+        before: what it held.
+        held: tells what it holds now.
+        seconds: after which it is an error.
+
+    Raises:
+        AssertionError: with a text for each kind of which there is more.
+    """
+    __tracebackhide__ = True
+    more: list[str] = []
+
+    def nothing_more() -> bool:
+        more[:] = leaked(before, held())
+        return not more
+
+    try:
+        eventually(nothing_more, "all is given back", seconds)
+    except AssertionError:
+        raise AssertionError(f"after {seconds} s there are {', '.join(more)}") from None
 
 
 def resident_bytes(pid: int) -> int:

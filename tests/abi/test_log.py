@@ -25,6 +25,7 @@ with socket.create_connection(datadist.listen_address) as stranger:
     stranger.sendall(bytes(36))
     while stranger.recv(100):
         pass
+datadist.unlink(datadist.link('a "b\\\\', {1: 0, 2: 1}, "{}"))
 datadist.finalize()
 """
 LINE = re.compile(
@@ -73,6 +74,8 @@ def test_as_json_the_lines_of_the_library_and_of_python_are_alike() -> None:
         assert before - 1 <= line["time"] <= datetime.now().timestamp() + 1
     by_level = {line["level"]: line["message"] for line in lines}
     assert by_level["WARNING"].startswith("connection from 127.0.0.1:")
+    # The name of a communicator, with what JSON has to escape.
+    assert any('"a "b\\"' in line["message"] for line in lines if "prepared" in line["message"])
     # Python's own; with quotes in it, which JSON has to escape.
     assert any(line["message"].startswith("init cluster 1 with {'llm.") for line in lines)
     assert any("engine of cluster 1 closed" in line["message"] for line in lines)

@@ -141,6 +141,22 @@ class TestLife:
         config, _ = native.last("engine_open")
         assert (config["link_style"], config["global_resource_config"]) == (1, "{}")
 
+    def test_an_init_whose_warning_is_an_error_leaves_no_engine(self, native, open_datadist):
+        notices = [b"local_comm_res has no effect"]
+
+        def next_notice(engine, text, size, length):
+            notice = notices.pop() if notices else b""
+            native.ffi.memmove(text, notice + b"\0", len(notice) + 1)
+            length[0] = len(notice)
+
+        native.on("engine_next_notice", next_notice)
+        with pytest.raises(LLMDataDistWarning, match="no effect"):
+            open_datadist()
+        assert len(native.of("engine_close")) == 1
+        assert LLMDataDist.llm_engine_instance is None
+        # Nor is there one in the way of the next.
+        assert open_datadist().links() == []
+
     @pytest.mark.rule("C1.4.1-1")
     def test_second_init_looks_at_nothing(self, native, open_datadist):
         datadist = open_datadist()

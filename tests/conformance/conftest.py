@@ -15,7 +15,7 @@ import pytest
 
 from llm_datadist import Placement
 from llm_datadist.introspection import MemoryKind
-from llm_datadist.testing import Resources, device, eventually, leaked, memory
+from llm_datadist.testing import Resources, device, memory, wait_until_given_back
 from llm_datadist.testing.resources import children_of
 from tests.conformance.engines import Engines, open_engines
 from tests.conformance.exclusions import exclude
@@ -107,9 +107,9 @@ def _nothing_left_behind(pool: PeerPool, process_vm_refused: str) -> Iterator[No
     before = held()
     yield
     try:
-        eventually(lambda: not leaked(before, held()), "the tests left nothing behind", 5)
-    except AssertionError:
-        pytest.fail(f"left behind: {leaked(before, held())}")
+        wait_until_given_back(before, held)
+    except AssertionError as error:
+        pytest.fail(f"the tests left something behind: {error}")
 
 
 @pytest.fixture

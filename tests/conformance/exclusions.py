@@ -51,6 +51,7 @@ ASCEND = {
         "it calls a device pool host memory, and ACL takes that at its word",
     ),
     "test_a_fault": _NO_SCRIPTS,
+    "test_c7_4_11_unlink_while_it_dials_the_other_member": _NO_SCRIPTS,
     "test_members_of_a_communicator_dial_from_the_host_ip": (
         "a transport that begins with the first link",
         "HIXL begins with init at LLM_DATADIST_HOST_IP, which must be an address of this host",

@@ -22,7 +22,7 @@ from llm_datadist.testing import (
     Resources,
     device,
     eventually,
-    leaked,
+    wait_until_given_back,
 )
 from llm_datadist.testing.actor import EngineSpec
 from tests.conformance.paths import LISTEN, ON_DEVICE, Path
@@ -80,15 +80,11 @@ class PeerPool:
         try:
             warm.peer.reset()
             warm.peer.call(refuse_warnings)
-            eventually(
-                lambda: not leaked(warm.at_rest, warm.peer.resources()),
-                f"{warm.peer} holds only what it held at first",
-                5,
-            )
+            wait_until_given_back(warm.at_rest, warm.peer.resources)
         except BaseException as error:
-            more = leaked(warm.at_rest, warm.peer.resources()) if _alive(warm.peer) else "it ended"
+            more = f"left something behind: {error}" if _alive(warm.peer) else "ended"
             warm.peer.kill()
-            raise AssertionError(f"a finalized peer left something behind: {more}") from error
+            raise AssertionError(f"a finalized peer {more}") from error
         self.idle.append(warm)
 
     def close(self) -> None:

@@ -211,6 +211,19 @@ def test_c7_4_11_unlink_during_preparation(members: Members) -> None:
     wait_until_ok((first, again), (second, alone))
 
 
+@pytest.mark.rule("C7.4-11")
+def test_c7_4_11_unlink_while_it_dials_the_other_member(members: Members) -> None:
+    """The link that is made nevertheless belongs to no communicator, and is ended."""
+    first, second = members.make(2)
+    with first.faults.inject("connect delay=60s"):
+        left, kept = (join(each, ranks_of(first, second)) for each in (first, second))
+        eventually(lambda: first.faults.counters()["connect"].fired == 1, "it dials")
+        first.call(unlink_member, left)
+    gone = (first.cluster_id, kept, LinkState.PEER_GONE.value)
+    eventually(lambda: links_of(second) == [gone], "the link was made and ended")
+    assert links_of(first) == []
+
+
 @pytest.mark.rule("C7.4-13")
 def test_c7_4_13_each_member_unlinks_for_itself(members: Members, path: Path) -> None:
     first, second, third = members.make(3, path)

@@ -33,7 +33,7 @@ from llm_datadist import (
 )
 from llm_datadist.cache_manager import CacheManager
 from llm_datadist.introspection import MemoryKind
-from llm_datadist.testing import Resources, device, eventually, leaked
+from llm_datadist.testing import Resources, device, eventually, wait_until_given_back
 from tests.conformance.engines import Engines, by_id, cluster_of
 from tests.conformance.layers import Ready
 from tests.conformance.refusals import refused, refused_by_engine
@@ -139,7 +139,7 @@ def test_c3_2_13_no_listener_no_engine(init: Open) -> None:
         with refused_by_engine("init", S.LLM_FAILED, "cannot listen", address):
             init(2, listenIpInfo=address, **pools)
         assert LLMDataDist.llm_engine_instance is first
-    eventually(lambda: not leaked(before, Resources.of(os.getpid())), "a failed init left nothing")
+    wait_until_given_back(before, lambda: Resources.of(os.getpid()), 10)
     first.finalize()
     again = init(2, listenIpInfo=taken, **pools)
     assert again.listen_address == address_taken

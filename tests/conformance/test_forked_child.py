@@ -224,9 +224,11 @@ def end_at_once(actor) -> None:
 
 @pytest.mark.sanitize
 @pytest.mark.threads
-def test_forks_during_transfers(pair: Pair) -> None:
+def test_forks_during_transfers(stage: Stage, path: Path) -> None:
     from tests.conformance.work import repeat
 
+    # A fork holds up every thread of the process, on a busy machine for long.
+    pair = stage.pair(path, sync_timeout_ms=10_000)
     calls = [
         pair.puller.start_call(repeat, operation, "kv", KEY, blocks, operation)
         for operation, blocks in (("pull", [1, 2]), ("push", [5]))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from llm_datadist import BlocksCacheKey, LLMStatusCode, Placement
-from llm_datadist.testing import Geometry, eventually, leaked
+from llm_datadist.testing import Geometry, leaked, wait_until_given_back
 from llm_datadist.testing.resources import RESIDENT_TELLS, resident_bytes
 from tests.conformance.paths import Path
 from tests.conformance.stage import OWNER, PULLER, Stage, linked
@@ -34,8 +34,7 @@ def test_rounds_of_init_link_pull_and_finalize(stage: Stage, path: Path, ending:
             peer.reset()
         resident.append(sum(resident_bytes(peer.pid) for peer in (owner, puller)))
     for peer, before in zip((owner, puller), at_rest):
-        eventually(lambda p=peer, b=before: not leaked(b, p.resources()), "all is given back", 5)
-        assert leaked(before, peer.resources()) == []
+        wait_until_given_back(before, peer.resources)
     # What a round leaves for good would be there 20 times.
     assert not RESIDENT_TELLS or resident[-1] - resident[9] < 8 << 20
 
@@ -53,7 +52,7 @@ def test_a_link_that_comes_and_goes_leaves_nothing_at_either_end(stage: Stage, p
         pair.puller.pull("kv", KEY, [0], [0])
         assert pair.puller.unlink(pair.owner) == LLMStatusCode.LLM_SUCCESS
     for peer, then in zip(ends, before):
-        eventually(lambda p=peer, b=then: not leaked(b, p.resources()), "all is given back", 5)
+        wait_until_given_back(then, peer.resources)
 
 
 @pytest.mark.sanitize
@@ -64,7 +63,7 @@ def test_failed_links_leave_nothing(stage: Stage) -> None:
     for _ in range(20):
         assert puller.link(owner) == LLMStatusCode.LLM_PARAM_INVALID
     for peer, then in zip((owner, puller), before):
-        eventually(lambda p=peer, b=then: not leaked(b, p.resources()), "all is given back", 5)
+        wait_until_given_back(then, peer.resources)
 
 
 @pytest.mark.sanitize
@@ -79,7 +78,7 @@ def test_dead_peers_leave_nothing_after_a_forced_unlink(stage: Stage, path: Path
         puller.pull("kv", KEY, [0], [0])
         owner.kill()
         assert puller.unlink(owner, force=True) == LLMStatusCode.LLM_SUCCESS
-    eventually(lambda: not leaked(before, puller.resources()), "all is given back", 5)
+    wait_until_given_back(before, puller.resources)
 
 
 def test_registering_and_unregistering_leaves_nothing(stage: Stage) -> None:

@@ -27,6 +27,7 @@ from llm_datadist.testing import (
     eventually,
     leaked,
     moved,
+    wait_until_given_back,
 )
 from llm_datadist.testing.pattern import Moved, WrongByte, first_wrong_byte, origin
 from llm_datadist.testing.peer import PATIENCE
@@ -206,7 +207,7 @@ def test_leaks_are_seen(stage: Stage) -> None:
     for kind in ("descriptors: socket:", "descriptors: /memfd:held", "threads: "):
         assert kind in kinds
     peer.call(let_go)
-    eventually(lambda: not leaked(before, peer.resources()), "all is given back")
+    wait_until_given_back(before, peer.resources, 10)
 
 
 def test_every_word_is_different_and_tells_its_origin() -> None:

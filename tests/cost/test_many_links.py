@@ -21,7 +21,7 @@ from llm_datadist import (
     LLMStatusCode,
     Placement,
 )
-from llm_datadist.testing import Geometry, Peer, Stamp, eventually, leaked
+from llm_datadist.testing import Geometry, Peer, Stamp, eventually, wait_until_given_back
 from llm_datadist.testing.actor import ClusterAddress, EngineSpec
 
 OWNERS, PULLERS = 100, 10
@@ -117,7 +117,7 @@ def test_sixty_four_links_share_their_threads_and_leave_nothing():
         for puller in range(PULLERS, PULLERS + NUM_PULLERS):
             pullers.call(unlink, puller, clusters)
         for peer, then in zip((owners, pullers), before):
-            eventually(lambda p=peer, t=then: not leaked(t, p.resources()), "all is given back", 10)
+            wait_until_given_back(then, peer.resources, 10)
 
 
 @pytest.mark.sanitize

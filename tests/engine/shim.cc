@@ -7,10 +7,12 @@ extern "C" {
 #include <atomic>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
 #include "base/checksum.h"
+#include "base/codec.h"
 #include "base/hmac.h"
 #include "base/socket.h"
 #include "engine/cache_store.h"
@@ -451,6 +453,19 @@ void shim_proof(const uint8_t *key, uint32_t by_initiator, const char *label, co
 uint32_t shim_is_address(const char *bytes, uint64_t size) {
     SocketAddress address;
     return SocketAddress::Parse(std::string(bytes, size), 1, &address).ok() ? 1 : 0;
+}
+
+uint64_t shim_network(const char *ip) {
+    SocketAddress address;
+    return SocketAddress::Parse(ip, 1, &address).ok() ? address.Network() : 0;
+}
+
+void shim_read_numbers(const char *bytes, uint64_t size, uint16_t *first, uint32_t *second,
+                       uint32_t *is_read) {
+    Reader reader(std::string_view(bytes, size));
+    *first = reader.Number<uint16_t>();
+    *second = reader.Number<uint32_t>();
+    *is_read = reader.ok() ? 1 : 0;
 }
 
 }  // extern "C"

@@ -183,6 +183,12 @@ void shim_proof(const uint8_t *key, uint32_t by_initiator, const char *label, co
 
 /* Whether so many bytes are an IP address. */
 uint32_t shim_is_address(const char *bytes, uint64_t size);
+/* By which strangers are told apart: of an IP address. */
+uint64_t shim_network(const char *ip);
+
+/* base/codec.h: the two numbers that begin the bytes, of 2 and 4 bytes; *is_read: both were there. */
+void shim_read_numbers(const char *bytes, uint64_t size, uint16_t *first, uint32_t *second,
+                       uint32_t *is_read);
 
 /* [end of declarations] */
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""IP addresses that peers name: decision 72."""
+"""What is read of bytes from outside: IP addresses that peers name (decision 72), numbers."""
 
 from __future__ import annotations
 
@@ -20,3 +20,25 @@ import pytest
 )
 def test_an_address_with_a_null_character_is_none(shim, text, is_address):
     assert shim.lib.shim_is_address(text, len(text)) == is_address
+
+
+def test_strangers_are_told_apart_by_their_networks(shim) -> None:
+    """IPv4: by the address; IPv6: by its first 64 bits, which one host has all addresses of."""
+    first, second, same, other = (
+        shim.lib.shim_network(ip)
+        for ip in (b"10.0.0.1", b"10.0.0.2", b"2001:db8::1", b"2001:db8:0:1::1")
+    )
+    assert len({first, second, same, other}) == 4
+    assert shim.lib.shim_network(b"2001:db8::2:3") == same
+    assert same == int.from_bytes(bytes.fromhex("20010db800000000"), "little")
+
+
+@pytest.mark.parametrize(
+    ("size", "numbers"),
+    [(7, (0x0201, 0x06050403)), (6, (0x0201, 0x06050403)), (5, (0x0201, 0)), (1, (0, 0))],
+)
+def test_a_number_past_the_end_is_zero(shim, size, numbers) -> None:
+    first, second = shim.ffi.new("uint16_t *"), shim.ffi.new("uint32_t *")
+    is_read = shim.ffi.new("uint32_t *")
+    shim.lib.shim_read_numbers(bytes(range(1, size + 1)), size, first, second, is_read)
+    assert ((first[0], second[0]), is_read[0]) == (numbers, size >= 6)

@@ -28,8 +28,9 @@ from tests.mutation.folders import RUNTIME, Folder
 TRIES = 3
 # The tests of one mutant may take that many times what one test may.
 INTERVALS = 20
-# Memory that each process of the tests may ask for; one asks for 8 GiB and uses none of it.
-MOST_BYTES = 10 << 30
+# Memory that each process of the tests may ask for; one asks for 8 GiB, one for half of what is
+# free, and neither uses it.
+MOST_BYTES = max(10 << 30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 5 // 8)
 # What pytest ends with when all tests are deselected.
 NO_TESTS = 5
 TESTS_FAILED = 1

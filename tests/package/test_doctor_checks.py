@@ -370,7 +370,8 @@ class TestDeviceNetwork:
         here = machine()
         finding = ascend.device_network(here)
         assert finding.level is Level.WARN
-        assert "port 16666" in finding.text
+        assert "port 16666, which must be free there" in finding.text
+        assert "comm_resource_config.listen_port" in finding.text
         assert "hccn.conf" in finding.advice
         there = Path(here.path("etc/hccn.conf"))
         there.parent.mkdir(parents=True, exist_ok=True)
@@ -477,6 +478,7 @@ class TestHixl:
         [
             ("Ascend910B3", "Atlas A2", "host memory cannot be the remote side"),
             ("Ascend910_9391", "Atlas A3", "RDMA every pair of device and host memory"),
+            ("Ascend910B3", "Atlas A2", "start at a multiple of 2 MiB"),
             ("Ascend950PR_9599", "Ascend 950", "local_comm_res says what moves which memory"),
             ("Ascend910_9599", "Ascend 950", "no link or unlink"),
         ],

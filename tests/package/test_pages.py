@@ -16,8 +16,8 @@ from tests.package.tree import ROOT
 DOCS = ROOT / "docs"
 # In the order of reading. Each begins with code that is run here.
 PAGES = (
-    *("quickstart", "connector", "strict", "faults", "parallel", "testing"),
-    *("variables", "ci", "glossary", "trace"),
+    *("quickstart", "concepts", "connector", "strict", "faults", "parallel", "testing"),
+    *("variables", "ci", "glossary", "fabrics", "trace"),
 )
 BLOCK = re.compile(r"^```python\n# file: (\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # Of the cases of the connector suite, which the example's test runs all of.
@@ -35,7 +35,7 @@ def test_what_the_pages_show_works(tmp_path: Path) -> None:
     (ini,) = re.findall(r"```ini\n(.*?)```", (DOCS / "quickstart.md").read_text(), re.DOTALL)
     (tmp_path / "pytest.ini").write_text(ini)
     files: dict[str, str] = {}
-    for page in PAGES:
+    for page in (*PAGES, "api/testing"):
         for name, text in BLOCK.findall((DOCS / f"{page}.md").read_text()):
             assert name not in files, f"two blocks are {name}"
             files[name] = text
@@ -57,10 +57,15 @@ def test_what_the_pages_show_works(tmp_path: Path) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    pages = [*DOCS.glob("*.md"), *ROOT.glob("*.md"), ROOT / "examples" / "connector" / "README.md"]
+    pages = [
+        *DOCS.glob("*.md"),
+        *DOCS.glob("*/*.md"),
+        *ROOT.glob("*.md"),
+        ROOT / "examples" / "connector" / "README.md",
+    ]
     assert len(pages) > 20
     broken = [
-        f"{page.name}: {target}"
+        f"{page.relative_to(ROOT)}: {target}"
         for page in pages
         for target in re.findall(r"\]\(([^)#\s:]+)(?:#[^)]*)?\)", page.read_text())
         if not (page.parent / target).exists()

@@ -142,7 +142,8 @@ def test_a_descriptor_and_memory_are_left(datadist_engine):
     os.memfd_create("forgotten")
 
 def test_calls(datadist_cluster, datadist_calls, datadist_faults):
-    cluster = datadist_cluster("2P1D", in_process=True)
+    variables = {"LLM_DATADIST_MOCK_DEVICES": "4"}
+    cluster = datadist_cluster("2P1D", in_process=True, environment=variables)
     first, second, target = cluster.caches
     decoder = cluster.decoders[0]
     layers = {"src_layer_range": range(1), "dst_layer_range": range(1)}
@@ -183,6 +184,7 @@ children = []
 
 def test_strict(datadist_engine):
     assert os.environ["LLM_DATADIST_STRICT_HARDWARE"] == "1"
+    assert "LLM_DATADIST_MOCK_DEVICES" not in os.environ
 """
 
 

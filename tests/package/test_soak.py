@@ -63,11 +63,10 @@ def test_a_seed_repeats_the_operations():
     assert seasons != [draw_season(8, number, 4) for number in range(20)]
     rounds = [each for season in seasons for each in season.rounds]
     assert {what.kind for each in rounds for what in each.transfers} == {
-        "pull",
-        "push",
-        "async",
-        "copy",
+        *("pull", "pull task", "row pull", "push", "push task", "row push", "async", "copy")
     }
+    assert any(what.cancel_ms >= 0 for each in rounds for what in each.transfers)
+    assert {len(each.members) for each in rounds} == {0, 2, 3, 4}
     assert {what.kind for each in rounds for what in each.disturbances} == {
         *("kill", "stop", "go on", "barrier", "restart", "unlink", "forced unlink", "drop")
     }

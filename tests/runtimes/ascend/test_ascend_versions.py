@@ -76,6 +76,17 @@ def test_a_resource_config_as_text_or_file(request, which: str, tmp_path: Path) 
     assert "GlobalResourceConfig" in str(error)
 
 
+def test_the_oldest_refuses_an_ascend_950(peers, old_peers) -> None:
+    """Before HIXL is asked, whose 8.5.0 says nothing of it."""
+    for soc in ("Ascend950PR_9599", "Ascend910_9599"):
+        error = failure(lambda s=soc: old_peers.start(OWNER, environment={"FAKE_CANN_SOC": s}))
+        assert error.status_code == S.LLM_PARAM_INVALID
+        assert f"HIXL 8.5.0 does not support {soc}, which needs CANN 9.0.0 or later" in str(error)
+    old_peers.start(OWNER, environment={"FAKE_CANN_SOC": "Ascend910B3"})
+    newer = toolkit.surroundings("9.0.0")
+    peers.start(PULLER, environment={**newer, "FAKE_CANN_SOC": "Ascend950PR_9599"})
+
+
 def test_a_failed_start_leaves_the_process(old_peers) -> None:
     """HIXL 8.5.0 ends the process with an object whose Initialize failed: it is kept."""
     error = failure(lambda: old_peers.start(OWNER, options={"llm.RdmaTrafficClass": "133"}))

@@ -420,4 +420,8 @@ const char *aclGetRecentErrMsg() {
     return told_text.c_str();
 }
 
-const char *aclrtGetSocName() { return Opaque() ? "FakeAscend" : "FakeAscend in host memory"; }
+const char *aclrtGetSocName() {
+    const char *const given = std::getenv("FAKE_CANN_SOC");
+    if (given != nullptr) return given;
+    return Opaque() ? "FakeAscend" : "FakeAscend in host memory";
+}
