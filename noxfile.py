@@ -7,6 +7,8 @@
     nox -s tidy            clang-tidy, on what build/compile_commands.json lists
     nox -s threads         clang's check of which lock guards what, in all C++ sources
     nox -s format          rewrite what ruff and clang-format would write otherwise
+    nox -s wheels          the wheels of a release into dist/, see release/wheels.py
+    nox -s systems         try them in clean Debian systems, as root, see release/roots.py
 
 With --no-venv the tools on PATH are taken, which ``pip install -e '.[test,dev]'`` installs.
 """
@@ -106,3 +108,16 @@ def threads(session: nox.Session) -> None:
     """Have clang check which lock guards what, in the sources of both libraries."""
     _install(session, "-e", ".[test]")
     session.run("python", "-m", "tests.support.thread_safety")
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build the source distribution and the wheels; arguments after -- go to release.wheels."""
+    _install(session, *PROJECT["optional-dependencies"]["release"])
+    session.run("python", "-m", "release.wheels", *session.posargs)
+
+
+@nox.session
+def systems(session: nox.Session) -> None:
+    """Try the wheels of dist/ in clean Debian systems; arguments after -- go to release.roots."""
+    session.run("python", "-m", "release.roots", *(session.posargs or ["dist"]))

@@ -3,7 +3,6 @@
 
 #include <poll.h>
 #include <sys/epoll.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -17,6 +16,7 @@
 #include "base/hmac.h"
 #include "base/io_thread.h"
 #include "base/log.h"
+#include "base/older_libc.h"
 #include "base/socket.h"
 
 namespace lldd::mock {

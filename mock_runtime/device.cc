@@ -2,7 +2,6 @@
 #include "mock_runtime/device.h"
 
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 #include "base/fork.h"
 #include "base/log.h"
 #include "base/mutex.h"
+#include "base/older_libc.h"
 #include "mock_runtime/connection.h"
 #include "mock_runtime/faults.h"
 #include "mock_runtime/own_reads.h"

@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <limits>
 
+#include "base/older_libc.h"
+
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
 #endif

@@ -52,6 +52,10 @@ constexpr NamedStatus kNamedStatuses[] = {
 };
 #undef LLDD_NAMED
 
+// glibc's strerror_r returns the text, which may be a constant; musl's fills the buffer.
+[[maybe_unused]] const char *TextOf(const char *text, const char *) { return text; }
+[[maybe_unused]] const char *TextOf(int, const char *buffer) { return buffer; }
+
 }  // namespace
 
 const char *StatusName(lldd_status status) {
@@ -98,9 +102,8 @@ Status Failure(lldd_status code, const char *format, ...) {
 }
 
 std::string ErrorText(int error) {
-    char buffer[128];
-    // The GNU strerror_r: may answer a constant instead of filling the buffer.
-    std::string text = strerror_r(error, buffer, sizeof buffer);
+    char buffer[128] = "";
+    std::string text = TextOf(strerror_r(error, buffer, sizeof buffer), buffer);
     if (error == EMFILE) {
         rlimit limit{};
         getrlimit(RLIMIT_NOFILE, &limit);

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/keys.h"
 
-#include <sys/random.h>
-
 #include <cerrno>
 #include <cstdint>
 #include <system_error>
 
 #include "base/codec.h"
 #include "base/hmac.h"
+#include "base/older_libc.h"
 
 namespace lldd {
 namespace {

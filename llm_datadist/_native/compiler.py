@@ -19,6 +19,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -121,12 +122,14 @@ class Compiler:
 
     def _check_standard(self) -> None:
         probe = "#include <optional>\n#include <string_view>\nint main() { return 0; }\n"
-        result = subprocess.run(
-            [*self.command, "-std=c++17", "-fsyntax-only", "-x", "c++", "-"],
-            input=probe,
-            text=True,
-            capture_output=True,
-        )
+        # An object, though only its making counts: `zig c++` fails where -fsyntax-only makes none.
+        with tempfile.TemporaryDirectory() as folder:
+            result = subprocess.run(
+                [*self.command, "-std=c++17", "-x", "c++", "-c", "-", "-o", f"{folder}/probe.o"],
+                input=probe,
+                text=True,
+                capture_output=True,
+            )
         if result.returncode != 0:
             raise BuildError(
                 f"{' '.join(self.command)} does not compile C++17 (GCC 9 or Clang 10 does):\n"

@@ -11,6 +11,7 @@ import pytest
 
 from llm_datadist._native import building
 from llm_datadist._native.compiler import COMMANDS, BuildError, Compiler
+from tests.package.tree import ROOT
 
 EXPORTS = "{ global: lldd_*; local: *; };\n"
 TARGET = building.Target("sample", (".",))
@@ -214,6 +215,44 @@ def test_a_compiler_that_is_too_old_is_named(tree, monkeypatch):
     monkeypatch.setenv("CXX", str(old))
     with pytest.raises(BuildError, match=r"old-c\+\+ does not compile C\+\+17"):
         compiler_of(TARGET, tree, tree)
+
+
+def test_a_compiler_that_cannot_only_check_is_used(tree, monkeypatch):
+    """Such as ``zig c++``, which fails where -fsyntax-only makes no object."""
+    zig = tree / "zig-c++"
+    zig.write_text('#!/bin/sh\ncase " $* " in *" -fsyntax-only "*) exit 1;; esac\nexec c++ "$@"\n')
+    zig.chmod(0o755)
+    monkeypatch.setenv("CXX", str(zig))
+    compiler = compiler_of(TARGET, tree, tree / "build")
+    assert len(compiler.compile_all(TARGET.sources(tree), jobs=1)) == 2
+
+
+# As a library for glibc 2.17 is compiled, which declares neither of the two.
+OLDER_LIBC = """
+#include <fcntl.h>
+#include <features.h>
+#undef __GLIBC_MINOR__
+#define __GLIBC_MINOR__ 17
+#include "base/older_libc.h"
+int main() {
+    unsigned long long first = 0, second = 0;
+    const int file = lldd::memfd_create("older", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    return lldd::getrandom(&first, 8, 0) == 8 && lldd::getrandom(&second, 8, 0) == 8 &&
+                   first != second && fcntl(file, F_GETFD) == FD_CLOEXEC &&
+                   fcntl(file, F_ADD_SEALS, F_SEAL_GROW) == 0
+               ? 0 : 1;
+}
+"""
+
+
+def test_system_calls_that_an_older_c_library_does_not_wrap(needs_compiler, tmp_path):
+    program = tmp_path / "older"
+    options = ["-std=c++17", "-Wall", "-Werror", f"-I{ROOT / 'csrc'}", "-x", "c++", "-"]
+    built = subprocess.run(
+        ["c++", *options, "-o", program], input=OLDER_LIBC, text=True, capture_output=True
+    )
+    assert built.returncode == 0, built.stderr
+    assert subprocess.run([program]).returncode == 0
 
 
 @pytest.mark.parametrize("system", ["Darwin", "Windows"])
