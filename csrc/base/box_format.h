@@ -109,7 +109,7 @@ struct Record {
     uint32_t link;                           // see life_log.h; 0: it came to none
     int64_t turn_ns, first_byte_ns, end_ns;  // 0: it did not get there
     uint64_t bytes;                          // that were moved
-    uint64_t digest;                         // of all pairs of blocks: see DigestOf
+    uint64_t digest;                         // of all pairs of blocks, if not all are below
     uint32_t num_blocks;                     // in a row, see Blocks
     uint32_t paths;                          // by which bytes were moved: a bit for each Path
     Blocks blocks[kFirstBlocks];             // the first ones

@@ -93,7 +93,7 @@ lldd_status lldd_transfer_layer(lldd_engine *handle, const lldd_transfer_args *a
 }
 
 void lldd_transfer_context(uint64_t trace_high, uint64_t trace_low, uint64_t span) {
-    lldd::ThisThreadsContext() = {trace_high, trace_low, span};
+    lldd::ThisTransferThread().context = {trace_high, trace_low, span};
 }
 
 // ---- tokens ----

@@ -8,21 +8,8 @@
 #include <chrono>
 #include <cstring>
 
-#include "engine/transfer_context.h"
-
 namespace lldd {
 namespace {
-
-uint32_t ThisThread() {
-    static thread_local const auto id = static_cast<uint32_t>(syscall(SYS_gettid));
-    return id;
-}
-
-// The record of the call that this thread is in; null: there is none.
-box::Record *&ThisThreadsRecord() {
-    static thread_local box::Record *record = nullptr;
-    return record;
-}
 
 int64_t AsNs(TransferTimes::Point point) {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(point.time_since_epoch()).count();
@@ -39,29 +26,42 @@ uint32_t Narrow(uint64_t number) {
 }  // namespace
 
 CallRecord::CallRecord(Box *box, box::Kind kind, TransferScratch *scratch)
-    : box_(box), scratch_(scratch), record_(box->Begin(box::kCalls)) {
+    : box_(box),
+      scratch_(scratch),
+      thread_(ThisTransferThread()),
+      record_(box->Begin(box::kCalls)) {
     scratch_->pairs.clear();
     if (record_ == nullptr) return;
-    // The slot may have another record in it: everything but its state and its times is written here
-    // or is 0.
-    std::memset(&record_->entry_ns, 0, sizeof *record_ - offsetof(box::Record, entry_ns));
-    record_->kind = kind;
-    record_->thread = ThisThread();
-    const TransferContext &context = ThisThreadsContext();
+    if (thread_.id == 0) thread_.id = static_cast<uint32_t>(syscall(SYS_gettid));
+    // The slot may have another record in it. What is asked writes its part, this the rest.
+    record_->entry_ns = MonotonicNs();
+    const TransferContext &context = thread_.context;
     if ((context.trace_high | context.trace_low) != 0) {
         record_->id_high = context.trace_high;
         record_->id_low = context.trace_low;
-        record_->parent = context.span;
     } else {
         box->NewId(&record_->id_high, &record_->id_low);
     }
-    record_->entry_ns = MonotonicNs();
-    ThisThreadsRecord() = record_;
+    record_->parent = context.span;
+    record_->kind = kind;
+    record_->thread = thread_.id;
+    record_->told_ns = 0;
+    record_->link = 0;
+    record_->turn_ns = record_->first_byte_ns = 0;
+    record_->bytes = 0;
+    record_->paths = 0;
+    thread_.record = scratch_->record = record_;
 }
 
 CallRecord::~CallRecord() {
     // Something was thrown.
     if (record_ != nullptr) Ended(Status(LLDD_FAILED, "an error inside the library"));
+}
+
+void CallRecord::SetNothing() {
+    std::memset(&record_->peer, 0, offsetof(box::Record, kind) - offsetof(box::Record, peer));
+    std::memset(&record_->cache_id, 0,
+                offsetof(box::Record, told_ns) - offsetof(box::Record, cache_id));
 }
 
 void CallRecord::SetKey(const lldd_cache_key &key) {
@@ -102,6 +102,7 @@ void CallRecord::Asked(const lldd_push_args &args, const lldd_cache_key &key) {
     record_->dst_layers = args.num_layers;
     record_->num_src = Narrow(args.num_src_blocks);
     record_->num_dst = Narrow(args.num_dst_blocks);
+    record_->size = 0;
     Box::ShowBegun(record_);
 }
 
@@ -123,6 +124,7 @@ void CallRecord::Asked(const lldd_transfer_args &args, const lldd_cache_key &key
 
 void CallRecord::Asked(const lldd_copy_args &args) {
     if (record_ == nullptr) return;
+    SetNothing();
     record_->cache_id = args.dst_cache_id;
     record_->batch = args.dst_batch_index;
     record_->key_kind = LLDD_KEY_ID;
@@ -135,6 +137,7 @@ void CallRecord::Asked(const lldd_copy_args &args) {
 
 void CallRecord::Asked(const lldd_swap_args &args) {
     if (record_ == nullptr) return;
+    SetNothing();
     record_->batch = args.src_placement;
     record_->tensors_per_layer = Narrow(args.num_tensors);
     record_->num_src = record_->num_dst = Narrow(args.num_blocks);
@@ -144,57 +147,58 @@ void CallRecord::Asked(const lldd_swap_args &args) {
 
 void CallRecord::Asked(int64_t cache_id, uint64_t num_pairs) {
     if (record_ == nullptr) return;
+    SetNothing();
     record_->cache_id = cache_id;
     record_->num_src = record_->num_dst = Narrow(num_pairs);
     Box::ShowBegun(record_);
 }
 
-// FNV-1a over the 64-bit numbers.
+// The digest is FNV-1a over the 64-bit numbers.
 void CallRecord::SetBlocks() {
+    const BlockPairs &pairs = scratch_->pairs;
+    size_t count = 0;
+    for (const BlockRun *run = pairs.begin(); run != pairs.end() && count < box::kFirstBlocks;
+         ++run)
+        record_->blocks[count++] = {Narrow(run->local), Narrow(run->remote), Narrow(run->count)};
+    record_->num_blocks = Narrow(pairs.size());
+    record_->digest = 0;
+    if (pairs.size() <= box::kFirstBlocks) return;
     uint64_t digest = 0xCBF29CE484222325;
     const auto add = [&digest](uint64_t number) { digest = (digest ^ number) * 0x100000001B3; };
-    size_t count = 0;
-    for (const BlockRun &run : scratch_->pairs) {
+    for (const BlockRun &run : pairs) {
         add(run.local);
         add(run.remote);
         add(run.count);
-        if (count < box::kFirstBlocks)
-            record_->blocks[count] = {Narrow(run.local), Narrow(run.remote), Narrow(run.count)};
-        ++count;
     }
-    record_->num_blocks = Narrow(count);
     record_->digest = digest;
 }
 
 void CallRecord::Ended(const Status &status) {
     if (record_ == nullptr) return;
+    thread_.record = scratch_->record = nullptr;
     SetBlocks();
-    ThisThreadsRecord() = nullptr;
     record_->status = status.code();
     record_->end_ns = MonotonicNs();
-    const uint64_t number = Box::NumberOf(*record_);
     // Before the record: a call that has failed has its text when it can be seen.
-    if (!status.ok()) box_->Tell(box::kTexts, status.text(), number);
+    if (!status.ok()) box_->Tell(box::kTexts, status.text(), Box::NumberOf(*record_));
     Box::Commit(record_);
     record_ = nullptr;
 }
 
-// A push has several transfers, one for each layer: the record spans them.
-void CallObserver::OnTransfer(const TransferRecord &transfer) {
-    box::Record *const record = ThisThreadsRecord();
-    if (record == nullptr) return;
-    record->link = transfer.link->number();
-    if (record->turn_ns == 0) record->turn_ns = AsNs(transfer.times.turn);
-    if (record->first_byte_ns == 0) record->first_byte_ns = AsNs(transfer.times.first_byte);
-    record->bytes += transfer.bytes_moved();
-    for (size_t path = 0; path < kNumPaths; ++path) {
-        if (transfer.moved[path] != 0) record->paths |= 1U << path;
-    }
+void AddTo(box::Record *record, uint32_t link, const TransferScratch &scratch) {
+    record->link = link;
+    if (record->turn_ns == 0) record->turn_ns = AsNs(scratch.times.turn);
+    if (record->first_byte_ns == 0) record->first_byte_ns = AsNs(scratch.times.first_byte);
+    const PathBytes &moved = scratch.moved;
+    static_assert(kNumPaths == 4);
+    record->bytes += moved[0] + moved[1] + moved[2] + moved[3];
+    const auto bit = [&moved](uint32_t path) { return uint32_t{moved[path] != 0} << path; };
+    record->paths |= bit(0) | bit(1) | bit(2) | bit(3);
 }
 
 TransferId ThisTransfersId() {
-    const box::Record *const record = ThisThreadsRecord();
-    const TransferContext &context = ThisThreadsContext();
+    const box::Record *const record = ThisTransferThread().record;
+    const TransferContext &context = ThisTransferThread().context;
     TransferId id;
     PutBigEndian(record != nullptr ? record->id_high : context.trace_high, id.data());
     PutBigEndian(record != nullptr ? record->id_low : context.trace_low, id.data() + 8);

@@ -8,7 +8,7 @@
 #include "base/box.h"
 #include "base/status.h"
 #include "engine/scratch.h"
-#include "engine/transfer_record.h"
+#include "engine/transfer_context.h"
 #include "llm_datadist.h"
 
 namespace lldd {
@@ -33,23 +33,20 @@ public:
     void Ended(const Status &status);
 
 private:
-    friend class CallObserver;
+    // All of what is asked, where only some of it has a meaning.
+    void SetNothing();
     void SetKey(const lldd_cache_key &key);
     void SetBlocks();
 
     Box *const box_;
     TransferScratch *const scratch_;
+    TransferThread &thread_;
     box::Record *record_;
 };
 
-// Adds what only the transfer itself knows to the record of the call that it is part of.
-class CallObserver final : public TransferObserver {
-public:
-    void OnTransfer(const TransferRecord &transfer) override;
-};
-
-// The id of the transfer that this thread is in: that of its record, or of its context; zeros.
-TransferId ThisTransfersId();
+// A transfer over that link is over: adds what only it knows to the record of the call that it is part
+// of. A push has several, one for each layer, and the record spans them.
+void AddTo(box::Record *record, uint32_t link, const TransferScratch &scratch);
 
 // Runs a call, and writes it down if there is a box.
 template <typename Body, typename... Args>

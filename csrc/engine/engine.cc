@@ -131,7 +131,6 @@ Status Engine::Start(const lldd_config &config) {
     transfer_options.strict_hardware = strict_hardware_;
     LLDD_RETURN_IF_ERROR(VerifyOn(device_.get(), &transfer_options.verified_on));
     transfer_options.has_device_pool = device_pool_.pages != nullptr;
-    observers_.Add(&call_observer_, TransferObservers::Wants::kSteps, box_ != nullptr);
     transfers_ = std::make_unique<Transfers>(
         &store_, &in_use_, directory_.get(), &observers_,
         Mismatches(&notices_, strict_hardware_ || ChecksWanted()), transfer_options);

@@ -14,7 +14,6 @@
 #include "base/status.h"
 #include "engine/cache_store.h"
 #include "engine/call_gate.h"
-#include "engine/call_record.h"
 #include "engine/groups.h"
 #include "engine/heartbeats.h"
 #include "engine/link_acceptor.h"
@@ -139,7 +138,6 @@ private:
     std::unique_ptr<Heartbeats> heartbeats_;
     std::unique_ptr<Groups> groups_;
     TransferObservers observers_;
-    CallObserver call_observer_;
     std::unique_ptr<Transfers> transfers_;
     std::unique_ptr<LocalCopies> copies_;
 };

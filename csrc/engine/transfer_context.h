@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "base/box_format.h"
+
 namespace lldd {
 
 struct TransferContext {
@@ -13,9 +15,16 @@ struct TransferContext {
     uint64_t span = 0;
 };
 
-inline TransferContext &ThisThreadsContext() {
-    static thread_local TransferContext context;
-    return context;
+// What is kept for each thread that asks for transfers.
+struct TransferThread {
+    TransferContext context;
+    uint32_t id = 0;                // of the kernel; 0: not asked yet
+    box::Record *record = nullptr;  // of the call that it is in
+};
+
+inline TransferThread &ThisTransferThread() {
+    static thread_local TransferThread thread;
+    return thread;
 }
 
 }  // namespace lldd

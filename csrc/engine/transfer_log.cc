@@ -46,9 +46,10 @@ void TransferLog::Tell(const TransferRecord &record) const {
         "%s%s over %s%s: %llu blocks, %llu of %llu bytes by %s, %.3f ms (%.3f of them waiting for "
         "the link), %s%s%s",
         slow ? "slow: " : "", TransferText(record).c_str(), LinkText(*record.link).c_str(),
-        IdText(record.id).c_str(), Printable(record.blocks()), Printable(record.bytes_moved()),
-        Printable(record.bytes), PathsText(record.moved).c_str(), ms, waited,
-        StatusName(record.status->code()), record.ok() ? "" : ": ", record.status->text().c_str());
+        IdText(ThisTransfersId()).c_str(), Printable(record.blocks()),
+        Printable(record.bytes_moved()), Printable(record.bytes), PathsText(record.moved).c_str(),
+        ms, waited, StatusName(record.status->code()), record.ok() ? "" : ": ",
+        record.status->text().c_str());
 }
 
 }  // namespace lldd

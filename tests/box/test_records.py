@@ -36,7 +36,7 @@ def test_each_call_has_its_record(folder: Path) -> None:
     assert [call.kind for call in box.calls] == ["pull", "pull", "push", "copy_blocks"]
     assert all(call.whole and call.cache_id == puller.cache.cache_id for call in box.calls)
     assert pull.blocks == ((0, 3, 2), (6, 1, 1))
-    assert pull.digest == layout.digest(list(pull.blocks))
+    assert (pull.digest, pull.runs) == (0, pull.blocks)
     assert (pull.peer, pull.key_model, pull.outcome, pull.bytes) == (OWNER, 0, "ok", 3 * 2 * 128)
     assert (pull.num_src, pull.num_dst, pull.path) == (3, 3, "cma")
     assert pull.entry_ns <= pull.turn_ns <= pull.first_byte_ns <= pull.end_ns <= failed.entry_ns
@@ -48,6 +48,15 @@ def test_each_call_has_its_record(folder: Path) -> None:
     assert (push.blocks, push.bytes) == (((2, 5, 1),), 2 * 128)
     assert (copy.blocks, copy.peer) == (((2, 1, 1),), 0)
     assert len({call.id for call in box.calls}) == 4
+
+
+def test_long_lists_have_their_first_runs_and_a_digest(folder: Path) -> None:
+    with pair() as (_, puller):
+        puller.pull(KEY, [0, 2, 4, 6, 7], [7, 5, 3, 0, 1])
+    (call,) = of(folder, PULLER).calls
+    runs = [(7, 0, 1), (5, 2, 1), (3, 4, 1), (0, 6, 2)]
+    assert (call.num_blocks, call.runs, list(call.blocks)) == (4, None, runs[:3])
+    assert call.digest == layout.digest(runs)
 
 
 def test_both_ends_have_the_events_of_their_link(folder: Path) -> None:
@@ -112,7 +121,6 @@ def check_each(box: Box) -> None:
         if call.whole:
             each = call.key_model % 1000
             assert call.blocks == ((each % 5, each % 8, 1),)
-            assert call.digest == layout.digest(list(call.blocks))
             assert call.outcome == "LLM_NOT_YET_LINK"
 
 
