@@ -4,9 +4,11 @@
     nox                    lint, types and docs: what .ci/run begins with
     nox -s docs            the documentation site, in build/site/; every warning is an error
     nox -s tests           the test suite; arguments after -- go to pytest
+    nox -s coverage        lines and branches of Python, engine and mock: half an hour
     nox -s tidy            clang-tidy, on what build/compile_commands.json lists
     nox -s threads         clang's check of which lock guards what, in all C++ sources
     nox -s format          rewrite what ruff and clang-format would write otherwise
+    nox -s abi             what the C ABI promised is there, by release/abi and abidiff
     nox -s wheels          the wheels of a release into dist/, see release/wheels.py
     nox -s systems         try them in clean Debian systems, as root, see release/roots.py
 
@@ -108,6 +110,20 @@ def threads(session: nox.Session) -> None:
     """Have clang check which lock guards what, in the sources of both libraries."""
     _install(session, "-e", ".[test]")
     session.run("python", "-m", "tests.support.thread_safety")
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Measure which lines and branches of Python, engine and mock the suite runs."""
+    _install(session, "-e", ".[test,coverage]")
+    session.run("python", "-m", "tests.coverage", *session.posargs)
+
+
+@nox.session
+def abi(session: nox.Session) -> None:
+    """Compare the C ABI with what release/abi records; with abidiff, too, where it is installed."""
+    _install(session, "-e", ".[test]")
+    session.run("python", "-m", "release.abi", "--abidiff")
 
 
 @nox.session
