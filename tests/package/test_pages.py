@@ -17,7 +17,7 @@ DOCS = ROOT / "docs"
 # In the order of reading. Each begins with code that is run here.
 PAGES = (
     *("quickstart", "concepts", "connector", "strict", "faults", "parallel", "testing"),
-    *("variables", "ci", "glossary", "fabrics"),
+    *("variables", "ci", "glossary", "fabrics", "trace"),
 )
 BLOCK = re.compile(r"^```python\n# file: (\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # Of the cases of the connector suite, which the example's test runs all of.
