@@ -22,7 +22,7 @@ struct LinkOptions {
     // Raised when the engine is closed; outlives every link. Null: it is not.
     const Interruption *closing = nullptr;
     TrafficTotals *totals = nullptr;  // see Link::Identity
-    Box *box = nullptr;  // is told of links; null: there is none
+    Box *box = nullptr;               // is told of links; null: there is none
 
     bool one_way() const { return link_style == LLDD_LINK_STYLE_ONE_WAY; }
     // A new greeting, with a nonce of its own.
