@@ -57,7 +57,7 @@ def test_what_the_pages_show_works(tmp_path: Path) -> None:
 
 
 # Fragments that begin in the middle of a program.
-FRAGMENTS = {"ascend": 1, "faults": 1, "zh/ascend": 1}
+FRAGMENTS = {"ascend": 1, "faults": 1, "telemetry": 1, "zh/ascend": 1}
 
 
 def test_each_block_of_python_is_run() -> None:
