@@ -33,7 +33,7 @@ MIRROR = "http://deb.debian.org/debian"
 PACKAGES = ("hypothesis", "numpy", "cffi", "pytest", "pytest-mock", "pytest-xdist", "setuptools")
 BACKPORTS = ("exceptiongroup", "tomli", "typing_extensions", "colorama", "sortedcontainers")
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
-# The emulation is some thirty times slower, and has no process_vm_readv.
+# The emulation is slow, and has no process_vm_readv.
 EMULATED_TESTS = ("-k", "test_pull_blocks and tcp")
 GLIBCS = ("2014", "_2_17", "_2_27", "_2_28")
 # The magic of an ELF file for aarch64, with a mask, as binfmt_misc wants them.
