@@ -43,7 +43,8 @@ MockConnection::MockConnection(DeviceParts *device, const ConnectionSetup &setup
       link_{setup.nonce, setup.key},
       passage_(std::make_shared<PeerPassage>(setup.end, setup.peer,
                                              device->memory->SnapshotMark(setup.nonce))),
-      fault_link_{setup.peer, setup.streams, &passage_->peer_gone()},
+      fault_link_{setup.peer, setup.streams, &passage_->peer_gone(),
+                  [this](bool mute) { Mute(mute); }},
       peer_(device->settings, std::move(peer)),
       known_(device->memory->known()),
       tcp_(setup.streams, passage_->peer_gone()) {}
@@ -94,6 +95,7 @@ Status MockConnection::TakeChannel(ChannelGift gift, pid_t pid, ChannelGift *own
 Status MockConnection::DialChannel(const Deadline &deadline) {
     if (!peer_.WantsChannel()) {
         peer_.DecidePaths();
+        BeginFaultLink(&fault_link_);
         return Status::Ok();
     }
     LinkPage page;
@@ -117,6 +119,7 @@ Status MockConnection::DialChannel(const Deadline &deadline) {
         peer_.IsElsewhere(exchanged.text());
     }
     peer_.DecidePaths();
+    BeginFaultLink(&fault_link_);
     return Status::Ok();
 }
 
@@ -125,6 +128,7 @@ Status MockConnection::Confirm() {
     // Whoever comes over the channel from now on comes too late: transfers use what was taken.
     device_->channel->Forget(link_.nonce);
     peer_.DecidePaths();
+    BeginFaultLink(&fault_link_);
     return Status::Ok();
 }
 
@@ -291,6 +295,17 @@ void MockConnection::ServeStream(Fd stream) {
     const TcpServer::Owner owner{device_->memory.get(),  &device_->serve_lock, passage_->mark(),
                                  &passage_->peer_gone(), fault_link_.streams,  &order_};
     server_ = std::make_unique<TcpServer>(device_->loop, owner, std::move(stream));
+    if (mute_) server_->Mute(true);
+}
+
+// EndAccess waits for what is posted here.
+void MockConnection::Mute(bool mute) {
+    fault_link_.streams->Mute(mute);
+    device_->loop->Post([this, mute] {
+        LLDD_ON_IO_THREAD(*device_->loop);
+        mute_ = mute;
+        if (server_ != nullptr) server_->Mute(mute);
+    });
 }
 
 // A push of the peer has failed.
@@ -344,6 +359,7 @@ Status MockConnection::Close(const Deadline &deadline) {
 
 Status MockConnection::EndAccess(const Deadline &deadline) {
     closed_.store(true);
+    EndFaultLink(&fault_link_);
     // On the I/O thread no step of the stream is under way, and the exchange over the channel can
     // no longer be completed.
     device_->loop->RunAndWait([this] {

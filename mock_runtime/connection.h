@@ -48,6 +48,7 @@ private:
 
     Status TakeChannel(ChannelGift gift, pid_t pid, ChannelGift *own);
     ChannelGift OwnGift() const;
+    void Mute(bool mute);
     Status EndAccess(const Deadline &deadline);
 
     Status Transfer(Direction direction, const Run *runs, size_t count, const Deadline &deadline);
@@ -75,6 +76,7 @@ private:
     TcpPath tcp_;
     PathBytes moved_{};
 
+    bool mute_ LLDD_GUARDED_BY(*device_->loop) = false;
     std::unique_ptr<TcpServer> server_ LLDD_GUARDED_BY(*device_->loop);
     RequestOrder order_ LLDD_GUARDED_BY(*device_->loop);
     std::atomic<bool> closed_{false};

@@ -2,6 +2,7 @@
 #include "mock_runtime/fault_script.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cstdlib>
 
@@ -12,24 +13,26 @@ using std::chrono::nanoseconds;
 
 // In the order of FaultPoint.
 constexpr FaultPointInfo kPoints[kFaultPoints] = {
-    //               waits  bytes  peer   drop   corrupt
-    {"open_device", true, false, false, false, false},
-    {"pool", true, false, false, false, false},
-    {"commit", true, false, false, false, false},
-    {"register", true, false, false, false, false},
-    {"unregister", true, false, false, false, false},
-    {"copy", true, true, false, false, false},
+    //               waits  bytes  peer   drop   corrupt call
+    {"open_device", true, false, false, false, false, true},
+    {"pool", true, false, false, false, false, true},
+    {"commit", true, false, false, false, false, true},
+    {"register", true, false, false, false, false, true},
+    {"unregister", true, false, false, false, false, true},
+    {"copy", true, true, false, false, false, true},
     // On the I/O thread, which all links of the process need.
-    {"endpoint", false, false, false, false, false},
-    {"connect", true, false, true, true, false},
-    {"accept", false, false, true, true, false},
-    {"confirm", false, false, true, true, false},
-    {"read", true, true, true, true, true},
-    {"write", true, true, true, true, true},
-    {"close", false, false, true, false, false},
+    {"endpoint", false, false, false, false, false, true},
+    {"connect", true, false, true, true, false, true},
+    {"accept", false, false, true, true, false, true},
+    {"confirm", false, false, true, true, false, true},
+    {"read", true, true, true, true, true, true},
+    {"write", true, true, true, true, true, true},
+    {"close", false, false, true, false, false, true},
+    {"link", false, false, true, false, false, false},
 };
 
 constexpr uint32_t kEveryPoint = (uint32_t{1} << kFaultPoints) - 1;
+constexpr uint32_t kLinkBit = uint32_t{1} << static_cast<uint32_t>(FaultPoint::kLink);
 // Calls without a deadline are held up as well.
 constexpr nanoseconds kLongestDelay = std::chrono::seconds(60);
 
@@ -86,6 +89,13 @@ bool ParseProbability(const std::string &text, double *probability) {
     return *end == '\0' && *probability <= 1;
 }
 
+bool ParseName(const std::string &text, std::string *name) {
+    *name = text;
+    return !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char letter) {
+        return std::isalnum(letter) != 0 || letter == '_' || letter == '-' || letter == '.';
+    });
+}
+
 bool ParseStatus(const std::string &text, lldd_status *status) {
     uint64_t number = 0;
     if (!StatusNamed(text, status)) {
@@ -110,7 +120,7 @@ struct KnownWord {
 constexpr KnownWord kWords[] = {
     {"status", "a name such as LLM_TIMEOUT, or a number from 1 to 0xFFFFFFFF",
      [](const std::string &value, FaultRule *rule) { return ParseStatus(value, &rule->status); },
-     nullptr, nullptr},
+     &FaultPointInfo::is_call, "it is no call"},
     {"drop", nullptr, [](const std::string &, FaultRule *rule) { return rule->drop = true; },
      &FaultPointInfo::can_drop, "it has no link that could be broken off"},
     {"delay", kTimesAllowed,
@@ -124,6 +134,11 @@ constexpr KnownWord kWords[] = {
          return ParseWithUnit(value, kRates, &rule->bytes_per_second) && rule->bytes_per_second > 0;
      },
      &FaultPointInfo::moves_bytes, "it moves no bytes"},
+    {"nic", "the name of a port: letters, digits, '_', '-' and '.'",
+     [](const std::string &value, FaultRule *rule) { return ParseName(value, &rule->nic); },
+     &FaultPointInfo::moves_bytes, "it moves no bytes"},
+    {"mute", nullptr, [](const std::string &, FaultRule *rule) { return rule->mute = true; },
+     nullptr, nullptr},
     {"corrupt", kPositive,
      [](const std::string &value, FaultRule *rule) {
          return ParseNumber(value, &rule->corrupt) && rule->corrupt > 0;
@@ -193,10 +208,16 @@ public:
             return Refuse("corrupt",
                           "stands beside a status or a drop, with which no bytes are moved");
         }
+        if (rule_.has_port() && rule_.bytes_per_second == 0) {
+            return Refuse("nic", "stands without the bandwidth= of the port");
+        }
+        if (rule_.mute && !every_point_ && rule_.points != kLinkBit) {
+            return Refuse("mute", "is possible at link alone");
+        }
         if (!HasEffect(kEveryPoint)) {
             return Refuse(words[0],
                           "has nothing that happens there; add one of status, drop, "
-                          "delay, jitter, bandwidth, corrupt");
+                          "delay, jitter, bandwidth, corrupt, or mute for link");
         }
         if (every_point_) KeepWhatCanHappen();
         *rule = std::move(rule_);
@@ -262,7 +283,8 @@ private:
         const bool waits = rule_.delay.count() > 0 || rule_.jitter.count() > 0;
         for (size_t i = 0; i < kFaultPoints; ++i) {
             if ((points & (uint32_t{1} << i)) == 0) continue;
-            if (rule_.status != LLDD_SUCCESS || (rule_.drop && kPoints[i].can_drop) ||
+            if ((rule_.status != LLDD_SUCCESS && kPoints[i].is_call) ||
+                (rule_.mute && !kPoints[i].is_call) || (rule_.drop && kPoints[i].can_drop) ||
                 (rule_.corrupt != 0 && kPoints[i].can_corrupt) || (waits && kPoints[i].waits) ||
                 (rule_.bytes_per_second > 0 && kPoints[i].moves_bytes)) {
                 return true;

@@ -3,6 +3,7 @@
 //     read status=LLM_LINK_BUSY after=3 times=1 peer=7
 //     read,write delay=20ms jitter=5ms bandwidth=100MB/s
 //     * status=507053 probability=0.01 seed=4
+//     link mute peer=7
 //
 // The first word says at which points, the others what happens there and when. docs/faults.md
 // explains each of them.
@@ -21,7 +22,7 @@
 
 namespace lldd::mock {
 
-// Where a fault can happen: each is one call of runtime.h.
+// Where a fault can happen: each but the last is one call of runtime.h.
 enum class FaultPoint : uint32_t {
     kOpenDevice,
     kPool,
@@ -36,8 +37,9 @@ enum class FaultPoint : uint32_t {
     kRead,
     kWrite,
     kClose,
+    kLink,  // no call: a link, as long as it is there
 };
-constexpr size_t kFaultPoints = static_cast<size_t>(FaultPoint::kClose) + 1;
+constexpr size_t kFaultPoints = static_cast<size_t>(FaultPoint::kLink) + 1;
 
 struct FaultPointInfo {
     const char *name;
@@ -46,6 +48,7 @@ struct FaultPointInfo {
     bool knows_peer;   // belongs to a link
     bool can_drop;     // and the link can be broken off there
     bool can_corrupt;  // of the bytes that it moves over a link, one can be changed
+    bool is_call;      // and so can return a status; what is not, can be mute
 };
 const FaultPointInfo &InfoOf(FaultPoint point);
 
@@ -59,7 +62,9 @@ struct FaultRule {
     std::chrono::nanoseconds delay{0};
     std::chrono::nanoseconds jitter{0};  // the most that is added to `delay`
     uint64_t bytes_per_second = 0;       // 0: no limit
-    uint64_t corrupt = 0;                // the byte that is changed, from 1; 0: none
+    std::string nic;                     // the port that has them; "": each call has them
+    bool mute = false;
+    uint64_t corrupt = 0;  // the byte that is changed, from 1; 0: none
 
     // When.
     std::optional<uint64_t> peer;
@@ -72,6 +77,7 @@ struct FaultRule {
     bool is_at(FaultPoint point) const {
         return (points & (uint32_t{1} << static_cast<uint32_t>(point))) != 0;
     }
+    bool has_port() const { return !nic.empty(); }
     bool ends_the_call() const { return status != LLDD_SUCCESS || drop; }
 };
 

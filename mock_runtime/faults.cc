@@ -8,8 +8,10 @@
 #include <array>
 #include <cerrno>
 #include <condition_variable>
+#include <map>
 #include <memory>
 #include <random>
+#include <utility>
 
 #include "base/fd.h"
 #include "base/fork.h"
@@ -27,6 +29,8 @@ using std::chrono::nanoseconds;
 // Longer than any deadline, and short enough to be added to a point in time.
 constexpr double kLongestSeconds = 1e6;
 constexpr size_t kLongestScript = 1 << 20;
+// Bytes per second: only its ports make a flow slower.
+constexpr double kFastest = 1e18;
 
 struct Counts {
     uint64_t calls = 0;
@@ -54,7 +58,7 @@ struct ActiveRule {
             time += nanoseconds(
                 static_cast<int64_t>(NextFraction() * static_cast<double>(rule.jitter.count())));
         }
-        if (rule.bytes_per_second > 0) {
+        if (rule.bytes_per_second > 0 && !rule.has_port()) {
             const double seconds =
                 static_cast<double>(bytes) / static_cast<double>(rule.bytes_per_second);
             time += nanoseconds(static_cast<int64_t>(std::min(seconds, kLongestSeconds) * 1e9));
@@ -70,10 +74,34 @@ struct ActiveRule {
     std::mt19937_64 random;
     Counts counts;
     bool of_environment = false;
-    bool removed = false;
+    std::atomic<bool> removed{false};
 };
 
 using RulePtr = std::shared_ptr<ActiveRule>;
+
+bool IsGone(const FaultLink *link) {
+    return link != nullptr && link->peer_gone != nullptr && link->peer_gone->load();
+}
+
+bool AreRemoved(const std::vector<RulePtr> &rules) {
+    return std::all_of(rules.begin(), rules.end(),
+                       [](const RulePtr &rule) { return rule->removed.load(); });
+}
+
+// Each port that a rule names, once.
+std::vector<Port> PortsOf(const std::vector<RulePtr> &rules) {
+    std::map<std::string, double> rates;
+    for (const RulePtr &each : rules) {
+        if (!each->rule.has_port()) continue;
+        const auto rate = static_cast<double>(each->rule.bytes_per_second);
+        const auto [place, added] = rates.emplace("nic " + each->rule.nic, rate);
+        if (!added) place->second = std::min(place->second, rate);
+    }
+    std::vector<Port> ports;
+    ports.reserve(rates.size());
+    for (const auto &[name, rate] : rates) ports.push_back({name, rate});
+    return ports;
+}
 
 struct Faults {
     Mutex mutex;
@@ -82,6 +110,8 @@ struct Faults {
     std::array<Counts, kFaultPoints> points LLDD_GUARDED_BY(mutex);
     uint64_t last_id LLDD_GUARDED_BY(mutex) = 0;
     std::string environment LLDD_GUARDED_BY(mutex);
+    // With the rules that keep each of them mute.
+    std::map<const FaultLink *, std::vector<RulePtr>> links LLDD_GUARDED_BY(mutex);
 
     std::vector<uint64_t> AddLocked(std::vector<FaultRule> added, bool of_environment)
         LLDD_REQUIRES(mutex) {
@@ -90,6 +120,7 @@ struct Faults {
             rules.push_back(std::make_shared<ActiveRule>(std::move(rule), ++last_id));
             rules.back()->of_environment = of_environment;
             ids.push_back(last_id);
+            for (auto &[link, muting] : links) MeetLinkLocked(rules.back(), link, &muting);
         }
         fault_rules_set.store(!rules.empty(), std::memory_order_relaxed);
         return ids;
@@ -103,7 +134,52 @@ struct Faults {
         });
         rules.erase(kept, rules.end());
         fault_rules_set.store(!rules.empty(), std::memory_order_relaxed);
+        for (auto &[link, muting] : links) {
+            const bool was_mute = !muting.empty();
+            muting.erase(std::remove_if(muting.begin(), muting.end(),
+                                        [](const RulePtr &rule) { return rule->removed.load(); }),
+                         muting.end());
+            if (was_mute && muting.empty()) link->mute(false);
+        }
         changed.notify_all();
+        Ports::OfThisProcess().WakeAll();
+    }
+
+    void MeetLinkLocked(const RulePtr &rule, const FaultLink *link, std::vector<RulePtr> *muting)
+        LLDD_REQUIRES(mutex) {
+        if (!rule->rule.is_at(FaultPoint::kLink)) return;
+        if (rule->rule.peer.has_value() && link->peer != *rule->rule.peer) return;
+        Counts &counts = points[static_cast<size_t>(FaultPoint::kLink)];
+        ++counts.calls;
+        if (!rule->Fires()) return;
+        ++counts.fired;
+        muting->push_back(rule);
+        if (muting->size() == 1) link->mute(true);
+    }
+
+    // A transfer over a link that is mute waits until it is not.
+    Status AwaitVoiceLocked(UniqueLock *lock, const Deadline &deadline, const FaultLink *link)
+        LLDD_REQUIRES(mutex) {
+        const auto rule = [&]() LLDD_REQUIRES(mutex) -> const ActiveRule * {
+            const auto found = links.find(link);
+            return found == links.end() || found->second.empty() ? nullptr : found->second[0].get();
+        };
+        WaitUntil(changed, lock->native(), deadline,
+                  [&]() LLDD_REQUIRES(mutex) { return rule() == nullptr || IsGone(link); });
+        if (rule() == nullptr || IsGone(link)) return Status::Ok();
+        return Failure(LLDD_TIMEOUT, "not done in time: the link is mute by the fault rule \"%s\"",
+                       rule()->rule.text.c_str());
+    }
+
+    // Waits for so long; a peer that goes and rules that are taken away end it. False: longer than
+    // the deadline allows.
+    bool WaitLocked(UniqueLock *lock, const std::vector<RulePtr> &firing, nanoseconds time,
+                    const Deadline &deadline, const FaultLink *link) LLDD_REQUIRES(mutex) {
+        if (time.count() == 0) return true;
+        const auto end = Deadline::Clock::now() + time;
+        WaitUntil(changed, lock->native(), deadline.OrAt(end),
+                  [&] { return IsGone(link) || AreRemoved(firing); });
+        return end <= deadline.when() && deadline.cause() == InterruptCause::kNone;
     }
 
     // The rules that fire for a call, up to the first that ends it.
@@ -126,10 +202,6 @@ struct Faults {
 };
 
 Faults &Current() { return OfThisProcess<Faults>(); }
-
-bool IsGone(const FaultLink *link) {
-    return link != nullptr && link->peer_gone != nullptr && link->peer_gone->load();
-}
 
 Status ReadScript(const std::string &value, std::string *script) {
     if (value.empty() || value[0] != '@') {
@@ -159,6 +231,9 @@ Status MeetFaults(FaultPoint point, const Deadline &deadline, const FaultLink *l
     Faults &faults = Current();
     const FaultPointInfo &info = InfoOf(point);
     UniqueLock lock(faults.mutex);
+    if (info.moves_bytes && link != nullptr) {
+        LLDD_RETURN_IF_ERROR(faults.AwaitVoiceLocked(&lock, deadline, link));
+    }
     const std::vector<RulePtr> firing = faults.FiringLocked(point, link);
     if (firing.empty()) return Status::Ok();
     nanoseconds time{0};
@@ -167,18 +242,20 @@ Status MeetFaults(FaultPoint point, const Deadline &deadline, const FaultLink *l
         if (corrupt != nullptr && each->rule.corrupt != 0) *corrupt = each->rule.corrupt;
     }
     const ActiveRule &last = *firing.back();
-    if (time.count() > 0) {
-        const auto end = Deadline::Clock::now() + time;
-        const bool in_time = end <= deadline.when();
-        const bool released = WaitUntil(faults.changed, lock.native(), deadline.OrAt(end), [&] {
-            return IsGone(link) || std::all_of(firing.begin(), firing.end(),
-                                               [](const RulePtr &r) { return r->removed; });
-        });
-        if (IsGone(link)) return Status::Ok();
-        if (!released && (!in_time || deadline.cause() != InterruptCause::kNone)) {
-            return Failure(LLDD_TIMEOUT, "not done in time: held up by the fault rule \"%s\"",
-                           last.rule.text.c_str());
-        }
+    bool in_time = faults.WaitLocked(&lock, firing, time, deadline, link);
+    std::vector<Port> ports = PortsOf(firing);
+    if (in_time && !ports.empty() && bytes > 0) {
+        lock.Unlock();
+        Ports::Time passed;
+        Ports::Flow flow(std::move(ports), static_cast<double>(bytes), kFastest);
+        const auto ended = [&] { return IsGone(link) || AreRemoved(firing); };
+        in_time = flow.Await(deadline, ended, &passed);
+        lock.Lock();
+    }
+    if (IsGone(link)) return Status::Ok();
+    if (!in_time && !AreRemoved(firing)) {
+        return Failure(LLDD_TIMEOUT, "not done in time: held up by the fault rule \"%s\"",
+                       last.rule.text.c_str());
     }
     if (last.rule.status != LLDD_SUCCESS) {
         const lldd_status status = last.rule.status;
@@ -195,6 +272,19 @@ Status MeetFaults(FaultPoint point, const Deadline &deadline, const FaultLink *l
         }
     }
     return Status::Ok();
+}
+
+void BeginFaultLink(const FaultLink *link) {
+    Faults &faults = Current();
+    MutexLock lock(faults.mutex);
+    std::vector<RulePtr> &muting = faults.links[link];
+    for (const RulePtr &rule : faults.rules) faults.MeetLinkLocked(rule, link, &muting);
+}
+
+void EndFaultLink(const FaultLink *link) {
+    Faults &faults = Current();
+    MutexLock lock(faults.mutex);
+    faults.links.erase(link);
 }
 
 void WakeHeldUpCalls() {

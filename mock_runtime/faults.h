@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "base/deadline.h"
@@ -21,7 +22,14 @@ struct FaultLink {
     uint64_t peer = 0;
     StreamProvider *streams = nullptr;
     const std::atomic<bool> *peer_gone = nullptr;  // ends a wait; null: not known yet
+    // Makes this end of the link mute, or no longer. Any thread; does not wait.
+    std::function<void(bool)> mute = nullptr;
 };
+
+// A link that is there from now on, which rules can make mute, and one that ends: `mute` is not
+// called afterwards.
+void BeginFaultLink(const FaultLink *link);
+void EndFaultLink(const FaultLink *link);
 
 extern std::atomic<bool> fault_rules_set;
 

@@ -36,7 +36,7 @@ bool WouldBlock(ssize_t result) { return result < 0 && (errno == EAGAIN || errno
 
 TcpServer::TcpServer(std::shared_ptr<EventLoop> loop, const Owner &owner, Fd stream)
     : loop_(std::move(loop)), owner_(owner), stream_(std::move(stream)) {
-    token_ = loop_->Watch(stream_.get(), EPOLLIN, [this](uint32_t) { OnEvent(); });
+    token_ = loop_->Watch(stream_.get(), EPOLLIN, [this](uint32_t events) { OnEvent(events); });
     watched_events_ = EPOLLIN;
 }
 
@@ -50,8 +50,21 @@ void TcpServer::WatchFor(uint32_t events) {
     watched_events_ = events;
 }
 
-void TcpServer::OnEvent() {
+void TcpServer::WatchForPhase() {
+    if (mute_) return WatchFor(0);
+    WatchFor(phase_ == Phase::kBytesOut || phase_ == Phase::kAnswer ? EPOLLOUT : EPOLLIN);
+}
+
+void TcpServer::Mute(bool mute) {
     LLDD_ON_IO_THREAD(*loop_);
+    mute_ = mute;
+    if (phase_ != Phase::kClosed) WatchForPhase();
+}
+
+void TcpServer::OnEvent(uint32_t events) {
+    LLDD_ON_IO_THREAD(*loop_);
+    // A stream that both ends have ended is not of use to anybody.
+    if (mute_ && (events & (EPOLLHUP | EPOLLERR)) == 0) return;
     turn_ = 0;
     Step step = Step::kGoOn;
     while (step == Step::kGoOn && turn_ < kTurnBytes) step = Advance();
@@ -62,7 +75,7 @@ void TcpServer::OnEvent() {
         stream_.Close();
         return;
     }
-    WatchFor(phase_ == Phase::kBytesOut || phase_ == Phase::kAnswer ? EPOLLOUT : EPOLLIN);
+    WatchForPhase();
 }
 
 TcpServer::Step TcpServer::Advance() {

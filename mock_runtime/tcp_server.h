@@ -39,6 +39,9 @@ public:
     TcpServer(const TcpServer &) = delete;
     TcpServer &operator=(const TcpServer &) = delete;
 
+    // Neither reads nor sends until told otherwise. On the I/O thread.
+    void Mute(bool mute);
+
     // Whether the peer has given up what it asked for last.
     bool IsOver() const { return owner_.order->IsOver(answer_.id); }
 
@@ -47,7 +50,8 @@ private:
     // What a step of a phase came to.
     enum class Step { kGoOn, kBlocked, kClose };
 
-    void OnEvent();
+    void OnEvent(uint32_t events);
+    void WatchForPhase();
     Step Advance();
     Step ReadHead();
     Step ReadRuns();
@@ -66,6 +70,7 @@ private:
     Fd stream_;
     EventLoop::Token token_ = 0;
     uint32_t watched_events_ = 0;
+    bool mute_ = false;
 
     Phase phase_ = Phase::kHead;
     uint64_t taken_ = 0;  // of the head and the runs

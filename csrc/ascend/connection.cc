@@ -247,11 +247,12 @@ void AscendConnection::GoOn() {
 
 Status AscendConnection::AskPeer(const std::string &message, const Deadline &deadline) const {
     if (peer_gone_.load() || peer_passive_) return Status::Ok();
-    const Status asked = streams_->Ask(message, deadline);
+    Status asked = streams_->Ask(message, deadline);
     if (asked.ok()) voice_->Heard();
     // Any other failure is that of a closed connection, which the peer also sees, so it begins
     // nothing.
-    return asked.code() == LLDD_TIMEOUT ? asked : Status::Ok();
+    if (asked.code() != LLDD_TIMEOUT) return Status::Ok();
+    return std::move(asked).WithPrefix(peer_name_ + ": ");
 }
 
 Status AscendConnection::Forget(uint64_t region, const Deadline &deadline) {

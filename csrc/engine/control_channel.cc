@@ -64,17 +64,17 @@ void ControlChannel::Start(std::weak_ptr<void> owner, RequestHandler on_request,
     // The handler must not run before token_ is known.
     MutexLock lock(mutex_);
     owner_ = owner;
-    token_ =
-        loop_->Watch(socket_.get(), EPOLLIN, [this, owner = std::move(owner)](uint32_t events) {
-            const std::shared_ptr<void> alive = owner.lock();
-            LLDD_ON_IO_THREAD(*loop_);
-            if (alive != nullptr) {
-                Guarded([&] {
-                    LLDD_ON_IO_THREAD(*loop_);
-                    OnEvents(events);
-                });
-            }
-        });
+    token_ = loop_->Watch(socket_.get(), mute_ ? 0U : EPOLLIN,
+                          [this, owner = std::move(owner)](uint32_t events) {
+                              const std::shared_ptr<void> alive = owner.lock();
+                              LLDD_ON_IO_THREAD(*loop_);
+                              if (alive != nullptr) {
+                                  Guarded([&] {
+                                      LLDD_ON_IO_THREAD(*loop_);
+                                      OnEvents(events);
+                                  });
+                              }
+                          });
 }
 
 void ControlChannel::SetHeldHandler(std::function<void(size_t bytes)> on_held) {
@@ -169,7 +169,20 @@ void ControlChannel::Send(uint16_t kind, uint32_t request_id, std::string_view b
     if (closed_) return;
     outgoing_.append(head.data(), head.size());
     outgoing_.append(body);
-    if (FlushLocked() && !outgoing_.empty()) loop_->Change(token_, EPOLLIN | EPOLLOUT);
+    if (!mute_ && FlushLocked() && !outgoing_.empty()) WatchLocked();
+}
+
+void ControlChannel::WatchLocked() {
+    const uint32_t waiting = outgoing_.empty() ? 0U : EPOLLOUT;
+    loop_->Change(token_, mute_ ? 0U : EPOLLIN | waiting);
+}
+
+void ControlChannel::Mute(bool mute) {
+    MutexLock lock(mutex_);
+    if (closed_) return;
+    mute_ = mute;
+    if (token_ == 0 || (!mute && !FlushLocked())) return;
+    WatchLocked();
 }
 
 bool ControlChannel::FlushLocked() {
@@ -201,12 +214,12 @@ bool ControlChannel::FlushLocked() {
 void ControlChannel::OnEvents(uint32_t events) {
     {
         MutexLock lock(mutex_);
-        if (closed_) return;
+        if (closed_ || (mute_ && (events & (EPOLLHUP | EPOLLERR)) == 0)) return;
     }
     if ((events & EPOLLOUT) != 0) {
         UniqueLock lock(mutex_);
         const bool usable = FlushLocked();
-        if (usable && outgoing_.empty()) loop_->Change(token_, EPOLLIN);
+        if (usable && outgoing_.empty()) WatchLocked();
         const bool finished = close_after_flush_ && outgoing_.empty();
         lock.Unlock();
         if (!usable || finished) {

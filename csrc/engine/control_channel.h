@@ -108,6 +108,9 @@ public:
     void CloseAfterFlush();
     // Ends the connection for both ends, whose I/O threads see it closed. Any thread; never blocks.
     void Break();
+    // Neither reads nor sends anything until told otherwise: what is to be sent waits. Only an end
+    // that the connection has come to both ways is noticed. Any thread; never blocks.
+    void Mute(bool mute);
     // Closes now: waiting calls fail, no handler runs afterwards (except the one that calls this).
     // on_closed is not called. False if it was closed before.
     bool Close();
@@ -130,6 +133,7 @@ private:
     void OnEvents(uint32_t events) LLDD_REQUIRES(*loop_);
     void Send(uint16_t kind, uint32_t request_id, std::string_view body);
     bool FlushLocked() LLDD_REQUIRES(mutex_);  // false: the connection is broken
+    void WatchLocked() LLDD_REQUIRES(mutex_);  // for what there is to do
     void Dispatch() LLDD_REQUIRES(*loop_);
     // A request: served at once, or when its turn comes. False: too many wait.
     bool Take(const wire::FrameHeader &header, std::string_view body) LLDD_REQUIRES(*loop_);
@@ -177,6 +181,7 @@ private:
     bool closed_ LLDD_GUARDED_BY(mutex_) = false;
     int lost_error_ LLDD_GUARDED_BY(mutex_) = 0;
     bool close_after_flush_ LLDD_GUARDED_BY(mutex_) = false;
+    bool mute_ LLDD_GUARDED_BY(mutex_) = false;
     bool broken_ LLDD_GUARDED_BY(mutex_) =
         false;  // shut down: nothing that comes over it is served
 };

@@ -158,6 +158,7 @@ public:
 
     Status OpenStream(const Deadline &deadline, Fd *stream) override;
     void Break() override { channel_.Break(); }
+    void Mute(bool mute) override { channel_.Mute(mute); }
     Status Ask(std::string_view message, const Deadline &deadline) override;
     bool Quiet() override { return channel_.Quiet(); }
     // The peer's runtime asks, maybe before this end has a connection: then the message waits for

@@ -333,7 +333,7 @@ void LinkAcceptor::OnLinkConfirm(const LinkPtr &link, uint32_t request_id) {
         link->AllowRequests();
         link->Established();
         options_.events->AskOnly(link.get());
-        LogLinkMade(*link);
+        LogLinkMade(options_.box, *link);
     }
     link->channel().Answer(wire::kLinkConfirm, request_id, wire::StatusBody::Of(status).Encode());
     if (!status.ok()) {
@@ -372,7 +372,8 @@ void LinkAcceptor::DropReplaced(const Link &link) {
                    Printable(link.peer()), link.identity().peer_address.ToString().c_str(),
                    old->identity().peer_address.ToString().c_str()));
     }
-    LogLinkEnded(*old, "replaced by one from " + link.identity().peer_address.ToString());
+    LogLinkEnded(options_.box, *old,
+                 "replaced by one from " + link.identity().peer_address.ToString());
     old->channel().Tell(wire::kReplaced, link.identity().peer_address.ToString());
     DropWhenIdle(old, [old] { old->channel().CloseAfterFlush(); });
 }
@@ -385,7 +386,7 @@ bool LinkAcceptor::OnReplaced(const LinkPtr &link, std::string_view body) {
     const std::string from(body);
     link->NoteReason("; replaced by a link from " + from +
                      ", whose client uses the cluster id of this one");
-    LogLinkEnded(*link, "replaced by one from " + from);
+    LogLinkEnded(options_.box, *link, "replaced by one from " + from);
     notices_->Add(
         Format("the link to %s is replaced by one from %s: another client uses cluster id %llu, "
                "too; give each a cluster id of its own",
@@ -408,7 +409,7 @@ void LinkAcceptor::OnUnlink(const LinkPtr &link, uint32_t request_id) {
         link->channel().Answer(wire::kUnlink, request_id, {});
         return;
     }
-    LogLinkEnded(*link, "unlinked by the peer");
+    LogLinkEnded(options_.box, *link, "unlinked by the peer");
     DropWhenIdle(link, [link, request_id] {
         link->channel().Answer(wire::kUnlink, request_id, {});
         link->channel().CloseAfterFlush();
@@ -426,7 +427,7 @@ void LinkAcceptor::OnClosed(const std::weak_ptr<Link> &weak) {
         return;
     }
     if (link->unlinked()) return;
-    LogLinkEnded(*link, std::string("lost: ") + kConnectionClosed);
+    LogLinkEnded(options_.box, *link, std::string("lost: ") + kConnectionClosed);
     const int error = link->channel().lost_error();
     if (error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH) {
         LLDD_LOG(LLDD_LOG_WARNING,

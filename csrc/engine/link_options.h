@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 
+#include "base/box.h"
 #include "base/status.h"
 #include "engine/events.h"
 #include "engine/link.h"
@@ -23,6 +24,7 @@ struct LinkOptions {
     const Interruption *closing = nullptr;
     TrafficTotals *totals = nullptr;  // see Link::Identity
     Events *events = nullptr;         // never null once there are links; outlives them
+    Box *box = nullptr;               // is told of links; null: there is none
 
     bool one_way() const { return link_style == LLDD_LINK_STYLE_ONE_WAY; }
     // A new greeting, with a nonce of its own.

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "engine/call_record.h"
 #include "engine/transfer_steps.h"
 
 namespace lldd {
@@ -57,6 +58,9 @@ Status Transfers::FindLink(uint64_t cluster_id, std::shared_ptr<Link> *link) con
 
 void Transfers::Tell(Status *ended, const Ending &ending, TransferScratch *scratch) const {
     const Status &status = *ended;
+    if (scratch->record != nullptr) AddTo(scratch->record, ending.link.number(), *scratch);
+    const bool watched = observers_->any();
+    if (status.ok() && !watched) return;
     TransferRecord record;
     record.kind = ending.kind;
     record.link = &ending.link;
@@ -70,7 +74,7 @@ void Transfers::Tell(Status *ended, const Ending &ending, TransferScratch *scrat
     record.moved = scratch->moved;
     record.status = ended;
     record.times = scratch->times;
-    if (observers_->any()) {
+    if (watched) {
         record.times.entry =
             ending.deadline.when() - std::chrono::milliseconds(options_.sync_timeout_ms);
         record.times.end = Deadline::Clock::now();

@@ -89,7 +89,8 @@ private:
 
     // Once for each transfer, when it has given the turn back.
     void End(Status *status, const Ending &ending, TransferScratch *scratch) const {
-        if (!status->ok() || observers_->any()) Tell(status, ending, scratch);
+        if (!status->ok() || scratch->record != nullptr || observers_->any())
+            Tell(status, ending, scratch);
     }
     // Tells the observers, and the caller of a transfer that failed which one it was, and how far it
     // came; when its time was over, how long that is and which option says so.

@@ -5,6 +5,7 @@
 
 #include "base/codec.h"
 #include "engine/cache_key.h"
+#include "engine/call_record.h"
 
 namespace lldd {
 namespace {
@@ -45,7 +46,7 @@ TransferEvent TransferEvent::Of(const TransferRecord &record) {
     TransferEvent event;
     event.kind = record.kind;
     event.status = record.status->code();
-    event.id = record.id;
+    event.id = ThisTransfersId();
     event.layer = record.layer;
     event.layers = record.layers;
     event.bytes = record.bytes;

@@ -73,6 +73,10 @@ public:
     // faults that are injected. Any thread; does not wait.
     virtual void Break() = 0;
 
+    // Neither reads nor sends anything over the control connection, until it is told otherwise;
+    // nothing is closed. For faults that are injected. Any thread; does not wait.
+    virtual void Mute(bool mute) { (void)mute; }
+
     // Sends a message over the link's control connection to Connection::OnMessage of the peer, and
     // waits until that has answered. At most 4096 bytes; a connection may ask as soon as it is
     // made. LLDD_TIMEOUT; LLDD_FAILED: the control connection is closed. Not on the I/O thread.

@@ -25,6 +25,7 @@ _NO_SUMS = (
 )
 ASCEND = {
     "test_fault_loops.py": _NO_SCRIPTS,
+    "test_fault_mute.py": _NO_SCRIPTS,
     "test_fault_rules.py": _NO_SCRIPTS,
     "test_fault_shaping.py": _NO_SCRIPTS,
     "test_fault_statuses.py": _NO_SCRIPTS,

@@ -18,10 +18,11 @@ S = LLMStatusCode
 FAULTS = "LLM_DATADIST_MOCK_FAULTS"
 POINTS = (
     "open_device, pool, commit, register, unregister, copy, endpoint, connect, accept, confirm, "
-    "read, write, close"
+    "read, write, close, link"
 )
 WORDS = (
-    "status, drop, delay, jitter, bandwidth, corrupt, peer, after, every, times, probability, seed"
+    "status, drop, delay, jitter, bandwidth, nic, mute, corrupt, peer, after, every, times, "
+    "probability, seed"
 )
 
 
@@ -171,6 +172,13 @@ def test_injections_nest_and_replace_and_clear_take_everything_away(copy) -> Non
         ("copy corrupt=1", "corrupt=1", "at copy: it moves no bytes over a link"),
         ("read corrupt=0", "corrupt=0", "needs a whole number from 1"),
         ("read drop corrupt=1", "corrupt", "with which no bytes are moved"),
+        ("read bandwidth=1MB/s nic=a/b", "nic=a/b", "needs the name of a port: letters"),
+        ("pool bandwidth=1MB/s nic=a", "bandwidth=1MB/s", "at pool: it moves no bytes"),
+        ("read delay=1ms nic=a", "nic", "stands without the bandwidth= of the port"),
+        ("read mute", "mute", "is possible at link alone"),
+        ("link mute=1", "mute=1", "takes no value"),
+        ("link status=5", "status=5", "at link: it is no call"),
+        ("link", "link", "or mute for link"),
         ("copy,pool drop", "drop", "at pool: it has no link that could be broken off"),
         ("endpoint delay=1ms", "delay=1ms", "at endpoint: the I/O thread, which must not wait"),
         ("register drop peer=1", "drop", "at register: it has no link"),

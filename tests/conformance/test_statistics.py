@@ -87,14 +87,21 @@ def test_both_ends_count(stage: Stage, path: Path) -> None:
     assert (row.peer_pulls, row.peer_bytes_out) == (2, 2 * BLOCK)
     assert (row.peer_pushes, row.peer_bytes_in) == (layers, 3 * BLOCK)
 
+
+@pytest.mark.rule("C1.14-3", "C1.14-4")
+def test_what_stays_when_the_link_is_gone(stage: Stage, registered_path: Path) -> None:
+    pair = stage.pair(registered_path)
+    owner, puller = pair.owner, pair.puller
+    with pytest.raises(LLMException):
+        puller.pull("kv", NO_CACHE, [1], [1])
     # What ends right before the link does is told all the same, and the sums stay.
     puller.pull("kv", KEY, [6], [6])
     assert puller.unlink(owner) == 0
     counters = owner.call("counters")
-    assert (counters.peer_pulls, counters.peer_failures) == (3, 1)
-    assert (counters.peer_bytes_out, counters.peer_bytes_in) == (3 * BLOCK, 3 * BLOCK)
+    assert (counters.peer_pulls, counters.peer_failures) == (1, 1)
+    assert (counters.peer_bytes_out, counters.peer_bytes_in) == (BLOCK, 0)
     last: Statistics = puller.call("statistics")
-    assert (last.links, last.own.pulls, last.own.latency.count) == ((), 3, 3 + layers)
+    assert (last.links, last.own.pulls, last.own.latency.count) == ((), 1, 1)
     with pytest.raises(LLMException):
         puller.pull("kv", KEY, [6], [6])
     # For which there was no link.
@@ -102,7 +109,7 @@ def test_both_ends_count(stage: Stage, path: Path) -> None:
     assert last.own.failures == {"LLM_KV_CACHE_NOT_EXIST": 1, "LLM_NOT_YET_LINK": 1}
     assert last.own.last_error is not None
     assert "has no link to cluster" in last.own.last_error.text
-    assert json.loads(json.dumps(last.as_dict()))["own"]["pulls"] == 3
+    assert json.loads(json.dumps(last.as_dict()))["own"]["pulls"] == 1
 
 
 @pytest.mark.rule("C1.14-5")

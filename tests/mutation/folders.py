@@ -177,7 +177,7 @@ FOLDERS = {
             ("csrc/ascend/*.cc", "csrc/ascend/*.h"),
             (
                 *ascend("links", "device", "limits", "holds", "withdrawal", "faults"),
-                *ascend("clients_device", "library"),
+                *ascend("clients_device", "library", "silent_peers", "versions"),
             ),
             {
                 "copies": ascend("limits", "faults", "device"),

@@ -86,6 +86,16 @@ def test_a_stopped_peer(peers) -> None:
     stopped.go_on()
 
 
+def test_a_stopped_peer_that_is_not_connected(peers) -> None:
+    """HIXL would give the memory back: the peer's own word is needed as well."""
+    owner, stopped, _ = three(peers)
+    # Ends the connections of all peers, which connect again with their next transfer.
+    assert unregister_in_time(owner) == ""
+    stopped.stop()
+    assert f"cluster {PULLER}" in unregister_in_time(owner, "spare")
+    stopped.go_on()
+
+
 def test_a_killed_peer(peers) -> None:
     """Its process has ended, so nobody is in the memory: it is given back at once, and the range
     may be registered again, though HIXL keeps it until it has missed the heartbeat for long.

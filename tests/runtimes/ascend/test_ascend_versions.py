@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llm_datadist import BlocksCacheKey, LLMException, LLMStatusCode, Placement
-from llm_datadist.testing import Geometry, check, memory, moved
+from llm_datadist.testing import Geometry, check, eventually, memory, moved
 from llm_datadist.testing.actor import EngineSpec
 from tests.support.fake_cann import toolkit
 
@@ -188,6 +188,9 @@ def test_overlapping_ranges(peers) -> None:
     puller.pull("kv", KEY, [1], [1])
     owner.call(unregister_ranges, [(1, 2), (8, 10), (5, 9), (6, 7)])
     assert owner.call(register_ranges, [(9, 12)]) == [""]
+    assert "only while nothing is linked" in owner.call(register_ranges, [(11, 14)])[0]
+    assert puller.unlink(owner) == S.LLM_SUCCESS
+    eventually(lambda: owner.call(register_ranges, [(11, 14)]) == [""], "the connection is gone")
 
 
 # ---- forked children
