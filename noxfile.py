@@ -4,11 +4,14 @@
     nox                    lint, types and docs: what .ci/run begins with
     nox -s docs            the documentation site, in build/site/; every warning is an error
     nox -s tests           the test suite; arguments after -- go to pytest
+    nox -s coverage        lines and branches of Python, engine and mock: half an hour
     nox -s tidy            clang-tidy, on what build/compile_commands.json lists
     nox -s threads         clang's check of which lock guards what, in all C++ sources
     nox -s format          rewrite what ruff and clang-format would write otherwise
+    nox -s abi             what the C ABI promised is there, by release/abi and abidiff
     nox -s wheels          the wheels of a release into dist/, see release/wheels.py
     nox -s systems         try them in clean Debian systems, as root, see release/roots.py
+    nox -s release         all of a release but the upload, in a clean clone, see docs/release.md
 
 With --no-venv the tools on PATH are taken, which ``pip install -e '.[test,dev]'`` installs.
 """
@@ -18,6 +21,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -111,6 +115,20 @@ def threads(session: nox.Session) -> None:
 
 
 @nox.session
+def coverage(session: nox.Session) -> None:
+    """Measure which lines and branches of Python, engine and mock the suite runs."""
+    _install(session, "-e", ".[test,coverage]")
+    session.run("python", "-m", "tests.coverage", *session.posargs)
+
+
+@nox.session
+def abi(session: nox.Session) -> None:
+    """Compare the C ABI with what release/abi records; with abidiff, too, where it is installed."""
+    _install(session, "-e", ".[test]")
+    session.run("python", "-m", "release.abi", "--abidiff")
+
+
+@nox.session
 def wheels(session: nox.Session) -> None:
     """Build the source distribution and the wheels; arguments after -- go to release.wheels."""
     _install(session, *PROJECT["optional-dependencies"]["release"])
@@ -121,3 +139,34 @@ def wheels(session: nox.Session) -> None:
 def systems(session: nox.Session) -> None:
     """Try the wheels of dist/ in clean Debian systems; arguments after -- go to release.roots."""
     session.run("python", "-m", "release.roots", *(session.posargs or ["dist"]))
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """Try a release in a clean clone of HEAD, all but the upload.
+
+    After --: --final as on the day of the release, --no-systems without the clean systems.
+    """
+    python = ".venv/bin/python"
+    steps = [
+        ["python3", "-m", "venv", ".venv"],
+        [python, "-m", "pip", "-q", "install", "-e", ".[test,dev,docs,release]"],
+        [python, "-m", "release.checks", *({"--final"} & {*session.posargs})],
+        [python, "-m", "release.abi", "--exact", "--abidiff"],
+        [".venv/bin/nox", "--no-venv", "--stop-on-first-error", "-s", "lint", "types", "docs"],
+        [python, "-m", "release.wheels", f"--output={ROOT / 'dist'}"],
+    ]
+    systems = [python, "-m", "release.roots", str(ROOT / "dist"), f"--cache={ROOT / 'build/roots'}"]
+    if shutil.which("musl-gcc"):
+        steps.append([python, "-m", "release.musl", str(ROOT / "dist")])
+    if os.geteuid() == 0 and "--no-systems" not in session.posargs:
+        steps.append(systems)
+    with tempfile.TemporaryDirectory() as work:
+        clone = Path(work) / "clone"
+        session.run("git", "clone", "--quiet", str(ROOT), str(clone), external=True)
+        path = f"{clone / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"
+        with session.chdir(clone):
+            for step in steps:
+                session.run(*step, external=True, env={"PATH": path, "PYTHONPATH": ""})
+    if systems not in steps:
+        session.warn(f"left out, for root to run: {' '.join(systems[1:])}")

@@ -46,7 +46,7 @@ def copy_cache(
         refuse(f"size must be -1 or positive, got {size}")
     if req_id is not None:
         check_uint64("req_id", req_id)
-    engine.copy_cache(
+    engine.copies.copy_cache(
         (dst.cache_id, dst_batch_index), (src.cache_id, src_batch_index), offset, size
     )
 
@@ -65,7 +65,7 @@ def copy_blocks(engine: Engine, cache: Cache, copy_block_info: dict[int, list[in
     src = engine.block_ids("the keys of copy_block_info", sources)
     dst = engine.block_ids("the values of copy_block_info", destinations)
     require(cache.is_blocks_cache, "copy_blocks: the cache has no blocks")
-    engine.copy_blocks(cache.cache_id, src, dst)
+    engine.copies.copy_blocks(cache.cache_id, src, dst)
 
 
 def swap_blocks(
@@ -91,7 +91,7 @@ def swap_blocks(
     dst = engine.block_ids("the values of src_to_dst", list(pairs.values()))
     if src_desc.placement == dst_desc.placement:
         refuse(f"swap_blocks: both caches have {src_desc.placement}")
-    engine.swap_blocks(
+    engine.copies.swap_blocks(
         src_desc.placement,
         src_cache.tensor_addrs,
         dst_cache.tensor_addrs,
@@ -120,4 +120,4 @@ def remap_registered_memory(engine: Engine, mem_infos: MemInfo | list[MemInfo]) 
             refuse(f"mem_infos must be device memory with an address and a size, got {info}")
         check_uint64("addr", info.addr)
         check_uint64("size", info.size)
-    engine.remap(infos)
+    engine.copies.remap(infos)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Callable
 
+from . import tracing
 from ._checks import check_uint32
 from .status import LLMException, LLMStatusCode, error
 from .utils.log import get_logger
@@ -379,7 +380,8 @@ class TaskThreads:
 def start(engine: Engine, name: str, peer: int, transfer: Callable[[Token], None]) -> TransferTask:
     """Have a transfer with a peer run on a thread of the engine, and return its task."""
     token = engine.token()
-    task = TransferTask(engine.tasks, name, peer, token, partial(transfer, token))
+    run = tracing.kept(partial(transfer, token))
+    task = TransferTask(engine.tasks, name, peer, token, run)
     engine.tasks.add(task)
     return task
 

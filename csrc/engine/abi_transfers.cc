@@ -4,14 +4,17 @@
 #include "base/status.h"
 #include "engine/abi_call.h"
 #include "engine/abi_structs.h"
+#include "engine/call_record.h"
 #include "engine/engine.h"
 #include "engine/scratch.h"
 #include "engine/token.h"
+#include "engine/transfer_context.h"
 #include "llm_datadist.h"
 
 namespace {
 
 using lldd::Engine;
+using lldd::Recorded;
 using lldd::Status;
 using lldd::abi::CheckList;
 using lldd::abi::Guarded;
@@ -50,8 +53,10 @@ lldd_status lldd_pull(lldd_engine *handle, const lldd_pull_args *args) {
         LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
         LLDD_RETURN_IF_ERROR(ReadKey(read.key, &key));
         LLDD_RETURN_IF_ERROR(CheckBlockLists(read));
-        return TellNotice(
-            engine, [&](auto *scratch) { return engine.transfers().Pull(read, key, scratch); });
+        return TellNotice(engine, [&](auto *scratch) {
+            const auto pull = [&] { return engine.transfers().Pull(read, key, scratch); };
+            return Recorded(engine.box(), lldd::box::kPull, scratch, pull, read, key);
+        });
     });
 }
 
@@ -64,7 +69,8 @@ lldd_status lldd_push(lldd_engine *handle, const lldd_push_args *args, uint32_t 
         LLDD_RETURN_IF_ERROR(ReadKey(read.key, &key));
         LLDD_RETURN_IF_ERROR(CheckBlockLists(read));
         return TellNotice(engine, [&](auto *scratch) {
-            return engine.transfers().Push(read, key, scratch, &done);
+            const auto push = [&] { return engine.transfers().Push(read, key, scratch, &done); };
+            return Recorded(engine.box(), lldd::box::kPush, scratch, push, read, key);
         });
     });
     if (layers_done != nullptr) *layers_done = done;
@@ -80,9 +86,14 @@ lldd_status lldd_transfer_layer(lldd_engine *handle, const lldd_transfer_args *a
         LLDD_RETURN_IF_ERROR(CheckBlockLists(read));
         LLDD_RETURN_IF_ERROR(CheckList("dst_addrs", read.dst_addrs, read.num_dst_addrs));
         return TellNotice(engine, [&](auto *scratch) {
-            return engine.transfers().TransferLayer(read, key, scratch);
+            const auto send = [&] { return engine.transfers().TransferLayer(read, key, scratch); };
+            return Recorded(engine.box(), lldd::box::kLayer, scratch, send, read, key);
         });
     });
+}
+
+void lldd_transfer_context(uint64_t trace_high, uint64_t trace_low, uint64_t span) {
+    lldd::ThisTransferThread().context = {trace_high, trace_low, span};
 }
 
 // ---- tokens ----
@@ -111,7 +122,9 @@ lldd_status lldd_cache_copy(lldd_engine *handle, const lldd_copy_args *args) {
     return OnEngine(handle, [&](Engine &engine) -> Status {
         lldd_copy_args read;
         LLDD_RETURN_IF_ERROR(ReadStruct("args", args, &read));
-        return engine.copies().Copy(read, &ThisThreadsScratch());
+        lldd::TransferScratch *const scratch = &ThisThreadsScratch();
+        const auto copy = [&] { return engine.copies().Copy(read, scratch); };
+        return Recorded(engine.box(), lldd::box::kCopyCache, scratch, copy, read);
     });
 }
 
@@ -120,8 +133,11 @@ lldd_status lldd_blocks_copy(lldd_engine *handle, int64_t cache_id, const uint64
     return OnEngine(handle, [&](Engine &engine) -> Status {
         LLDD_RETURN_IF_ERROR(CheckList("src_blocks", src_blocks, num_pairs));
         LLDD_RETURN_IF_ERROR(CheckList("dst_blocks", dst_blocks, num_pairs));
-        return engine.copies().CopyBlocks(cache_id, src_blocks, dst_blocks, num_pairs,
-                                          &ThisThreadsScratch());
+        lldd::TransferScratch *const scratch = &ThisThreadsScratch();
+        const auto copy = [&] {
+            return engine.copies().CopyBlocks(cache_id, src_blocks, dst_blocks, num_pairs, scratch);
+        };
+        return Recorded(engine.box(), lldd::box::kCopyBlocks, scratch, copy, cache_id, num_pairs);
     });
 }
 
@@ -133,6 +149,8 @@ lldd_status lldd_blocks_swap(lldd_engine *handle, const lldd_swap_args *args) {
         LLDD_RETURN_IF_ERROR(CheckList("dst_addrs", read.dst_addrs, read.num_tensors));
         LLDD_RETURN_IF_ERROR(CheckList("src_blocks", read.src_blocks, read.num_blocks));
         LLDD_RETURN_IF_ERROR(CheckList("dst_blocks", read.dst_blocks, read.num_blocks));
-        return engine.copies().SwapBlocks(read, &ThisThreadsScratch());
+        lldd::TransferScratch *const scratch = &ThisThreadsScratch();
+        const auto swap = [&] { return engine.copies().SwapBlocks(read, scratch); };
+        return Recorded(engine.box(), lldd::box::kSwapBlocks, scratch, swap, read);
     });
 }

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "engine/box_events.h"
 #include "engine/peer_table.h"
 
 namespace lldd {
@@ -94,7 +95,11 @@ Engine::~Engine() {
 Status Engine::Open(const lldd_config &config, std::unique_ptr<Engine> *engine) {
     LLDD_RETURN_IF_ERROR(CheckConfig(config));
     std::unique_ptr<Engine> opened(new Engine(config));
-    LLDD_RETURN_IF_ERROR(opened->Start(config));
+    LLDD_RETURN_IF_ERROR(
+        Box::OpenFromEnvironment(config.cluster_id, ThisRuntime().Describe().name, &opened->box_));
+    Status started = opened->Start(config);
+    BoxOpened(opened->box(), config, opened->ListenText(), started);
+    LLDD_RETURN_IF_ERROR(std::move(started));
     *engine = std::move(opened);
     return Status::Ok();
 }
@@ -136,9 +141,14 @@ Status Engine::Start(const lldd_config &config) {
         listen_port_asked_ = config.listen_port;
     }
     LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu opened on device %d, listening at %s",
-             Printable(cluster_id_), device_id_,
-             listen ? acceptor_->listener().address().ToString().c_str() : "no address");
+             Printable(cluster_id_), device_id_, listen ? ListenText().c_str() : "no address");
     return Status::Ok();
+}
+
+std::string Engine::ListenText() const {
+    const MutexLock lock(listener_mutex_);
+    const bool listens = acceptor_ != nullptr && acceptor_->listener().listening();
+    return listens ? acceptor_->listener().address().ToString() : "";
 }
 
 // No peer can link before the listener is started.
@@ -151,6 +161,7 @@ void Engine::StartLinks(const lldd_config &config) {
     if (config.auth_token != nullptr) link_options.secret = config.auth_token;
     link_options.closing = &closing_;
     link_options.peer_timeout_ms = peer_timeout_ms_;
+    link_options.box = box();
     directory_ = std::make_unique<LinkDirectory>(cluster_id_, link_options.one_way());
     acceptor_ = std::make_unique<LinkAcceptor>(loop_.get(), device_.get(), directory_.get(),
                                                owner_.get(), &notices_, link_options);
@@ -219,6 +230,8 @@ Status Engine::Close() {
         device_.reset();
     }
     loop_.reset();
+    BoxCall(box(), "close", 0, ended);
+    if (box_ != nullptr) box_->Close();
     LLDD_LOG(LLDD_LOG_INFO, "engine of cluster %llu closed", Printable(cluster_id_));
     return ended;
 }

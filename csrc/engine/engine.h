@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/box.h"
 #include "base/event_loop.h"
 #include "base/fork.h"
 #include "base/mutex.h"
@@ -63,6 +64,8 @@ public:
     Status LeaveGroup(uint64_t comm_id);
     Status GroupState(uint64_t comm_id, uint32_t *state);
 
+    // Null: there is none.
+    Box *box() const { return box_.get(); }
     Notices &notices() { return notices_; }
     // Whether a transfer that left a notice says so by its status.
     bool tells_notices() const { return tells_notices_; }
@@ -94,6 +97,8 @@ private:
         return placement == Placement::kDevice ? device_pool_ : host_pool_;
     }
     Deadline SyncDeadline() const;
+    // "" if there is no listener.
+    std::string ListenText() const LLDD_EXCLUDES(listener_mutex_);
     Status CheckHasGroups() const;
     Status CheckSameListener(const char *ip, uint32_t port) const;
 
@@ -118,6 +123,7 @@ private:
     uint32_t listen_port_asked_ LLDD_GUARDED_BY(listener_mutex_) = 0;
 
     // In the order in which they are made; taken down in the reverse one.
+    std::unique_ptr<Box> box_;
     std::shared_ptr<EventLoop> loop_;
     std::unique_ptr<Device> device_;
     Pool device_pool_;

@@ -2,6 +2,7 @@
 #include "engine/life_log.h"
 
 #include "base/log.h"
+#include "engine/box_events.h"
 #include "engine/cache_key.h"
 
 namespace lldd {
@@ -19,7 +20,8 @@ const char *MemoryName(uint32_t memory) {
 
 std::string LinkText(const Link &link) { return Format("link %08x", link.number()); }
 
-void LogLinkMade(const Link &link) {
+void LogLinkMade(Box *box, const Link &link) {
+    BoxLink(box, link, "made");
     if (!LogEnabled(LLDD_LOG_INFO)) return;
     std::string paths;
     for (const PathDescription &path : link.connection()->Paths()) {
@@ -34,7 +36,8 @@ void LogLinkMade(const Link &link) {
         identity.end == LinkEnd::kInitiator ? "this end" : "the peer", paths.c_str());
 }
 
-void LogLinkEnded(const Link &link, const std::string &how) {
+void LogLinkEnded(Box *box, const Link &link, const std::string &how) {
+    BoxLink(box, link, how);
     if (!LogEnabled(LLDD_LOG_INFO)) return;
     Log(LLDD_LOG_INFO, "%s to %s %s", LinkText(link).c_str(), link.peer_name().c_str(),
         how.c_str());

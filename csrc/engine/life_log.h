@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/box.h"
 #include "engine/link.h"
 #include "llm_datadist.h"
 
@@ -16,10 +17,10 @@ namespace lldd {
 // "link 3fa2b1c0": the same at both ends.
 std::string LinkText(const Link &link);
 
-// INFO. Once the paths are decided.
-void LogLinkMade(const Link &link);
-// INFO; `how`: "unlinked by this end".
-void LogLinkEnded(const Link &link, const std::string &how);
+// INFO, and an event of the box, if there is one. Once the paths are decided.
+void LogLinkMade(Box *box, const Link &link);
+// The same; `how`: "unlinked by this end".
+void LogLinkEnded(Box *box, const Link &link, const std::string &how);
 
 // INFO; `how`: "allocated".
 void LogCacheMade(const char *how, int64_t cache_id, const lldd_cache_desc &desc,

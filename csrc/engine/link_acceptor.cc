@@ -324,7 +324,7 @@ void LinkAcceptor::OnLinkConfirm(const LinkPtr &link, uint32_t request_id) {
         link->channel().SetHeldHandler(nullptr);
         link->AllowRequests();
         link->Established();
-        LogLinkMade(*link);
+        LogLinkMade(options_.box, *link);
     }
     link->channel().Answer(wire::kLinkConfirm, request_id, wire::StatusBody::Of(status).Encode());
     if (!status.ok()) {
@@ -363,7 +363,8 @@ void LinkAcceptor::DropReplaced(const Link &link) {
                    Printable(link.peer()), link.identity().peer_address.ToString().c_str(),
                    old->identity().peer_address.ToString().c_str()));
     }
-    LogLinkEnded(*old, "replaced by one from " + link.identity().peer_address.ToString());
+    LogLinkEnded(options_.box, *old,
+                 "replaced by one from " + link.identity().peer_address.ToString());
     DropWhenIdle(old, [old] { old->channel().CloseAfterFlush(); });
 }
 
@@ -381,7 +382,7 @@ void LinkAcceptor::OnUnlink(const LinkPtr &link, uint32_t request_id) {
         link->channel().Answer(wire::kUnlink, request_id, {});
         return;
     }
-    LogLinkEnded(*link, "unlinked by the peer");
+    LogLinkEnded(options_.box, *link, "unlinked by the peer");
     DropWhenIdle(link, [link, request_id] {
         link->channel().Answer(wire::kUnlink, request_id, {});
         link->channel().CloseAfterFlush();
@@ -398,7 +399,7 @@ void LinkAcceptor::OnClosed(const std::weak_ptr<Link> &weak) {
         return;
     }
     if (link->unlinked()) return;
-    LogLinkEnded(*link, std::string("lost: ") + kConnectionClosed);
+    LogLinkEnded(options_.box, *link, std::string("lost: ") + kConnectionClosed);
     const int error = link->channel().lost_error();
     if (error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH) {
         LLDD_LOG(LLDD_LOG_WARNING,

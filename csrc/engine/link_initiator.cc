@@ -277,7 +277,7 @@ Status LinkInitiator::Shake(const LinkPtr &link, bool replace, const Deadline &d
     LLDD_RETURN_IF_ERROR(device_->Connect(setup, deadline, &connection));
     link->SetConnection(std::move(connection));
     LLDD_RETURN_IF_ERROR(Confirm(link, deadline));
-    LogLinkMade(*link);
+    LogLinkMade(options_.box, *link);
     return Status::Ok();
 }
 
@@ -432,7 +432,8 @@ Status LinkInitiator::UnlinkBoth(const LinkPtr &link, const Deadline &deadline) 
 Status LinkInitiator::End(const LinkPtr &link, const Deadline &deadline) {
     const Link::Turn turn(link, deadline);
     if (turn) return TakeDown(link, deadline);
-    if (directory_->Remove(link)) LogLinkEnded(*link, "ends with the transfer that has it");
+    if (directory_->Remove(link))
+        LogLinkEnded(options_.box, *link, "ends with the transfer that has it");
     loop_->RunAndWait([&] { owner_->OnLinkDown(*link); });
     link->ShutdownWhenIdle([link] { link->channel().Close(); });
     return Failure(LLDD_TIMEOUT,
@@ -441,7 +442,7 @@ Status LinkInitiator::End(const LinkPtr &link, const Deadline &deadline) {
 }
 
 Status LinkInitiator::TakeDown(const LinkPtr &link, const Deadline &deadline) {
-    if (directory_->Remove(link)) LogLinkEnded(*link, "ended by this end");
+    if (directory_->Remove(link)) LogLinkEnded(options_.box, *link, "ended by this end");
     Status status = link->Shutdown(deadline);
     link->channel().Close();
     loop_->RunAndWait([&] { owner_->OnLinkDown(*link); });

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/box_format.h"
 #include "engine/plan_pairs.h"
 #include "engine/transfer_record.h"
 #include "runtime/runtime.h"
@@ -25,10 +26,12 @@ struct TransferScratch {
     TransferTimes times;
     uint64_t bytes = 0;
     PathBytes moved{};
+    // What the box gets of the call that the transfer is part of; null: there is none.
+    box::Record *record = nullptr;
 
     void Begin(bool times_wanted) {
         runs.clear();
-        timed = times_wanted;
+        timed = times_wanted || record != nullptr;
         times = {};
         bytes = 0;
         moved = {};

@@ -20,6 +20,14 @@ double MsBetween(TransferTimes::Point begin, TransferTimes::Point end) {
     return std::chrono::duration<double, std::milli>(end - begin).count();
 }
 
+// ", transfer 4bf92f3577b34da6a3ce929d0e0e4736", as a box and a client's traces call it.
+std::string IdText(const TransferId &id) {
+    if (id == TransferId{}) return "";
+    std::string text = ", transfer ";
+    for (const uint8_t byte : id) text += Format("%02x", byte);
+    return text;
+}
+
 }  // namespace
 
 TransferLog::TransferLog() : slow_ms_(SlowMs()) {}
@@ -35,12 +43,13 @@ void TransferLog::Tell(const TransferRecord &record) const {
     const bool had_turn = times.turn != TransferTimes::Point();
     const double waited = had_turn ? MsBetween(times.entry, times.turn) : ms;
     Log(level,
-        "%s%s over %s: %llu blocks, %llu of %llu bytes by %s, %.3f ms (%.3f of them waiting for "
+        "%s%s over %s%s: %llu blocks, %llu of %llu bytes by %s, %.3f ms (%.3f of them waiting for "
         "the link), %s%s%s",
         slow ? "slow: " : "", TransferText(record).c_str(), LinkText(*record.link).c_str(),
-        Printable(record.blocks()), Printable(record.bytes_moved()), Printable(record.bytes),
-        PathsText(record.moved).c_str(), ms, waited, StatusName(record.status->code()),
-        record.ok() ? "" : ": ", record.status->text().c_str());
+        IdText(ThisTransfersId()).c_str(), Printable(record.blocks()),
+        Printable(record.bytes_moved()), Printable(record.bytes), PathsText(record.moved).c_str(),
+        ms, waited, StatusName(record.status->code()), record.ok() ? "" : ": ",
+        record.status->text().c_str());
 }
 
 }  // namespace lldd

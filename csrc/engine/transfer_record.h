@@ -21,8 +21,10 @@ namespace lldd {
 
 enum class TransferKind : uint32_t { kPull = 1, kPush = 2, kToAddresses = 3 };
 
-// All zero: the client gave none.
+// All zero: the client gave none, and there is no box.
 using TransferId = std::array<uint8_t, 16>;
+// Of the transfer that this thread is in, whose observers ask for it.
+TransferId ThisTransfersId();
 
 // When a transfer had come how far; the epoch of the clock: it did not come so far, or nobody wanted
 // to know.
@@ -50,7 +52,6 @@ struct TransferRecord {
     uint64_t bytes = 0;              // that were asked for
     PathBytes moved{};               // see Connection::Moved
     const Status *status = nullptr;  // without what TransferText says; never null
-    TransferId id{};
     TransferTimes times;
 
     bool ok() const { return status->ok(); }

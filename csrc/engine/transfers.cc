@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "engine/call_record.h"
 #include "engine/transfer_steps.h"
 
 namespace lldd {
@@ -66,6 +67,7 @@ Status Transfers::FindLink(uint64_t cluster_id, std::shared_ptr<Link> *link) con
 }
 
 Status Transfers::End(Status status, const Ending &ending, TransferScratch *scratch) const {
+    if (scratch->record != nullptr) AddTo(scratch->record, ending.link.number(), *scratch);
     const bool watched = observers_->any();
     if (status.ok() && !watched) return status;
     TransferRecord record;
@@ -110,7 +112,8 @@ Status Transfers::Move(const Moved &moving, const Deadline &deadline,
     if (scratch->timed) scratch->times.first_byte = Deadline::Clock::now();
     Status status = moving.to_local ? connection->Read(runs.data(), runs.size(), deadline)
                                     : connection->Write(runs.data(), runs.size(), deadline);
-    if (!status.ok() || observers_->any()) scratch->moved = connection->Moved();
+    if (!status.ok() || scratch->record != nullptr || observers_->any())
+        scratch->moved = connection->Moved();
     LLDD_RETURN_IF_ERROR(std::move(status));
     if (options_.verified_on == nullptr) return Status::Ok();
     return Verify(options_.verified_on, moving, deadline);

@@ -662,6 +662,11 @@ lldd_status lldd_push(lldd_engine *engine, const lldd_push_args *args, uint32_t 
  * mode). Statuses as for lldd_push. */
 lldd_status lldd_transfer_layer(lldd_engine *engine, const lldd_transfer_args *args);
 
+/* Under which id the transfers run that this thread asks for from now on: the 128 bits of a W3C trace id, and the 64 of
+ * the span that they belong to. All 0, as in a new thread: each transfer has an id of its own, and no span. Ids are what a
+ * box (LLM_DATADIST_BOX) and the log call a transfer by, at both ends. Cannot fail. */
+void lldd_transfer_context(uint64_t trace_high, uint64_t trace_low, uint64_t span);
+
 /* Makes a token. A transfer that is given it ends early once it is cancelled, and any number of transfers of any engines
  * may be given one. It must outlive them. */
 lldd_status lldd_token_new(lldd_token **token);

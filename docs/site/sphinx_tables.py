@@ -10,6 +10,7 @@ from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
 COLUMNS = 3
+MANY_COLUMNS = 4
 
 
 class CellLabels(SphinxPostTransform):
@@ -26,6 +27,8 @@ class CellLabels(SphinxPostTransform):
             if head is None or int(group["cols"]) < COLUMNS:
                 continue
             table["classes"].append("wide")
+            if int(group["cols"]) > MANY_COLUMNS:
+                table["classes"].append("many")
             headings = [entry.astext() for entry in head[0]]
             (body,) = group.findall(nodes.tbody)
             for row in body:

@@ -66,6 +66,20 @@ VARIABLES = (
         _ENGINE,
     ),
     Variable(
+        "LLM_DATADIST_BOX",
+        "path of a folder",
+        _NOT_SET,
+        "where each engine keeps a box, a file with what it was asked; see docs/trace.md",
+        _ENGINE,
+    ),
+    Variable(
+        "LLM_DATADIST_BOX_CALLS",
+        "16..1048576",
+        "4096",
+        "how many calls a box has room for, rounded up to a power of 2: the latest ones stay",
+        _ENGINE,
+    ),
+    Variable(
         "LLM_DATADIST_SCOPE", "text", "empty", "keeps communicators of the same name apart", _ENGINE
     ),
     Variable(

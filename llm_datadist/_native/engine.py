@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
+from .. import tracing
 from .._checks import check_signs
 from .._layer_words import LayerRanges
 from .._tasks import TaskThreads
-from ..cache import CacheDesc, MemInfo, Memtype, Placement
+from ..cache import CacheDesc, Placement
 from ..introspection import Counters
 from ..options import EngineOptions
 from ..status import LLMException, warn
 from ..utils.log import get_logger
 from . import answers, facade, marshal
+from .copies import Copies
 from .links import Links
 from .marshal import FEW_BLOCKS, AnyKey, PullFrame, PushFrame
 from .tokens import Token
@@ -75,6 +77,7 @@ class Engine:
         self.links = Links(native, self._handle)
         self.tasks = TaskThreads()
         self._borrow = marshal.borrower(native.ffi)
+        self.copies = Copies(native, self._handle, self._borrow)
         convert = marshal.strict_block_ids if options.strict_hardware else marshal.block_ids
         # block_ids(argument name, list or buffer): the array that pull_blocks and push_blocks below
         # take.
@@ -280,6 +283,8 @@ class Engine:
             frame.set_key(key)
         if count != frame.few or cache_id != frame.cache_id:
             frame.set_few(few, cache_id, count)
+        if tracing.in_use:
+            tracing.tell(self._native)
         status = self._native.pull(self._handle, frame.args)
         self._pull_frames.append(frame)
         return status
@@ -313,6 +318,8 @@ class Engine:
         args.num_dst_blocks = len(dst_blocks)
         if token is not None:
             token.put_into(args)
+        if tracing.in_use:
+            tracing.tell(self._native)
         status = self._native.pull(self._handle, args)
         if token is not None:
             token.take_out(args)
@@ -339,6 +346,8 @@ class Engine:
         frame.args.batch_index = batch_index
         if token is not None:
             token.put_into(frame.args)
+        if tracing.in_use:
+            tracing.tell(self._native)
         self._check("pull_cache", self._native.pull(self._handle, frame.args))
 
     def push_blocks(
@@ -372,6 +381,8 @@ class Engine:
         args.num_layers = num_layers
         if token is not None:
             token.put_into(args)
+        if tracing.in_use:
+            tracing.tell(self._native)
         status = self._native.push(self._handle, args, self._native.ffi.NULL)
         if token is not None:
             token.take_out(args)
@@ -398,6 +409,8 @@ class Engine:
         frame.args.num_layers = num_layers
         if token is not None:
             token.put_into(frame.args)
+        if tracing.in_use:
+            tracing.tell(self._native)
         status = self._native.push(self._handle, frame.args, self._native.ffi.NULL)
         self._check("push_cache", status)
 
@@ -436,62 +449,7 @@ class Engine:
         args.src_batch_index = src_batch_index
         args.src_layer, args.dst_layer = layer
         token.put_into_layer(args)
+        if tracing.in_use:
+            tracing.tell(self._native)
         status = self._native.transfer_layer(self._handle, args)
         self._check("transfer_cache_async", status)
-
-    # ---- local copies ----
-
-    def copy_cache(
-        self, dst: tuple[int, int], src: tuple[int, int], offset: int, size: int
-    ) -> None:
-        """Copy between batch entries; dst and src are (cache id, batch index)."""
-        args = marshal.new(self._native.ffi, "lldd_copy_args")
-        args.dst_cache_id, args.dst_batch_index = dst
-        args.src_cache_id, args.src_batch_index = src
-        args.offset = offset
-        args.size = size
-        self._check("copy_cache", self._native.cache_copy(self._handle, args))
-
-    def copy_blocks(self, cache_id: int, src_blocks: Array[int], dst_blocks: Array[int]) -> None:
-        """Copy blocks within a cache; two arrays of one length."""
-        status = self._native.blocks_copy(
-            self._handle, cache_id, src_blocks, dst_blocks, len(src_blocks)
-        )
-        self._check("copy_blocks", status)
-
-    def swap_blocks(
-        self,
-        src_placement: Placement,
-        src_addrs: Sequence[int],
-        dst_addrs: Sequence[int],
-        block_bytes: int,
-        src_blocks: Array[int],
-        dst_blocks: Array[int],
-    ) -> None:
-        """Copy blocks between host and device tensors given by address."""
-        ffi = self._native.ffi
-        args = marshal.new(ffi, "lldd_swap_args")
-        src_array = marshal.uint64s(self._borrow, "src tensor_addrs", src_addrs)
-        dst_array = marshal.uint64s(self._borrow, "dst tensor_addrs", dst_addrs)
-        args.src_placement = src_placement
-        args.src_addrs = src_array
-        args.dst_addrs = dst_array
-        # A deallocated cache has no addresses left; the library must not read past the shorter
-        # list.
-        args.num_tensors = min(len(src_array), len(dst_array))
-        args.block_bytes = block_bytes
-        args.src_blocks = src_blocks
-        args.dst_blocks = dst_blocks
-        args.num_blocks = len(src_blocks)
-        self._check("swap_blocks", self._native.blocks_swap(self._handle, args))
-
-    def remap(self, infos: Sequence[MemInfo]) -> None:
-        """Have the engine check memory that the client says was mapped anew."""
-        structs = marshal.new_array(self._native.ffi, "lldd_memory", len(infos))
-        for index, info in enumerate(infos):
-            on_device = info.mem_type is Memtype.MEM_TYPE_DEVICE
-            structs[index].placement = Placement.DEVICE if on_device else Placement.HOST
-            structs[index].addr = info.addr
-            structs[index].size = info.size
-        status = self._native.memory_remap(self._handle, structs, len(infos))
-        self._check("remap_registered_memory", status)

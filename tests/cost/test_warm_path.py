@@ -47,7 +47,13 @@ class Counter:
         self._library = library
 
     def count(
-        self, transport: str, memory: str, blocks: int, block_bytes: int, threads: int = 1
+        self,
+        transport: str,
+        memory: str,
+        blocks: int,
+        block_bytes: int,
+        threads: int = 1,
+        **variables: str,
     ) -> Counts:
         environment = {
             key: value
@@ -59,6 +65,7 @@ class Counter:
             LLM_DATADIST_BACKEND="mock",
             LLM_DATADIST_MOCK_TRANSPORT=transport,
             LLM_DATADIST_MOCK_THREADS=str(threads),
+            **variables,
         )
         arguments = [str(self._library), memory, str(blocks), str(block_bytes), str(TIMES)]
         run = subprocess.run(
@@ -104,6 +111,15 @@ def test_one_block_of_registered_memory_is_one_system_call(counter: Counter) -> 
 
 def test_one_block_of_allocated_memory_is_none(counter: Counter) -> None:
     assert counter.count("mapped", "allocated", 1, 4096) == Counts({}, 0)
+
+
+def test_a_box_asks_the_kernel_for_nothing(counter: Counter, tmp_path: Path) -> None:
+    box = {"LLM_DATADIST_BOX": str(tmp_path)}
+    assert counter.count("mapped", "allocated", 1, 4096, **box) == Counts({}, 0)
+    assert counter.count("cma", "registered", 1, 4096, **box) == Counts({PROCESS_VM_READV: 1}, 0)
+    scattered = counter.count("mapped", "allocated", SCATTERED_BLOCKS, SCATTERED_BYTES, **box)
+    assert scattered == Counts({}, 0)
+    assert len(list(tmp_path.iterdir())) == 3 * 2
 
 
 def test_one_block_over_tcp_is_a_request_a_wait_and_an_answer(counter: Counter) -> None:

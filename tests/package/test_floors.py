@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "llm_datadist"
 # From the bottom up. What is in none of these folders is the interface with its binding.
-FLOORS = ("testing", "_tools", "_bench", "_soak", "_cli")
+FLOORS = ("testing", "_tools", "_box", "_bench", "_soak", "_cli")
 
 
 def name_of(path: Path) -> str:
