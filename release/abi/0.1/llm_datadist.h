@@ -210,6 +210,11 @@ extern "C" {
 #define LLDD_FAILURE_SUSPECT_REMOTE_ERROR 6
 #define LLDD_FAILURE_OTHER 7
 
+/* lldd_event.kind. 0: there is no event. */
+#define LLDD_EVENT_PULL 1
+#define LLDD_EVENT_PUSH 2
+#define LLDD_EVENT_TO_ADDRESSES 3
+
 /* lldd_traffic.side: whose calls made the transfers. */
 #define LLDD_SIDE_OWN 1
 #define LLDD_SIDE_PEER 2
@@ -557,6 +562,34 @@ typedef struct lldd_traffic {
     char peer_address[64];     /* as in lldd_link_info */
 } lldd_traffic;
 
+/* A transfer that is over: a pull, or one layer of a push. Of a peer's, the numbers are what it tells. */
+typedef struct lldd_event {
+    uint32_t struct_size;
+    uint32_t kind;            /* LLDD_EVENT_*; 0: none waits, and the rest is 0 */
+    uint32_t by_peer;         /* 1: the peer asked for it, 0: this end */
+    lldd_status status;
+    uint32_t link;            /* lldd_link_info.number */
+    uint32_t all_blocks;      /* 0: the list of blocks is cut, at 65536 runs or 1048576 blocks */
+    uint64_t peer_cluster_id;
+    uint64_t transfer_id[2];  /* the same at both ends, in the order of its bytes */
+    uint32_t layer;           /* of the source; of a pull the first one */
+    uint32_t layers;          /* 0: all there are */
+    uint32_t key_kind;        /* LLDD_KEY_*, of the cache of the end that did not ask; 0: to addresses */
+    uint32_t key_batch_index;
+    uint64_t key_cluster_id;
+    uint64_t key_model_id;
+    uint64_t key_req_id;
+    uint64_t key_prefix_id;
+    int64_t key_cache_id;
+    int64_t cache_id;         /* of the end that asked, if that is this end; else 0 */
+    uint64_t bytes;           /* asked for; 0: it failed before that was known */
+    uint64_t moved;           /* of these; of a failure what is known to have arrived */
+    uint64_t num_runs;        /* of blocks; 0 of contiguous caches */
+    uint64_t lost;            /* events that were dropped before this one */
+    uint64_t time_us;         /* of its end, since 1970; of a peer's, of this end hearing of it */
+    char text[256];           /* of a failure */
+} lldd_event;
+
 /* ------------------------------------------------------------------------- before any engine: the library ---- */
 
 /* The library's LLDD_VERSION_MAJOR * 65536 + LLDD_VERSION_MINOR. Cannot fail. */
@@ -728,6 +761,11 @@ lldd_status lldd_push(lldd_engine *engine, const lldd_push_args *args, uint32_t 
  * mode). Statuses as for lldd_push. */
 lldd_status lldd_transfer_layer(lldd_engine *engine, const lldd_transfer_args *args);
 
+/* Under which id the transfers run that this thread asks for from now on: the 128 bits of a W3C trace id, and the 64 of
+ * the span that they belong to. All 0, as in a new thread: each transfer has an id of its own, and no span. Ids are what a
+ * box (LLM_DATADIST_BOX) and the log call a transfer by, at both ends. Cannot fail. */
+void lldd_transfer_context(uint64_t trace_high, uint64_t trace_low, uint64_t span);
+
 /* Makes a token. A transfer that is given it ends early once it is cancelled, and any number of transfers of any engines
  * may be given one. It must outlive them. */
 lldd_status lldd_token_new(lldd_token **token);
@@ -739,6 +777,23 @@ lldd_status lldd_token_cancel(lldd_token *token);
 
 /* Ends a token. Null is allowed. */
 void lldd_token_free(lldd_token *token);
+
+/* --------------------------------------------------------------------------------------------------- events ---- */
+
+/* From now on each transfer of this end and of its peers is told by lldd_events_take(), when its bytes are where they go. Up to
+ * capacity (> 0) events wait; of more the oldest are dropped, and lldd_event.lost of the next one has how many. Peers are
+ * asked to tell, over each link, and answer within sync_timeout_ms: of the others what they did meanwhile is missing. *fd can be
+ * read (poll) while an event waits, and when the engine or the stream is closed; it is the caller's to close, and nothing else.
+ * LLDD_FAILED: opened already, or no descriptors. */
+lldd_status lldd_events_open(lldd_engine *engine, uint32_t capacity, int32_t *fd);
+
+/* Takes the oldest event that waits; kind 0: there is none. runs gets three numbers for each run of blocks: the first block
+ * here, the first block there, how many. If num_runs is larger than capacity, which counts runs, none is written and the event waits
+ * on. One thread at a time. LLDD_PARAM_INVALID: events are not open. */
+lldd_status lldd_events_take(lldd_engine *engine, lldd_event *event, uint64_t *runs, uint64_t capacity);
+
+/* No more events; peers are told so. Again, and without lldd_events_open(), success. */
+lldd_status lldd_events_close(lldd_engine *engine);
 
 /* --------------------------------------------------------------------------------------------- local copies ---- */
 
