@@ -163,6 +163,8 @@ void Engine::StartLinks(const lldd_config &config) {
     link_options.peer_timeout_ms = peer_timeout_ms_;
     link_options.box = box();
     directory_ = std::make_unique<LinkDirectory>(cluster_id_, link_options.one_way());
+    box_reports_ = std::make_unique<BoxReports>(loop_.get(), directory_.get(), box());
+    link_options.box_reports = box_reports_.get();
     acceptor_ = std::make_unique<LinkAcceptor>(loop_.get(), device_.get(), directory_.get(),
                                                owner_.get(), &notices_, link_options);
     initiator_ =
@@ -170,6 +172,7 @@ void Engine::StartLinks(const lldd_config &config) {
                                         acceptor_.get(), owner_.get(), &notices_, link_options);
     heartbeats_ = std::make_unique<Heartbeats>(loop_.get(), directory_.get(), peer_timeout_ms_);
     heartbeats_->Start();
+    box_reports_->Start();
     Groups::Options group_options;
     group_options.cluster_id = cluster_id_;
     group_options.total_time_s = config.link_total_time_s;
@@ -205,6 +208,7 @@ Status Engine::Close() {
     gate_.WaitUntilEmpty();
     // Ctrl-C ends the waits for peers; everything is taken down all the same.
     Interruption call;
+    if (box_reports_ != nullptr) box_reports_->Flush();
     if (groups_ != nullptr) groups_->Close(SyncDeadline().InterruptedBy(&call));
     if (initiator_ != nullptr) {
         acceptor_->Close();
@@ -218,6 +222,7 @@ Status Engine::Close() {
     heartbeats_.reset();
     initiator_.reset();
     acceptor_.reset();
+    box_reports_.reset();
     directory_.reset();
     owner_.reset();
     unregistrations_.reset();

@@ -127,6 +127,7 @@ public:
     static constexpr unsigned kBeatsUntilSilent = 4;
     // Both ends have made the link: from now on the peer answers a heartbeat.
     void Established() { established_.store(true); }
+    bool established() const { return established_.load(); }
     // Asks a peer that has said nothing since the last call whether it is there. True: from now on
     // the link is silent. I/O thread.
     bool Beat();

@@ -47,6 +47,8 @@ constexpr uint16_t kVersion = 2;
 // something else within one version. Without a secret nothing proves a greeting: nothing that protects
 // an end may depend on a bit.
 constexpr uint32_t kOwnFeatures = 0;
+// Of an engine with a box: takes kBoxCalls and kBoxClock. In the greetings of such an engine only.
+constexpr uint32_t kFeatureBox = 1u << 8;
 
 // "the other end speaks version 1 of the control protocol, this end 2"; `who` is the subject.
 Status OtherVersion(const char *who, uint16_t version);
@@ -96,6 +98,8 @@ enum Kind : uint16_t {
     kGreeting = 11,  // at a rendezvous with a secret: a Hello; the holder's has its proof behind it
     kSums = 12,      // Sums; answered by a SumsReply, which takes as long as reading the memory
     kHeartbeat = 13,  // whether the other end is there, empty; answered by an empty frame
+    kBoxCalls = 16,   // BoxCalls of wire_box.h, to an end with kFeatureBox; not answered
+    kBoxClock = 17,   // BoxClock; not answered
     kAnswer = 0x8000,
 };
 

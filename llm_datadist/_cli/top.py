@@ -58,10 +58,13 @@ def _result(args: argparse.Namespace) -> str:
 
 
 def _looks(pid: int, every: float, times: int | None) -> Iterator[str]:
-    from llm_datadist._box.reader import read
+    from llm_datadist._box.reader import BoxError, read
     from llm_datadist._box.top import boxes_of_process, by_peer, table
 
-    paths = boxes_of_process(pid)
+    # An engine that is closed has its box until it is freed.
+    paths = [path for path in boxes_of_process(pid) if read(path).state == "runs"]
+    if not paths:
+        raise BoxError(f"the engines of process {pid} are closed")
     begun = {path: _begun(read(path)) for path in paths}
     looked = time.monotonic()
     done = 0
