@@ -11,6 +11,7 @@
     nox -s abi             what the C ABI promised is there, by release/abi and abidiff
     nox -s wheels          the wheels of a release into dist/, see release/wheels.py
     nox -s systems         try them in clean Debian systems, as root, see release/roots.py
+    nox -s release         all of a release but the upload, in a clean clone, see docs/release.md
 
 With --no-venv the tools on PATH are taken, which ``pip install -e '.[test,dev]'`` installs.
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -137,3 +139,31 @@ def wheels(session: nox.Session) -> None:
 def systems(session: nox.Session) -> None:
     """Try the wheels of dist/ in clean Debian systems; arguments after -- go to release.roots."""
     session.run("python", "-m", "release.roots", *(session.posargs or ["dist"]))
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """Try a release in a clean clone of HEAD, all but the upload; after --: --final."""
+    python = ".venv/bin/python"
+    steps = [
+        ["python3", "-m", "venv", ".venv"],
+        [python, "-m", "pip", "-q", "install", "-e", ".[test,dev,docs,release]"],
+        [python, "-m", "release.checks", *session.posargs],
+        [python, "-m", "release.abi", "--exact", "--abidiff"],
+        [".venv/bin/nox", "--no-venv", "--stop-on-first-error", "-s", "lint", "types", "docs"],
+        [python, "-m", "release.wheels", f"--output={ROOT / 'dist'}"],
+    ]
+    systems = [python, "-m", "release.roots", str(ROOT / "dist"), f"--cache={ROOT / 'build/roots'}"]
+    if shutil.which("musl-gcc"):
+        steps.append([python, "-m", "release.musl", str(ROOT / "dist")])
+    if os.geteuid() == 0:
+        steps.append(systems)
+    with tempfile.TemporaryDirectory() as work:
+        clone = Path(work) / "clone"
+        session.run("git", "clone", "--quiet", str(ROOT), str(clone), external=True)
+        path = f"{clone / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"
+        with session.chdir(clone):
+            for step in steps:
+                session.run(*step, external=True, env={"PATH": path, "PYTHONPATH": ""})
+    if systems not in steps:
+        session.warn(f"left out, since it needs root: {' '.join(systems[1:])}")

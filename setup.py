@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -58,6 +59,16 @@ HEADER = ROOT / building.HEADER
 # Where they are in a package that was built.
 SOURCES = "_native/src"
 SUITE = "testing/suite"
+
+
+def long_description(readme: str) -> str:
+    """Return README.md as an index shows it: with the names of files in place of links to them."""
+
+    def named(link: re.Match[str]) -> str:
+        text, file = link[1], link[2].partition("#")[0]
+        return f"`{file}`" if text == file else f"{text} (`{file}`)"
+
+    return re.sub(r"\[([^\]]+)\]\((?!https?://)([^)\s]+)\)", named, readme)
 
 
 def ascend_target():
@@ -207,8 +218,13 @@ class build_native(Command):
     @staticmethod
     def _write_ffi(parsed, sources: int, path: Path) -> None:
         """Write the out-of-line ABI-mode module of cffi, with two numbers at its end."""
-        from cffi import FFI
-
+        try:
+            from cffi import FFI
+        except ImportError as error:
+            raise PlatformError(
+                f"the build writes declarations with cffi, which is missing ({error}): "
+                "pip install 'cffi>=1.15', from a file where no index can be reached"
+            ) from error
         ffi = FFI()
         ffi.set_source("llm_datadist._native._ffi", None)
         ffi.cdef(parsed.text)
@@ -246,6 +262,8 @@ class PlatformDistribution(Distribution):
 
 if __name__ == "__main__":
     setup(
+        long_description=long_description((ROOT / "README.md").read_text(encoding="utf-8")),
+        long_description_content_type="text/markdown",
         distclass=PlatformDistribution,
         cmdclass={
             "build": build_with_native,

@@ -38,6 +38,11 @@ class Platform(NamedTuple):
     target: str
 
     @property
+    def musl(self) -> bool:
+        """Whether the C library is musl."""
+        return self.tag.startswith("musllinux")
+
+    @property
     def cxx(self) -> str:
         """The command of the compiler, for CXX."""
         return f"{sys.executable} -m ziglang c++ -target {self.target}"
@@ -100,36 +105,52 @@ def build_sdist(output: Path, work: Path) -> Path:
     return Path(shutil.copy2(archive, output))
 
 
-def build_wheel(sdist: Path, platform: Platform, output: Path, work: Path) -> Path:
-    """Build one wheel from the source distribution; return the one that auditwheel accepted."""
-    folder = work / platform.tag
-    shutil.rmtree(folder, ignore_errors=True)
+def unpack(sdist: Path, folder: Path) -> Path:
+    """Unpack a source distribution into an empty folder; return the tree in it."""
     with tarfile.open(sdist) as archive:
         if hasattr(tarfile, "data_filter"):
             archive.extractall(folder, filter="data")
         else:
             archive.extractall(folder)
     (tree,) = folder.iterdir()
+    return tree
+
+
+def build_wheel(sdist: Path, platform: Platform, output: Path, work: Path) -> Path:
+    """Build one wheel from the source distribution; return the one that auditwheel accepted."""
+    folder = work / platform.tag
+    shutil.rmtree(folder, ignore_errors=True)
+    tree = unpack(sdist, folder)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    setup = [sys.executable, "-W", "ignore", "setup.py", "-q"]
     run(
-        [
-            *(sys.executable, "-W", "ignore", "setup.py", "-q", "bdist_wheel"),
-            *(f"--plat-name=linux_{platform.machine}", f"--dist-dir={folder / 'raw'}"),
-        ],
+        [*setup, "build"],
         tree,
         CXX=platform.cxx,
         # Without the tables of symbols and lines, which only a debugger reads.
         LDFLAGS="-s",
         LLM_DATADIST_BUILD_ASCEND="0",
         # musl's own macros for control messages have warnings.
-        LLM_DATADIST_WERROR="0" if "musl" in platform.tag else "1",
-        SOURCE_DATE_EPOCH=commit_time(),
+        LLM_DATADIST_WERROR="0" if platform.musl else "1",
     )
+    if platform.musl:
+        # zig links libc.so, which musl's loader also takes; auditwheel knows Alpine's name only.
+        (library,) = tree.glob("build/lib*/llm_datadist/_native/lib/*.so")
+        alpine = f"libc.musl-{platform.machine}.so.1"
+        run(["patchelf", "--replace-needed", "libc.so", alpine, str(library)], tree, PATH=path)
+    # auditwheel reads from the name which C library is meant.
+    named = [f"--plat-name={platform.tag}", f"--dist-dir={folder / 'raw'}"]
+    time_of_files = {"SOURCE_DATE_EPOCH": commit_time()}
+    run([*setup, "bdist_wheel", "--skip-build", *named], tree, **time_of_files)
     (raw,) = (folder / "raw").glob("*.whl")
     repaired = folder / "repaired"
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     # "auto" is the oldest C library that will do; no other choice is for another architecture.
     auditwheel = [sys.executable, "-m", "auditwheel", "repair", "--only-plat", "--plat=auto"]
-    printed = run([*auditwheel, f"-w{repaired}", str(raw)], ROOT, PATH=path)
+    # Where it looks for libraries: not in this machine's folders, which are of another C library.
+    nowhere = folder / "nowhere"
+    nowhere.mkdir()
+    options = [f"--ldpaths={nowhere}", f"-w{repaired}"]
+    printed = run([*auditwheel, *options, str(raw)], ROOT, PATH=path)
     (wheel,) = repaired.glob("*.whl")
     if platform.tag not in wheel.stem.split("-")[-1].split("."):
         raise ReleaseError(

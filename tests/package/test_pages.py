@@ -56,6 +56,26 @@ def test_what_the_pages_show_works(tmp_path: Path) -> None:
     assert int(re.findall(r"(\d+) passed", done.stdout)[0]) >= len(tests), done.stdout
 
 
+# Fragments that begin in the middle of a program.
+FRAGMENTS = {"ascend": 1, "faults": 1, "zh/ascend": 1}
+
+
+def test_each_block_of_python_is_run() -> None:
+    """By the test above, by test_api_pages, or by test_translations: the same as in English."""
+    run = {*PAGES, "api/testing", "zh/quickstart", "zh/connector"}
+    fragments: dict[str, int] = {}
+    for path in DOCS.rglob("*.md"):
+        page = str(path.relative_to(DOCS).with_suffix(""))
+        for block in re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.DOTALL | re.M):
+            if block.startswith("# file: "):
+                assert page in run, f"docs/{page}.md has a file that no test runs"
+            elif block.startswith(">>> "):
+                assert page.startswith("api/"), f"docs/{page}.md has examples that no test runs"
+            else:
+                fragments[page] = fragments.get(page, 0) + 1
+    assert fragments == FRAGMENTS
+
+
 def test_links_lead_somewhere() -> None:
     pages = [
         *DOCS.glob("*.md"),

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from llm_datadist._version import __version__
+from release.wheels import unpack
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -192,6 +193,9 @@ def test_metadata(wheel):
         root_is_purelib = archive.read(f"{folder}/WHEEL").decode()
     assert metadata["Name"] == "llm-datadist-cffi"
     assert metadata["License-Expression"] == "Apache-2.0"
+    assert "Framework :: Pytest" in metadata.get_all("Classifier")
+    assert metadata["Description-Content-Type"].startswith("text/markdown")
+    assert metadata.get_payload().startswith("# llm-datadist-cffi\n")
     assert license_text == (ROOT / "LICENSE").read_text()
     required = [text for text in metadata.get_all("Requires-Dist") if "extra" not in text]
     assert sorted(required) == ["cffi>=1.15", "numpy"]
@@ -353,6 +357,27 @@ def test_the_bench_of_the_wheel(installed, tmp_path):
     # Whether they can be compiled is the machine's affair, but the source is there.
     assert report["no_references"] == "" or "no C compiler" in report["no_references"]
     assert [each["work"] for each in report["results"]] == ["W3"]
+
+
+def test_a_source_distribution_builds_the_same_wheel(setup_module, wheel, tmp_path):
+    """All of it but the library, which a compiler of nothing makes here."""
+    run_setup(tmp_path, "sdist", f"--dist-dir={tmp_path}")
+    (archive,) = tmp_path.glob("*.tar.gz")
+    tree = unpack(archive, tmp_path / "unpacked")
+    cxx = tmp_path / "c++"
+    cxx.write_text('#!/bin/sh\nwhile [ $# -gt 1 ]; do [ "$1" = -o ] && : > "$2"; shift; done\n')
+    cxx.chmod(0o755)
+    environment = {**os.environ, "CXX": str(cxx), "LLM_DATADIST_BUILD_ASCEND": "0"}
+    command = [sys.executable, "-W", "ignore", "setup.py", "-q", "bdist_wheel"]
+    result = subprocess.run(command, cwd=tree, env=environment, text=True, capture_output=True)
+    assert result.returncode == 0, result.stderr
+    (found,) = (tree / "dist").glob("*.whl")
+    assert found.name == wheel.name
+    built, expected = content_of(found), content_of(wheel)
+    library = "llm_datadist/_native/lib/libllm_datadist_mock.so"
+    assert expected.pop(library) != built.pop(library)
+    assert set(built) == set(expected)
+    assert [name for name in expected if built[name] != expected[name]] == []
 
 
 def test_a_source_distribution_has_what_the_build_needs(setup_module, tmp_path):
