@@ -158,7 +158,7 @@ Status Box::OpenFromEnvironment(uint64_t cluster_id, const std::string &runtime,
     header.pid = static_cast<uint32_t>(getpid());
     header.process_start = StartOfThisProcess();
     ReadBootId(header.boot_id);
-    struct stat clocks {};
+    struct stat clocks{};
     if (stat("/proc/self/ns/time", &clocks) == 0) header.time_namespace = clocks.st_ino;
     header.opened_ns = MonotonicNs();
     header.opened_realtime_ns = Clock(CLOCK_REALTIME);
