@@ -23,6 +23,7 @@ struct LinkOptions {
     uint32_t peer_timeout_ms = 0;  // after which a peer that does not answer is noticed; 0: never
     // Raised when the engine is closed; outlives every link. Null: it is not.
     const Interruption *closing = nullptr;
+    TrafficTotals *totals = nullptr;    // see Link::Identity
     Box *box = nullptr;                 // is told of links; null: there is none
     BoxReports *box_reports = nullptr;  // never null once links are made
 

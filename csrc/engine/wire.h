@@ -46,7 +46,8 @@ constexpr uint16_t kVersion = 2;
 // sender use it only on a link whose Link::Identity::peer_features has it. No bit is used again for
 // something else within one version. Without a secret nothing proves a greeting: nothing that protects
 // an end may depend on a bit.
-constexpr uint32_t kOwnFeatures = 0;
+constexpr uint32_t kFeatureReports = 1u << 0;  // takes kReport
+constexpr uint32_t kOwnFeatures = kFeatureReports;
 // Of an engine with a box: takes kBoxCalls and kBoxClock. In the greetings of such an engine only.
 constexpr uint32_t kFeatureBox = 1u << 8;
 
@@ -98,8 +99,10 @@ enum Kind : uint16_t {
     kGreeting = 11,  // at a rendezvous with a secret: a Hello; the holder's has its proof behind it
     kSums = 12,      // Sums; answered by a SumsReply, which takes as long as reading the memory
     kHeartbeat = 13,  // whether the other end is there, empty; answered by an empty frame
-    kBoxCalls = 16,   // BoxCalls of wire_box.h, to an end with kFeatureBox; not answered
-    kBoxClock = 17,   // BoxClock; not answered
+    // Report of wire_report.h, to an end with kFeatureReports; not answered.
+    kReport = 14,
+    kBoxCalls = 16,  // BoxCalls of wire_box.h, to an end with kFeatureBox; not answered
+    kBoxClock = 17,  // BoxClock; not answered
     kAnswer = 0x8000,
 };
 
