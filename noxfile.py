@@ -143,12 +143,15 @@ def systems(session: nox.Session) -> None:
 
 @nox.session
 def release(session: nox.Session) -> None:
-    """Try a release in a clean clone of HEAD, all but the upload; after --: --final."""
+    """Try a release in a clean clone of HEAD, all but the upload.
+
+    After --: --final as on the day of the release, --no-systems without the clean systems.
+    """
     python = ".venv/bin/python"
     steps = [
         ["python3", "-m", "venv", ".venv"],
         [python, "-m", "pip", "-q", "install", "-e", ".[test,dev,docs,release]"],
-        [python, "-m", "release.checks", *session.posargs],
+        [python, "-m", "release.checks", *({"--final"} & {*session.posargs})],
         [python, "-m", "release.abi", "--exact", "--abidiff"],
         [".venv/bin/nox", "--no-venv", "--stop-on-first-error", "-s", "lint", "types", "docs"],
         [python, "-m", "release.wheels", f"--output={ROOT / 'dist'}"],
@@ -156,7 +159,7 @@ def release(session: nox.Session) -> None:
     systems = [python, "-m", "release.roots", str(ROOT / "dist"), f"--cache={ROOT / 'build/roots'}"]
     if shutil.which("musl-gcc"):
         steps.append([python, "-m", "release.musl", str(ROOT / "dist")])
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and "--no-systems" not in session.posargs:
         steps.append(systems)
     with tempfile.TemporaryDirectory() as work:
         clone = Path(work) / "clone"
@@ -166,4 +169,4 @@ def release(session: nox.Session) -> None:
             for step in steps:
                 session.run(*step, external=True, env={"PATH": path, "PYTHONPATH": ""})
     if systems not in steps:
-        session.warn(f"left out, since it needs root: {' '.join(systems[1:])}")
+        session.warn(f"left out, for root to run: {' '.join(systems[1:])}")

@@ -24,8 +24,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from release import checks, sbom
+
 ROOT = Path(__file__).resolve().parent.parent
-NEEDED = ("auditwheel", "cffi", "setuptools", "ziglang")
+NEEDED = ("auditwheel", "cffi", "setuptools", "wheel", "ziglang")
 # What of the caller's environment would change the library, or which libraries are built.
 IGNORED = ("CXX", "CXXFLAGS", "LDFLAGS", "LLM_DATADIST_SANITIZE", "LLM_DATADIST_BUILD_OUTPUT")
 
@@ -156,7 +158,24 @@ def build_wheel(sdist: Path, platform: Platform, output: Path, work: Path) -> Pa
         raise ReleaseError(
             f"auditwheel found {wheel.name} where {platform.tag} is meant:\n{printed}"
         )
-    return Path(shutil.copy2(wheel, output))
+    return add_bill(wheel, output, folder / "unpacked")
+
+
+def add_bill(wheel: Path, output: Path, work: Path) -> Path:
+    """Put the bill of materials into a wheel; return the wheel that is in ``output``."""
+    zig = [sys.executable, "-m", "ziglang"]
+    version = checks.version_of(ROOT)
+    llvm = sbom.llvm_version(run([*zig, "c++", "--version"], ROOT))
+    run([sys.executable, "-m", "wheel", "unpack", f"--dest={work}", str(wheel)], ROOT)
+    (tree,) = work.iterdir()
+    (information,) = tree.glob("*.dist-info")
+    (information / "sboms").mkdir()
+    text = sbom.bill(version, run([*zig, "version"], ROOT).strip(), llvm)
+    (information / "sboms" / "llm-datadist-cffi.cdx.json").write_text(text)
+    time_of_files = {"SOURCE_DATE_EPOCH": commit_time()}
+    pack = [sys.executable, "-m", "wheel", "pack", f"--dest-dir={output}", str(tree)]
+    run(pack, ROOT, **time_of_files)
+    return output / wheel.name
 
 
 def _arguments() -> argparse.Namespace:

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 _SHAPE = re.compile(r"([1-9]\d*)P([1-9]\d*)D")
 # Parts of the rate that saturates.
 _LADDER = (0.1, 0.3, 0.5, 0.7, 0.9)
+_REQUESTS, _PER_PROMPT = 4000, 40
 # As many times that rate, so that every part that is too slow has work all the time.
-_OVERLOAD = 1.5
+_OVERLOAD = 1.2
 
 
 def _amount(text: str) -> float:
@@ -84,7 +85,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="requests a second; again for more (default: parts of what saturates)",
     )
-    course.add_argument("--requests", type=positive, default=4000, metavar="N", help="per rate")
+    course.add_argument(
+        "--requests",
+        type=positive,
+        metavar="N",
+        help=f"per rate (default: {_REQUESTS}, or {_PER_PROMPT} per prompt if that is more)",
+    )
     course.add_argument("--seed", type=int, default=1, metavar="N", help="of the arrivals")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
@@ -148,9 +154,10 @@ def _result(args: argparse.Namespace) -> str:
     deployment = _deployment(args)
     most = deployment.saturation()
     rates = args.rate or [part * most.requests_per_second for part in _LADDER]
-    loads = [deployment.under(rate, args.requests, args.seed) for rate in rates]
+    count = args.requests or max(_REQUESTS, _PER_PROMPT * deployment.prompts)
+    loads = [deployment.under(rate, count, args.seed) for rate in rates]
     served = deployment.under(
-        _OVERLOAD * most.requests_per_second, args.requests, args.seed
+        _OVERLOAD * most.requests_per_second, count, args.seed
     ).served_per_second
     if args.json:
         return json.dumps(_for_machines(deployment, most, served, loads))

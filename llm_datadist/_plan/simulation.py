@@ -19,7 +19,7 @@ __all__ = ["Network", "Request", "Result", "simulate"]
 
 # A flow that begins or ends changes the rates of others, those change others, and so on. With more
 # flows than this, what is furthest away keeps its rate until something nearer happens.
-MOST_TOUCHED = 64
+MOST_TOUCHED = 16
 # A port and its direction: ("prompt", 0) sends, ("decoder", 3) receives.
 Port = tuple[str, int]
 Link = tuple[int, int]

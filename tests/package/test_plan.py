@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import plan_validation
 from llm_datadist.__main__ import main
+from llm_datadist._plan import simulation
 from llm_datadist._plan.deployment import VALIDATED, Deployment, percentile
 from llm_datadist._plan.fabrics import profiles
 from llm_datadist._plan.simulation import Network, Request, simulate
@@ -89,6 +90,17 @@ def test_more_than_saturates_is_not_served() -> None:
 def test_the_part_that_saturates(change: dict[str, float], part: str) -> None:
     plan = Deployment(2, 2, profiles()["a3-hccs-2hosts-default"], 2 << 20, 2000)
     assert replace(plan, **change).saturation().part == part  # type: ignore[arg-type]
+
+
+def test_flows_that_are_far_away_keep_their_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Deployment(30, 40, profiles()["a3-roce-2hosts-cs"], 128 << 10, 2000)
+    rate = 0.8 * plan.saturation().requests_per_second
+    some = plan.under(rate, 500, 1)
+    monkeypatch.setattr(simulation, "MOST_TOUCHED", 10**9)
+    exactly = plan.under(rate, 500, 1)
+    assert some.mean != exactly.mean
+    assert some.mean == pytest.approx(exactly.mean, rel=0.005)
+    assert some.p99 == pytest.approx(exactly.p99, rel=0.02)
 
 
 def test_percentiles() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ import sys
 
 import pytest
 
-from release import checks, roots, wheels
+from release import checks, roots, sbom, wheels
 from tests.package.tree import ROOT
 
 PARTS = ("CHANGELOG.md", "csrc/include/llm_datadist.h", "llm_datadist/_version.py")
@@ -118,6 +119,19 @@ def test_what_the_tools_of_a_release_lack_is_named(monkeypatch):
         "debootstrap (the systems)",
         "unshare (their namespaces)",
     ]
+
+
+def test_the_bill_of_materials_names_what_is_linked_in():
+    llvm = sbom.llvm_version("clang version 21.1.0 (https://example.org abc)\nTarget: x86_64\n")
+    document = json.loads(sbom.bill("0.1.0", "0.17.1", llvm))
+    assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
+    named = {each["name"]: each["version"] for each in document["components"]}
+    assert named == dict.fromkeys(("libc++", "libc++abi", "libunwind", "compiler-rt"), "21.1.0")
+    (of_itself,) = document["dependencies"]
+    assert of_itself["ref"] == document["metadata"]["component"]["bom-ref"]
+    assert of_itself["dependsOn"] == [each["bom-ref"] for each in document["components"]]
+    with pytest.raises(ValueError, match="no version of clang in 'gcc'"):
+        sbom.llvm_version("gcc")
 
 
 def test_each_platform_has_a_system_that_tries_it():
