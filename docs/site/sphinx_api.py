@@ -49,7 +49,11 @@ def _modules() -> Iterator[str]:
 def _find(name: str) -> tuple[str, list[Any]]:
     """Return the full name of what a heading names, and the way to it: module, class, method."""
     for module in _modules():
-        way: list[Any] = [importlib.import_module(module)]
+        try:
+            way: list[Any] = [importlib.import_module(module)]
+        except ModuleNotFoundError:
+            # It needs an extra that is not installed here.
+            continue
         for part in name.split("."):
             found = getattr(way[-1], part, None)
             if found is None:
