@@ -38,6 +38,11 @@ MODULES: tuple[str, ...] = (
 )
 
 
+# So that llm_datadist.arrays is there as an attribute.
+for each_module in MODULES:
+    importlib.import_module(each_module)
+
+
 def _modules() -> Iterator[str]:
     yield from MODULES
     for package in (llm_datadist, testing):
