@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ._linked import Peer
     from ._native.engine import Engine
     from .introspection import Counters, LinkInfo, PathInfo
+    from .statistics import Statistics
 
 __all__ = ["LLMDataDist"]
 
@@ -450,9 +451,7 @@ class LLMDataDist:
         return self._open_engine().links.all()
 
     def drop_gone_links(self) -> int:
-        """Drop every link of link_clusters whose peer is gone (LinkState.PEER_GONE), whoever made
-        it, and return how many; LLMException as a forced unlink answers. Source: decision 73.
-        """
+        """Drop the links of link_clusters whose peers are gone; return how many. Decision 73."""
         return self._open_engine().links.drop_gone()
 
     def link_paths(self, cluster_id: int) -> list[PathInfo]:
@@ -473,6 +472,10 @@ class LLMDataDist:
     def counters(self) -> Counters:
         """Return the totals since init."""
         return self._open_engine().counters()
+
+    def statistics(self) -> Statistics:
+        """Return what transfers have come to since init, link by link and at both ends."""
+        return self._open_engine().links.statistics(self._cluster_id, self.counters())
 
     def __repr__(self) -> str:
         state = "not initialized" if self._engine is None else "initialized"

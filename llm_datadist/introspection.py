@@ -5,10 +5,12 @@ like it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
-__all__ = ["Counters", "LinkInfo", "LinkState", "MemoryKind", "PathInfo"]
+from .status import LLMStatusCode
+
+__all__ = ["Counters", "LastError", "LinkInfo", "LinkState", "MemoryKind", "PathInfo"]
 
 
 class LinkState(Enum):
@@ -35,8 +37,22 @@ class MemoryKind(Enum):
 
 
 @dataclass(frozen=True)
+class LastError:
+    """The last transfer that failed."""
+
+    status_code: LLMStatusCode
+    text: str  # at most 240 bytes
+    time: float  # as time.time()
+
+
+@dataclass(frozen=True)
 class LinkInfo:
-    """One link as this end sees it; totals since it was made."""
+    """One link as this end sees it; totals since it was made.
+
+    The members that begin with peer_ are of transfers that the other end asked for, as it reports
+    them: every 100 ms while they go on, within half a second after a rest, and when the link is
+    taken down. LLMDataDist.statistics() has more of both.
+    """
 
     peer_cluster_id: int
     state: LinkState
@@ -47,6 +63,20 @@ class LinkInfo:
     pushes: int  # layers
     bytes_in: int
     bytes_out: int
+    number: str = ""  # "3fa2b1c0", by which the logs of both ends call the link
+    failures: dict[str, int] = field(default_factory=dict)  # of this end, by status: "LLM_TIMEOUT"
+    last_success: float | None = None  # of this end, as time.time()
+    last_error: LastError | None = None  # of this end
+    peer_pulls: int = 0  # from this end
+    peer_pushes: int = 0  # layers
+    peer_bytes_in: int = 0  # that the peer pushed into this engine
+    peer_bytes_out: int = 0  # that it pulled from it
+    peer_failures: int = 0
+
+    @property
+    def timeouts(self) -> int:
+        """Of the failures, those with LLM_TIMEOUT."""
+        return self.failures.get("LLM_TIMEOUT", 0)
 
 
 @dataclass(frozen=True)
@@ -73,3 +103,9 @@ class Counters:
     links_lost: int
     table_reads: int  # cache tables read from peers
     links_silent: int  # how often a link became SILENT
+    # What peers report of their transfers with this engine, at the latest half a second late.
+    peer_pulls: int = 0
+    peer_pushes: int = 0  # layers
+    peer_bytes_in: int = 0  # that peers pushed into this engine
+    peer_bytes_out: int = 0  # that peers pulled from it
+    peer_failures: int = 0

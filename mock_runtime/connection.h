@@ -34,7 +34,7 @@ public:
     Status Confirm() override;
     Status Read(const Run *runs, size_t count, const Deadline &deadline) override;
     Status Write(const Run *runs, size_t count, const Deadline &deadline) override;
-    PathBytes Moved() const override { return moved_; }
+    const PathBytes &Moved() const override { return moved_; }
     void ServeStream(Fd stream) override;
     void OnMessage(std::string_view message, std::function<void()> answer) override;
     void PeerGone() override;

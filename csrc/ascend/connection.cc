@@ -96,7 +96,7 @@ Status AscendConnection::Write(const Run *runs, size_t count, const Deadline &de
 
 Status AscendConnection::Transfer(hixl::TransferOp operation, const Run *runs, size_t count,
                                   const Deadline &deadline) {
-    moved_ = 0;
+    moved_ = {};
     LLDD_RETURN_IF_ERROR(Plan(runs, count));
     for (size_t i = 0; i < num_pieces_; ++i) {
         const Piece &piece = pieces_[i];
@@ -106,7 +106,7 @@ Status AscendConnection::Transfer(hixl::TransferOp operation, const Run *runs, s
             deadline);
         LLDD_RETURN_IF_ERROR(may_move);
         if (!status.ok()) return Explain(std::move(status), deadline);
-        moved_ += piece.bytes;
+        moved_[static_cast<size_t>(Path::kHixl)] += piece.bytes;
     }
     return Status::Ok();
 }

@@ -36,11 +36,7 @@ public:
     Status Confirm() override;
     Status Read(const Run *runs, size_t count, const Deadline &deadline) override;
     Status Write(const Run *runs, size_t count, const Deadline &deadline) override;
-    PathBytes Moved() const override {
-        PathBytes moved{};
-        moved[static_cast<size_t>(Path::kHixl)] = moved_;
-        return moved;
-    }
+    const PathBytes &Moved() const override { return moved_; }
     void ServeStream(Fd stream) override;
     void OnMessage(std::string_view message, std::function<void()> answer) override;
     void Unlinked() override;
@@ -98,7 +94,7 @@ private:
     // Used by the transfer that is under way; kept so that the next one uses its memory again.
     std::vector<Piece> pieces_;
     size_t num_pieces_ = 0;
-    uint64_t moved_ = 0;  // by the last transfer
+    PathBytes moved_{};  // by the last transfer
 };
 
 }  // namespace lldd::ascend

@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "engine/abi_call.h"
 #include "engine/abi_structs.h"
+#include "engine/abi_traffic.h"
 #include "engine/box_events.h"
 #include "engine/engine.h"
 #include "llm_datadist.h"
@@ -27,6 +28,7 @@ using lldd::abi::OnEngine;
 using lldd::abi::ReadArray;
 using lldd::abi::ReadStruct;
 using lldd::abi::WriteElement;
+using lldd::abi::WriteList;
 
 Status ReadClusters(const lldd_cluster *clusters, uint64_t count, uint32_t timeout_ms,
                     std::vector<lldd::ClusterSpec> *specs) {
@@ -66,41 +68,6 @@ Status WriteResults(const std::vector<lldd::ClusterResult> &from, lldd_cluster_r
         if (!from[i].status.ok()) last = from[i].status;
     }
     return last;
-}
-
-uint32_t StateOf(const lldd::Link &link) {
-    if (link.unlinked()) return LLDD_LINK_CLOSING;
-    if (link.peer_gone()) return LLDD_LINK_PEER_GONE;
-    return link.silent() ? LLDD_LINK_SILENT : LLDD_LINK_LIVE;
-}
-
-lldd_link_info InfoOf(const lldd::Link &link) {
-    lldd_link_info info{};
-    info.state = StateOf(link);
-    info.peer_cluster_id = link.peer();
-    info.comm_id = link.identity().comm_id;
-    info.pulls = link.counters.pulls.load(std::memory_order_relaxed);
-    info.pushes = link.counters.pushes.load(std::memory_order_relaxed);
-    info.bytes_in = link.counters.bytes_in.load(std::memory_order_relaxed);
-    info.bytes_out = link.counters.bytes_out.load(std::memory_order_relaxed);
-    info.is_initiator = link.identity().end == lldd::LinkEnd::kInitiator ? 1 : 0;
-    CopyText(link.identity().peer_address.ToString(), info.peer_address);
-    return info;
-}
-
-// Writes as many elements as there is room for.
-template <typename T>
-Status WriteList(const std::vector<T> &from, const char *name, T *to, uint64_t capacity,
-                 uint64_t *count) {
-    const uint64_t written = std::min<uint64_t>(capacity, from.size());
-    if (written > 0) {
-        LLDD_RETURN_IF_ERROR(CheckOut(name, to));
-        uint32_t stride;
-        std::memcpy(&stride, to, sizeof stride);
-        for (uint64_t i = 0; i < written; ++i) WriteElement(from[i], to, stride, i);
-    }
-    *count = from.size();
-    return Status::Ok();
 }
 
 }  // namespace
@@ -179,7 +146,7 @@ lldd_status lldd_links(lldd_engine *handle, lldd_link_info *links, uint64_t capa
     return OnEngine(handle, [&](Engine &engine) -> Status {
         if (count == nullptr) return Failure(LLDD_PARAM_INVALID, "count is null");
         std::vector<lldd_link_info> written;
-        for (const auto &link : engine.links().All()) written.push_back(InfoOf(*link));
+        for (const auto &link : engine.links().All()) written.push_back(lldd::abi::InfoOf(*link));
         return WriteList(written, "links", links, capacity, count);
     });
 }

@@ -102,4 +102,19 @@ void WriteElement(const T &value, T *array, uint32_t stride, uint64_t index) {
     WriteStruct(value, to);
 }
 
+// Writes as many elements as there is room for.
+template <typename T>
+Status WriteList(const std::vector<T> &from, const char *name, T *to, uint64_t capacity,
+                 uint64_t *count) {
+    const uint64_t written = std::min<uint64_t>(capacity, from.size());
+    if (written > 0) {
+        LLDD_RETURN_IF_ERROR(CheckOut(name, to));
+        uint32_t stride;
+        std::memcpy(&stride, to, sizeof stride);
+        for (uint64_t i = 0; i < written; ++i) WriteElement(from[i], to, stride, i);
+    }
+    *count = from.size();
+    return Status::Ok();
+}
+
 }  // namespace lldd::abi

@@ -146,6 +146,15 @@ void ControlChannel::Tell(wire::Kind kind, std::string_view body) {
     Send(kind, request_id, body);
 }
 
+bool ControlChannel::TellIfNothingWaits(wire::Kind kind, std::string_view body) {
+    {
+        MutexLock lock(mutex_);
+        if (outgoing_.size() != sent_) return false;
+    }
+    Tell(kind, body);
+    return true;
+}
+
 void ControlChannel::Answer(uint16_t kind, uint32_t request_id, std::string_view body) {
     Send(static_cast<uint16_t>(kind | wire::kAnswer), request_id, body);
 }

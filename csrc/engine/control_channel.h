@@ -85,6 +85,9 @@ public:
                 std::string *answer);
     // Sends a request for whose answer no call waits. Any thread; never blocks.
     void Tell(wire::Kind kind, std::string_view body);
+    // The same, unless something waits that the peer has not taken yet: a peer that is stopped takes
+    // nothing, and must not fill this process. False: it was not sent.
+    bool TellIfNothingWaits(wire::Kind kind, std::string_view body);
     // Any thread; never blocks.
     void Answer(uint16_t kind, uint32_t request_id, std::string_view body);
 

@@ -27,6 +27,11 @@ bool ChecksWanted() {
     return text != nullptr && text[0] != '\0' && std::strcmp(text, "0") != 0;
 }
 
+bool TimesWanted() {
+    const char *const text = std::getenv("LLM_DATADIST_STATISTICS");
+    return text == nullptr || std::strcmp(text, "0") != 0;
+}
+
 Status ParseListen(const char *ip, uint32_t port, SocketAddress *address) {
     Status status = SocketAddress::Parse(ip, port, address);
     return status.ok() ? status : std::move(status).WithPrefix("listen_ip_info: ");
@@ -132,8 +137,9 @@ Status Engine::Start(const lldd_config &config) {
     LLDD_RETURN_IF_ERROR(VerifyOn(device_.get(), &transfer_options.verified_on));
     transfer_options.has_device_pool = device_pool_.pages != nullptr;
     transfers_ = std::make_unique<Transfers>(
-        &store_, &in_use_, directory_.get(), &observers_,
+        &store_, &in_use_, directory_.get(), &observers_, &traffic_,
         Mismatches(&notices_, strict_hardware_ || ChecksWanted()), transfer_options);
+    observers_.Add(&traffic_times_, TransferObservers::Wants::kEnd, TimesWanted());
     copies_ = std::make_unique<LocalCopies>(&store_, &in_use_, device_.get());
     if (listen) {
         LLDD_RETURN_IF_ERROR(acceptor_->StartListening(listen_address));
@@ -161,6 +167,7 @@ void Engine::StartLinks(const lldd_config &config) {
     if (config.auth_token != nullptr) link_options.secret = config.auth_token;
     link_options.closing = &closing_;
     link_options.peer_timeout_ms = peer_timeout_ms_;
+    link_options.totals = &traffic_;
     link_options.box = box();
     directory_ = std::make_unique<LinkDirectory>(cluster_id_, link_options.one_way());
     acceptor_ = std::make_unique<LinkAcceptor>(loop_.get(), device_.get(), directory_.get(),
@@ -170,6 +177,8 @@ void Engine::StartLinks(const lldd_config &config) {
                                         acceptor_.get(), owner_.get(), &notices_, link_options);
     heartbeats_ = std::make_unique<Heartbeats>(loop_.get(), directory_.get(), peer_timeout_ms_);
     heartbeats_->Start();
+    reports_ = std::make_unique<Reports>(loop_.get(), directory_.get());
+    reports_->Start();
     Groups::Options group_options;
     group_options.cluster_id = cluster_id_;
     group_options.total_time_s = config.link_total_time_s;
@@ -216,6 +225,7 @@ Status Engine::Close() {
     transfers_.reset();
     groups_.reset();
     heartbeats_.reset();
+    reports_.reset();
     initiator_.reset();
     acceptor_.reset();
     directory_.reset();
@@ -294,21 +304,24 @@ void Engine::Describe(lldd_engine_info *info) {
 }
 
 void Engine::ReadCounters(lldd_counters *counters) const {
-    const Transfers::Counters &counted = transfers_->counters();
-    const auto read = [](const std::atomic<uint64_t> &counter) {
-        return counter.load(std::memory_order_relaxed);
-    };
-    counters->pulls = read(counted.pulls);
-    counters->pushes = read(counted.pushes);
+    const TrafficNumbers own = traffic_.Own();
+    counters->pulls = own.pulls;
+    counters->pushes = own.pushes;
     counters->copies = copies_->count();
-    counters->failures = read(counted.failures);
-    counters->timeouts = read(counted.timeouts);
-    counters->bytes_in = read(counted.bytes_in);
-    counters->bytes_out = read(counted.bytes_out);
+    counters->failures = own.failed();
+    counters->timeouts = own.failures[FailureKind(LLDD_TIMEOUT)];
+    counters->bytes_in = own.bytes_pulled();
+    counters->bytes_out = own.bytes_pushed();
+    const TrafficNumbers peers = traffic_.Peers();
+    counters->peer_pulls = peers.pulls;
+    counters->peer_pushes = peers.pushes;
+    counters->peer_bytes_in = peers.bytes_pushed();
+    counters->peer_bytes_out = peers.bytes_pulled();
+    counters->peer_failures = peers.failed();
     counters->links_made = directory_->links_made();
     counters->links_lost = directory_->links_lost();
     counters->links_silent = directory_->links_silent();
-    counters->table_reads = read(counted.table_reads);
+    counters->table_reads = transfers_->table_reads();
 }
 
 void Engine::AddNotices(std::vector<std::string> notices) {

@@ -23,6 +23,9 @@
 #include "engine/notices.h"
 #include "engine/owner_service.h"
 #include "engine/page_pool.h"
+#include "engine/reports.h"
+#include "engine/traffic.h"
+#include "engine/traffic_times.h"
 #include "engine/transfer_record.h"
 #include "engine/transfers.h"
 #include "engine/unregistrations.h"
@@ -70,6 +73,7 @@ public:
     // Whether a transfer that left a notice says so by its status.
     bool tells_notices() const { return tells_notices_; }
     const LinkDirectory &links() const { return *directory_; }
+    const TrafficTotals &traffic() const { return traffic_; }
     LinkInitiator &initiator() { return *initiator_; }
     Status DropGoneLinks(uint64_t *count);
     Transfers &transfers() { return *transfers_; }
@@ -130,14 +134,17 @@ private:
     Pool host_pool_;
     CacheStore store_;
     CachesInUse in_use_;
+    TrafficTotals traffic_;
     std::unique_ptr<Unregistrations> unregistrations_;
     std::unique_ptr<OwnerService> owner_;
     std::unique_ptr<LinkDirectory> directory_;
     std::unique_ptr<LinkAcceptor> acceptor_;
     std::unique_ptr<LinkInitiator> initiator_;
     std::unique_ptr<Heartbeats> heartbeats_;
+    std::unique_ptr<Reports> reports_;
     std::unique_ptr<Groups> groups_;
     TransferObservers observers_;
+    TrafficTimes traffic_times_;
     std::unique_ptr<Transfers> transfers_;
     std::unique_ptr<LocalCopies> copies_;
 };

@@ -57,6 +57,12 @@ Link::~Link() {
         dial_.reset();
     });
     channel_.Close();
+    if (identity_.totals != nullptr) identity_.totals->Remove(&traffic_);
+}
+
+void Link::Established() {
+    if (identity_.totals != nullptr) identity_.totals->Add(&traffic_);
+    established_.store(true);
 }
 
 bool Link::FirstWarning(Warning warning, int64_t own_cache, int64_t peer_cache) {

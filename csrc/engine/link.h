@@ -23,6 +23,7 @@
 #include "engine/control_channel.h"
 #include "engine/greeting.h"
 #include "engine/peer_table.h"
+#include "engine/traffic.h"
 #include "engine/turn_lock.h"
 #include "runtime/runtime.h"
 
@@ -43,6 +44,8 @@ public:
         uint32_t peer_timeout_ms = 0;  // see WatchPeerHost
         std::string group;             // of a communicator: its name
         uint64_t comm_id = 0;          // and its id on this end
+        // Where the link's traffic counts from when it is made; outlives the link. Null: nowhere.
+        TrafficTotals *totals = nullptr;
     };
 
     // Holds the link for one transfer or for its end; others wait, each until its own deadline. For
@@ -126,7 +129,8 @@ public:
     // Without an answer for so many beats the link is silent.
     static constexpr unsigned kBeatsUntilSilent = 4;
     // Both ends have made the link: from now on the peer answers a heartbeat.
-    void Established() { established_.store(true); }
+    void Established();
+    bool established() const { return established_.load(); }
     // Asks a peer that has said nothing since the last call whether it is there. True: from now on
     // the link is silent. I/O thread.
     bool Beat();
@@ -159,12 +163,8 @@ public:
     // thread.
     void DialFor(uint32_t request_id);
 
-    struct Counters {
-        std::atomic<uint64_t> pulls{0};
-        std::atomic<uint64_t> pushes{0};
-        std::atomic<uint64_t> bytes_in{0};
-        std::atomic<uint64_t> bytes_out{0};
-    } counters;
+    // What the transfers of both ends over this link have come to.
+    LinkTraffic &traffic() const { return traffic_; }
 
 private:
     Status ConnectWhilePeerLives(const Deadline &deadline, Fd *stream);
@@ -181,6 +181,7 @@ private:
     Identity identity_;
     std::string peer_name_;
     uint32_t number_ = 0;
+    mutable LinkTraffic traffic_;
     ControlChannel channel_;
     std::unique_ptr<Connection> owned_connection_;
     std::atomic<Connection *> connection_{nullptr};

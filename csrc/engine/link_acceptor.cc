@@ -12,6 +12,7 @@
 #include "base/io_thread.h"
 #include "base/log.h"
 #include "engine/life_log.h"
+#include "engine/reports.h"
 #include "runtime/texts.h"
 
 namespace lldd {
@@ -154,6 +155,7 @@ void LinkAcceptor::BeginHandshake(HelloListener::Greeted greeted) {
     identity.has_secret = !options_.secret.empty();
     identity.peer_features = greeted.hello.features;
     identity.peer_timeout_ms = options_.peer_timeout_ms;
+    identity.totals = options_.totals;
     if (identity.has_secret) {
         Writer own_id;
         own_id.Number(options_.cluster_id);
@@ -215,6 +217,7 @@ bool LinkAcceptor::Answer(const LinkPtr &link, uint16_t kind, uint32_t request_i
             link->DialFor(request_id);
             return true;
         case wire::kHeartbeat: link->channel().Answer(kind, request_id, {}); return true;
+        case wire::kReport: return TakeReport(link.get(), body);
         case wire::kMessage: return link->OnMessage(request_id, body);
         default: return owner_->OnRequest(link, kind, request_id, body);
     }
@@ -376,6 +379,7 @@ void LinkAcceptor::DropWhenIdle(const LinkPtr &link, std::function<void()> then)
 
 void LinkAcceptor::OnUnlink(const LinkPtr &link, uint32_t request_id) {
     if (Connection *const connected = link->connection()) connected->Unlinked();
+    SendReport(link.get());
     if (link->unlink_under_way.load()) {
         // A thread of this end has the turn and waits for the same answer.
         directory_->Remove(link);

@@ -15,6 +15,7 @@
 #include "base/thread.h"
 #include "engine/greeting.h"
 #include "engine/life_log.h"
+#include "engine/reports.h"
 
 namespace lldd {
 namespace {
@@ -208,6 +209,7 @@ Status LinkInitiator::Dial(const SocketAddress &address, const Deadline &deadlin
     identity.has_secret = !options_.secret.empty();
     identity.peer_features = peer.features;
     identity.peer_timeout_ms = options_.peer_timeout_ms;
+    identity.totals = options_.totals;
     identity.own_cluster_id = options_.cluster_id;
     identity.peer_cluster_id = peer.id;
     identity.end = LinkEnd::kInitiator;
@@ -417,6 +419,7 @@ Status LinkInitiator::UnlinkBoth(const LinkPtr &link, const Deadline &deadline) 
         return Failure(LLDD_UNLINK_FAILED, "%s; call unlink_clusters with force=True",
                        kConnectionClosed);
     }
+    SendReport(link.get());
     std::string answer;
     link->unlink_under_way.store(true);
     const Status status = link->channel().Call(wire::kUnlink, {}, deadline, &answer);
@@ -443,6 +446,7 @@ Status LinkInitiator::End(const LinkPtr &link, const Deadline &deadline) {
 
 Status LinkInitiator::TakeDown(const LinkPtr &link, const Deadline &deadline) {
     if (directory_->Remove(link)) LogLinkEnded(options_.box, *link, "ended by this end");
+    SendReport(link.get());
     Status status = link->Shutdown(deadline);
     link->channel().Close();
     loop_->RunAndWait([&] { owner_->OnLinkDown(*link); });

@@ -21,7 +21,8 @@ struct LinkOptions {
     uint32_t peer_timeout_ms = 0;  // after which a peer that does not answer is noticed; 0: never
     // Raised when the engine is closed; outlives every link. Null: it is not.
     const Interruption *closing = nullptr;
-    Box *box = nullptr;  // is told of links; null: there is none
+    TrafficTotals *totals = nullptr;  // see Link::Identity
+    Box *box = nullptr;               // is told of links; null: there is none
 
     bool one_way() const { return link_style == LLDD_LINK_STYLE_ONE_WAY; }
     // A new greeting, with a nonce of its own.

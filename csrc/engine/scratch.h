@@ -23,6 +23,7 @@ struct TransferScratch {
     // What is told of the transfer that is under way, see TransferRecord; with `timed` also when it
     // comes how far.
     bool timed = false;
+    bool failure_counted = false;  // see Transfers::Counted
     TransferTimes times;
     uint64_t bytes = 0;
     PathBytes moved{};
@@ -30,7 +31,6 @@ struct TransferScratch {
     box::Record *record = nullptr;
 
     void Begin(bool times_wanted) {
-        runs.clear();
         timed = times_wanted || record != nullptr;
         times = {};
         bytes = 0;

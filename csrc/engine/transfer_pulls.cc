@@ -11,7 +11,7 @@ namespace lldd {
 
 Status Transfers::Pull(const lldd_pull_args &args, const lldd_cache_key &key,
                        TransferScratch *scratch) {
-    return Count([&]() -> Status {
+    return Counted(scratch, [&]() -> Status {
         const Deadline deadline = DeadlineAfter(args.waited_ms, options_.sync_timeout_ms);
         scratch->Begin(observers_->any_wants_steps());
         LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(args.tensors_per_layer));
@@ -34,8 +34,9 @@ Status Transfers::Pull(const lldd_pull_args &args, const lldd_cache_key &key,
         const Ending ending{
             TransferKind::kPull,  *link,   &key, args.cache_id, args.src_layer_start,
             args.src_layer_count, deadline};
-        return End(std::move(status), ending, scratch);
-    }());
+        End(&status, ending, scratch);
+        return status;
+    });
 }
 
 Status Transfers::PullInTurn(const PullCall &call, Link *link, const Deadline &deadline,
@@ -45,11 +46,7 @@ Status Transfers::PullInTurn(const PullCall &call, Link *link, const Deadline &d
     LLDD_RETURN_IF_ERROR(options_.mode == LLDD_MODE_ONE_SIDED
                              ? PullOneSided(call, link, deadline, scratch)
                              : PullByRequest(call, link, deadline, scratch));
-    const uint64_t bytes = scratch->bytes;
-    counters_.pulls.fetch_add(1, std::memory_order_relaxed);
-    counters_.bytes_in.fetch_add(bytes, std::memory_order_relaxed);
-    link->counters.pulls.fetch_add(1, std::memory_order_relaxed);
-    link->counters.bytes_in.fetch_add(bytes, std::memory_order_relaxed);
+    link->traffic().own.CountPull(scratch->moved);
     return Status::Ok();
 }
 

@@ -31,7 +31,7 @@ lldd_transfer_args OneLayerOf(const lldd_push_args &args) {
 Status Transfers::Push(const lldd_push_args &args, const lldd_cache_key &key,
                        TransferScratch *scratch, uint32_t *layers_done) {
     *layers_done = 0;
-    return Count([&]() -> Status {
+    return Counted(scratch, [&]() -> Status {
         if (options_.mode != LLDD_MODE_ONE_SIDED) {
             return Failure(LLDD_PARAM_INVALID,
                            "a push needs one-sided mode (remote cache accessible) on both ends");
@@ -60,12 +60,12 @@ Status Transfers::Push(const lldd_push_args &args, const lldd_cache_key &key,
             *layers_done = layer + 1;
         }
         return Status::Ok();
-    }());
+    });
 }
 
 Status Transfers::TransferLayer(const lldd_transfer_args &args, const lldd_cache_key &key,
                                 TransferScratch *scratch) {
-    return Count([&]() -> Status {
+    return Counted(scratch, [&]() -> Status {
         LLDD_RETURN_IF_ERROR(CheckTensorsPerLayer(args.tensors_per_layer));
         const bool to_addresses = options_.mode == LLDD_MODE_REQUEST;
         if (to_addresses && args.num_dst_addrs != args.tensors_per_layer) {
@@ -81,7 +81,7 @@ Status Transfers::TransferLayer(const lldd_transfer_args &args, const lldd_cache
         scratch->pairs.clear();
         source.request = {args, PlanOf(*source.cache)};
         return to_addresses ? SendToAddresses(&source) : PushLayer(&source, key);
-    }());
+    });
 }
 
 Status Transfers::PushLayer(PushSource *source, const lldd_cache_key &key) {
@@ -97,17 +97,11 @@ Status Transfers::PushLayer(PushSource *source, const lldd_cache_key &key) {
         link->turn().AssertHeld();
         return PushLayerInTurn(source, key, link.get(), until);
     });
-    if (status.ok()) CountPush(link.get(), scratch->bytes);
+    if (status.ok()) link->traffic().own.CountPush(scratch->moved);
     const Ending ending{TransferKind::kPush, *link, &key,    args.cache_id,
                         args.src_layer,      1,     deadline};
-    return End(std::move(status), ending, scratch);
-}
-
-void Transfers::CountPush(Link *link, uint64_t bytes) {
-    counters_.pushes.fetch_add(1, std::memory_order_relaxed);
-    counters_.bytes_out.fetch_add(bytes, std::memory_order_relaxed);
-    link->counters.pushes.fetch_add(1, std::memory_order_relaxed);
-    link->counters.bytes_out.fetch_add(bytes, std::memory_order_relaxed);
+    End(&status, ending, scratch);
+    return status;
 }
 
 Status Transfers::PushLayerInTurn(PushSource *source, const lldd_cache_key &key, Link *link,
@@ -152,10 +146,11 @@ Status Transfers::SendToAddresses(PushSource *source) {
         link->turn().AssertHeld();
         return SendToAddressesInTurn(source, link.get(), until);
     });
-    if (status.ok()) CountPush(link.get(), scratch->bytes);
+    if (status.ok()) link->traffic().own.CountPush(scratch->moved);
     const Ending ending{
         TransferKind::kToAddresses, *link, nullptr, args.cache_id, args.src_layer, 1, deadline};
-    return End(std::move(status), ending, scratch);
+    End(&status, ending, scratch);
+    return status;
 }
 
 Status Transfers::SendToAddressesInTurn(PushSource *source, Link *link, const Deadline &deadline) {

@@ -40,7 +40,7 @@ struct TransferTimes {
 // was found has no record. Everything lives until the observer returns.
 struct TransferRecord {
     TransferKind kind = TransferKind::kPull;
-    const Link *link = nullptr;           // never null
+    Link *link = nullptr;                 // never null
     const lldd_cache_key *key = nullptr;  // of the peer's cache; null: to addresses
     int64_t cache_id = 0;                 // of the own cache
     // As they were read, merged, in the order of the caller's lists, which may change meanwhile. None

@@ -27,7 +27,10 @@ inline Deadline DeadlineAfter(uint32_t waited_ms, uint32_t sync_timeout_ms) {
 
 // The peer has nothing under that key.
 Status NotThere(const PeerTable &table, const lldd_cache_key &key);
-Status CheckAccessible(const char *whose, int64_t cache_id, bool accessible);
+Status NotAccessible(const char *whose, int64_t cache_id);
+inline Status CheckAccessible(const char *whose, int64_t cache_id, bool accessible) {
+    return accessible ? Status::Ok() : NotAccessible(whose, cache_id);
+}
 // A request to the owner of a cache; it counts as part of the transfer.
 Status AskOwner(Link *link, wire::Kind kind, const std::string &body, const Deadline &deadline,
                 std::string *answer);

@@ -27,28 +27,18 @@ Status NotThere(const PeerTable &table, const lldd_cache_key &key) {
         (key.kind == LLDD_KEY_BLOCKS ? table.DescribeBlocksNames() : table.DescribeIds()).c_str());
 }
 
-Status CheckAccessible(const char *whose, int64_t cache_id, bool accessible) {
-    if (accessible) return Status::Ok();
+Status NotAccessible(const char *whose, int64_t cache_id) {
     return Failure(LLDD_PARAM_INVALID,
                    "cache %lld of %s is not remote accessible: it is registered with "
                    "remote_accessible=True, before link(), or by default if it is in device memory",
                    Printable(cache_id), whose);
 }
 
-// A request to the owner of a cache; it counts as part of the transfer.
-
 Status AskOwner(Link *link, wire::Kind kind, const std::string &body, const Deadline &deadline,
                 std::string *answer) {
     const Status status = link->channel().Call(kind, body, deadline, answer);
     if (status.ok()) return status;
     return Status(LLDD_TIMEOUT, status.text(), status.raw());
-}
-
-Status Transfers::Count(Status status) {
-    if (status.ok()) return status;
-    counters_.failures.fetch_add(1, std::memory_order_relaxed);
-    if (status.code() == LLDD_TIMEOUT) counters_.timeouts.fetch_add(1, std::memory_order_relaxed);
-    return status;
 }
 
 Status Transfers::FindLink(uint64_t cluster_id, std::shared_ptr<Link> *link) const {
@@ -66,10 +56,11 @@ Status Transfers::FindLink(uint64_t cluster_id, std::shared_ptr<Link> *link) con
                    linked.empty() ? "it has no links" : "it has links to", linked.c_str());
 }
 
-Status Transfers::End(Status status, const Ending &ending, TransferScratch *scratch) const {
+void Transfers::Tell(Status *ended, const Ending &ending, TransferScratch *scratch) const {
+    const Status &status = *ended;
     if (scratch->record != nullptr) AddTo(scratch->record, ending.link.number(), *scratch);
     const bool watched = observers_->any();
-    if (status.ok() && !watched) return status;
+    if (status.ok() && !watched) return;
     TransferRecord record;
     record.kind = ending.kind;
     record.link = &ending.link;
@@ -78,10 +69,10 @@ Status Transfers::End(Status status, const Ending &ending, TransferScratch *scra
     record.pairs = &scratch->pairs;
     record.layer = ending.layer;
     record.layers = ending.layers;
-    record.runs = scratch->runs.size();
+    record.runs = scratch->bytes == 0 ? 0 : scratch->runs.size();
     record.bytes = scratch->bytes;
     record.moved = scratch->moved;
-    record.status = &status;
+    record.status = ended;
     record.times = scratch->times;
     if (watched) {
         record.times.entry =
@@ -89,19 +80,19 @@ Status Transfers::End(Status status, const Ending &ending, TransferScratch *scra
         record.times.end = Deadline::Clock::now();
         observers_->Tell(record);
     }
-    if (status.ok()) return status;
-    status = std::move(status).WithPrefix(TransferText(record) + ": ");
-    if (status.code() != LLDD_TIMEOUT || Deadline::Clock::now() < ending.deadline.when())
-        return status;
-    return std::move(status).WithSuffix(
-        Format("; a transfer may take %u ms (sync_kv_timeout)", options_.sync_timeout_ms));
-}
-
-Status Transfers::ReadTable(Link *link, const Deadline &deadline, const PeerTable **table) {
-    bool was_read = false;
-    Status status = link->Table(deadline, mismatches_.look_closely(), table, &was_read);
-    if (was_read) counters_.table_reads.fetch_add(1, std::memory_order_relaxed);
-    return status;
+    if (status.ok()) return;
+    *ended = std::move(*ended).WithPrefix(TransferText(record) + ": ");
+    if (status.code() == LLDD_TIMEOUT && record.bytes != 0) {
+        *ended = std::move(*ended).WithSuffix(Format("; %llu of %llu bytes were moved",
+                                                     Printable(record.bytes_moved()),
+                                                     Printable(record.bytes)));
+    }
+    if (status.code() == LLDD_TIMEOUT && Deadline::Clock::now() >= ending.deadline.when()) {
+        *ended = std::move(*ended).WithSuffix(
+            Format("; a transfer may take %u ms (sync_kv_timeout)", options_.sync_timeout_ms));
+    }
+    ending.link.traffic().own.NoteFailure(status, status.text());
+    scratch->failure_counted = true;
 }
 
 Status Transfers::Move(const Moved &moving, const Deadline &deadline,
@@ -112,11 +103,10 @@ Status Transfers::Move(const Moved &moving, const Deadline &deadline,
     if (scratch->timed) scratch->times.first_byte = Deadline::Clock::now();
     Status status = moving.to_local ? connection->Read(runs.data(), runs.size(), deadline)
                                     : connection->Write(runs.data(), runs.size(), deadline);
-    if (!status.ok() || scratch->record != nullptr || observers_->any())
-        scratch->moved = connection->Moved();
-    LLDD_RETURN_IF_ERROR(std::move(status));
-    if (options_.verified_on == nullptr) return Status::Ok();
-    return Verify(options_.verified_on, moving, deadline);
+    scratch->moved = connection->Moved();
+    if (status.ok() && options_.verified_on != nullptr)
+        status = Verify(options_.verified_on, moving, deadline);
+    return status;
 }
 
 }  // namespace lldd

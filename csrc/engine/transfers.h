@@ -19,6 +19,7 @@
 #include "engine/plan_pull.h"
 #include "engine/plan_push.h"
 #include "engine/scratch.h"
+#include "engine/traffic.h"
 #include "engine/transfer_record.h"
 #include "engine/verify.h"
 #include "runtime/runtime.h"
@@ -35,24 +36,21 @@ public:
         bool strict_hardware = false;
         Device *verified_on = nullptr;  // see VerifyOn; null: nothing is verified
     };
-    struct Counters {
-        std::atomic<uint64_t> pulls{0};
-        std::atomic<uint64_t> pushes{0};
-        std::atomic<uint64_t> failures{0};
-        std::atomic<uint64_t> timeouts{0};
-        std::atomic<uint64_t> bytes_in{0};
-        std::atomic<uint64_t> bytes_out{0};
-        std::atomic<uint64_t> table_reads{0};
-    };
 
+    // `totals` outlives this object.
     Transfers(const CacheStore *store, CachesInUse *in_use, const LinkDirectory *links,
-              const TransferObservers *observers, const Mismatches &mismatches, Options options)
+              const TransferObservers *observers, TrafficTotals *totals,
+              const Mismatches &mismatches, Options options)
         : store_(store),
           in_use_(in_use),
           links_(links),
           observers_(observers),
+          totals_(totals),
           mismatches_(mismatches),
-          options_(options) {}
+          options_(options) {
+        totals_->Add(&without_link_);
+    }
+    ~Transfers() { totals_->Remove(&without_link_); }
     Transfers(const Transfers &) = delete;
     Transfers &operator=(const Transfers &) = delete;
 
@@ -64,7 +62,8 @@ public:
     Status TransferLayer(const lldd_transfer_args &args, const lldd_cache_key &key,
                          TransferScratch *scratch);
 
-    const Counters &counters() const { return counters_; }
+    // How many cache tables were read from peers.
+    uint64_t table_reads() const { return table_reads_.load(std::memory_order_relaxed); }
 
 private:
     // A push, with the layer that is being sent.
@@ -80,7 +79,7 @@ private:
     // A transfer that is over, as far as `scratch` does not have it.
     struct Ending {
         TransferKind kind;
-        const Link &link;
+        Link &link;
         const lldd_cache_key *key;
         int64_t cache_id;
         uint32_t layer;
@@ -88,9 +87,14 @@ private:
         const Deadline &deadline;  // of the whole call
     };
 
-    // Tells the observers, and the caller of a transfer that failed which one it was; when its time
-    // was over, how long that is and which option says so. Once for each transfer, after the turn.
-    Status End(Status status, const Ending &ending, TransferScratch *scratch) const;
+    // Once for each transfer, when it has given the turn back.
+    void End(Status *status, const Ending &ending, TransferScratch *scratch) const {
+        if (!status->ok() || scratch->record != nullptr || observers_->any())
+            Tell(status, ending, scratch);
+    }
+    // Tells the observers, and the caller of a transfer that failed which one it was, and how far it
+    // came; when its time was over, how long that is and which option says so.
+    void Tell(Status *ended, const Ending &ending, TransferScratch *scratch) const;
     Status Move(const Moved &moving, const Deadline &deadline, TransferScratch *scratch) const;
     Status FindLink(uint64_t cluster_id, std::shared_ptr<Link> *link) const;
     // A pull past the checks of the own side.
@@ -119,17 +123,31 @@ private:
     Status PushLayerInTurn(PushSource *source, const lldd_cache_key &key, Link *link,
                            const Deadline &deadline) LLDD_REQUIRES(link->turn());
     Status ReadTable(Link *link, const Deadline &deadline, const PeerTable **table)
-        LLDD_REQUIRES(link->turn());
-    void CountPush(Link *link, uint64_t bytes);
-    Status Count(Status status);
+        LLDD_REQUIRES(link->turn()) {
+        bool was_read = false;
+        Status status = link->Table(deadline, mismatches_.look_closely(), table, &was_read);
+        if (was_read) table_reads_.fetch_add(1, std::memory_order_relaxed);
+        return status;
+    }
+    // Runs a whole call, and counts a failure that End has not seen, because there was no link.
+    template <typename Body>
+    Status Counted(TransferScratch *scratch, const Body &body) {
+        scratch->failure_counted = false;
+        Status status = body();
+        if (!status.ok() && !scratch->failure_counted)
+            without_link_.own.NoteFailure(status, status.text());
+        return status;
+    }
 
     const CacheStore *const store_;
     CachesInUse *const in_use_;
     const LinkDirectory *const links_;
     const TransferObservers *const observers_;
+    TrafficTotals *const totals_;
     const Mismatches mismatches_;
     const Options options_;
-    Counters counters_;
+    LinkTraffic without_link_;
+    std::atomic<uint64_t> table_reads_{0};
 };
 
 }  // namespace lldd

@@ -46,7 +46,8 @@ constexpr uint16_t kVersion = 2;
 // sender use it only on a link whose Link::Identity::peer_features has it. No bit is used again for
 // something else within one version. Without a secret nothing proves a greeting: nothing that protects
 // an end may depend on a bit.
-constexpr uint32_t kOwnFeatures = 0;
+constexpr uint32_t kFeatureReports = 1u << 0;  // takes kReport
+constexpr uint32_t kOwnFeatures = kFeatureReports;
 
 // "the other end speaks version 1 of the control protocol, this end 2"; `who` is the subject.
 Status OtherVersion(const char *who, uint16_t version);
@@ -96,6 +97,8 @@ enum Kind : uint16_t {
     kGreeting = 11,  // at a rendezvous with a secret: a Hello; the holder's has its proof behind it
     kSums = 12,      // Sums; answered by a SumsReply, which takes as long as reading the memory
     kHeartbeat = 13,  // whether the other end is there, empty; answered by an empty frame
+    // Report of wire_report.h, to an end with kFeatureReports; not answered.
+    kReport = 14,
     kAnswer = 0x8000,
 };
 

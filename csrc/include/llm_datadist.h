@@ -194,6 +194,26 @@ extern "C" {
 #define LLDD_MEMORY_ALLOCATED 1
 #define LLDD_MEMORY_REGISTERED 2
 
+/* Indices of lldd_traffic.bytes_pulled and bytes_pushed; lldd_path_info.path has the names. */
+#define LLDD_PATH_MAPPED 0
+#define LLDD_PATH_CMA 1
+#define LLDD_PATH_TCP 2
+#define LLDD_PATH_HIXL 3
+
+/* Indices of lldd_traffic.failures: the status that a transfer failed with. OTHER: any that is not listed. */
+#define LLDD_FAILURE_TIMEOUT 0
+#define LLDD_FAILURE_KV_CACHE_NOT_EXIST 1
+#define LLDD_FAILURE_PARAM_INVALID 2
+#define LLDD_FAILURE_NOT_YET_LINK 3
+#define LLDD_FAILURE_OUT_OF_MEMORY 4
+#define LLDD_FAILURE_FEATURE_NOT_ENABLED 5
+#define LLDD_FAILURE_SUSPECT_REMOTE_ERROR 6
+#define LLDD_FAILURE_OTHER 7
+
+/* lldd_traffic.side: whose calls made the transfers. */
+#define LLDD_SIDE_OWN 1
+#define LLDD_SIDE_PEER 2
+
 /* lldd_runtime_info.capabilities */
 #define LLDD_CAN_DEVICE_TO_DEVICE 1
 #define LLDD_CAN_HOST_REMOTE 2
@@ -466,8 +486,19 @@ typedef struct lldd_link_info {
     uint64_t bytes_in;
     uint64_t bytes_out;
     uint32_t is_initiator;    /* 1: this end made the connection */
-    uint32_t reserved;
+    uint32_t number;          /* by which the logs of both ends call the link */
     char peer_address[64];    /* "127.0.0.1:26000", "[::1]:26000" */
+    uint64_t failures[8];     /* of this end, by LLDD_FAILURE_* */
+    uint64_t last_success_us; /* as in lldd_traffic, of this end */
+    uint64_t last_error_us;
+    lldd_status last_error_status;
+    uint32_t reserved;
+    char last_error[256];
+    uint64_t peer_pulls;      /* of the peer from this end, as it reports them */
+    uint64_t peer_pushes;     /* layers */
+    uint64_t peer_bytes_in;   /* that it pushed into this engine */
+    uint64_t peer_bytes_out;  /* that it pulled from it */
+    uint64_t peer_failures;
 } lldd_link_info;
 
 /* How one kind of a peer's memory is reached over one link, and why. */
@@ -493,7 +524,38 @@ typedef struct lldd_counters {
     uint64_t links_lost;    /* links whose peer closed the connection */
     uint64_t table_reads;   /* cache tables read from peers */
     uint64_t links_silent;  /* how often a link became LLDD_LINK_SILENT */
+    uint64_t peer_pulls;    /* of peers from this engine, as they report them: at the latest half a second late */
+    uint64_t peer_pushes;   /* layers */
+    uint64_t peer_bytes_in;  /* that peers pushed into this engine */
+    uint64_t peer_bytes_out; /* that peers pulled from it */
+    uint64_t peer_failures;  /* of peers' transfers with this engine */
 } lldd_counters;
+
+/* What the transfers over one link have come to, or (link 0) those over all links since the engine was opened, with the
+ * failures of transfers for which there was no link. A peer reports its own every 100 ms while they go on, within 500 ms
+ * after a rest, and when the link is taken down; what it reports may be anything, and only grows. */
+typedef struct lldd_traffic {
+    uint32_t struct_size;
+    uint32_t side;             /* LLDD_SIDE_* */
+    uint64_t peer_cluster_id;  /* 0 where link is 0, as are state and peer_address */
+    uint32_t link;             /* lldd_link_info.number */
+    uint32_t state;            /* LLDD_LINK_* */
+    uint64_t pulls;            /* that succeeded */
+    uint64_t pushes;           /* layers that succeeded */
+    uint64_t bytes_pulled[4];  /* of these, by LLDD_PATH_* */
+    uint64_t bytes_pushed[4];
+    uint64_t failures[8];      /* by LLDD_FAILURE_* */
+    uint64_t latency[28];      /* how many of those that succeeded took less than 2^k us and at least half of that, k the index; the
+                                  last one has all longer ones. From the call to its end, of each layer of a push. Not counted
+                                  where LLM_DATADIST_STATISTICS is 0 */
+    uint64_t latency_us;       /* their sum */
+    uint64_t last_success_us;  /* since 1970; 0: never, or LLM_DATADIST_STATISTICS is 0 */
+    uint64_t last_error_us;    /* since 1970; 0: nothing has failed */
+    lldd_status last_error_status;
+    uint32_t reserved;
+    char last_error[256];      /* its text, cut at 240 bytes */
+    char peer_address[64];     /* as in lldd_link_info */
+} lldd_traffic;
 
 /* ------------------------------------------------------------------------- before any engine: the library ---- */
 
@@ -629,6 +691,10 @@ lldd_status lldd_group_state(lldd_engine *engine, uint64_t comm_id, uint32_t *st
 
 /* The links of the engine: up to capacity entries are written to links, *count is set to how many there are. */
 lldd_status lldd_links(lldd_engine *engine, lldd_link_info *links, uint64_t capacity, uint64_t *count);
+
+/* What transfers have come to: the sums of this end and of all peers, then both sides of each link, those included that only
+ * the peer may use (one-way links). Up to capacity entries are written to rows, *count is set to how many there are. */
+lldd_status lldd_engine_traffic(lldd_engine *engine, lldd_traffic *rows, uint64_t capacity, uint64_t *count);
 
 /* Drops every link of link_clusters whose peer is gone (LLDD_LINK_PEER_GONE), as a forced unlink does; *count is set to
  * how many, in any case. Links of communicators stay until lldd_unlink. LLDD_TIMEOUT: a process of this host is still

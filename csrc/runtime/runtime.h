@@ -110,7 +110,7 @@ public:
 
     // What the last Read or Write has moved. Of one that failed: what is known to have come to its end
     // before, so more may have been moved. For the thread that called it, before another one begins.
-    virtual PathBytes Moved() const = 0;
+    virtual const PathBytes &Moved() const = 0;
 
     // Takes a stream on which the peer asks. On the I/O thread.
     virtual void ServeStream(Fd stream) = 0;

@@ -66,6 +66,13 @@ VARIABLES = (
         _ENGINE,
     ),
     Variable(
+        "LLM_DATADIST_STATISTICS",
+        "0, 1",
+        "1",
+        "0: no clock is read for statistics, which then lack latencies and times of success",
+        _ENGINE,
+    ),
+    Variable(
         "LLM_DATADIST_BOX",
         "path of a folder",
         _NOT_SET,

@@ -8,9 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Callable, TypeVar
 
 from ..config import LLMClusterInfo
-from ..introspection import LinkInfo, LinkState, MemoryKind, PathInfo
+from ..introspection import Counters, LinkInfo, LinkState, MemoryKind, PathInfo
+from ..statistics import Statistics
 from ..status import LLMStatusCode, code_of
-from . import answers, marshal
+from . import answers, marshal, telling
 from .facade import Facade
 
 if TYPE_CHECKING:
@@ -121,8 +122,30 @@ class Links:
                 pushes=row.pushes,
                 bytes_in=row.bytes_in,
                 bytes_out=row.bytes_out,
+                number=f"{row.number:08x}",
+                failures=telling.failures(ffi, row.failures),
+                last_success=telling.seconds(row.last_success_us),
+                last_error=telling.last_error(ffi, row),
+                peer_pulls=row.peer_pulls,
+                peer_pushes=row.peer_pushes,
+                peer_bytes_in=row.peer_bytes_in,
+                peer_bytes_out=row.peer_bytes_out,
+                peer_failures=row.peer_failures,
             ),
         )
+
+    def statistics(self, cluster_id: int, counters: Counters) -> Statistics:
+        """Return what transfers have come to since the engine was opened."""
+        ffi = self._native.ffi
+        # The sums of this end and of its peers, then both sides of each link.
+        own, peers, *rows = self._rows(
+            "statistics",
+            lambda count: marshal.new_array(ffi, "lldd_traffic", count),
+            partial(self._native.engine_traffic, self._handle),
+            partial(telling.row, ffi),
+        )
+        links = tuple(map(telling.link, rows[::2], rows[1::2]))
+        return Statistics(cluster_id, counters, own.traffic, peers.traffic, links)
 
     def drop_gone(self) -> int:
         """Drop the links whose peers are gone; returns how many."""

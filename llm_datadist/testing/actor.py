@@ -351,6 +351,10 @@ class Actor:
         """Call counters."""
         return self.datadist.counters()
 
+    def statistics(self) -> Any:
+        """Call statistics."""
+        return self.datadist.statistics()
+
     # -------------------------------------------------------------------------------------- transfe
 
     def pull(self, name: str, key: Any, src: Any, dst: Any, **options: Any) -> None:

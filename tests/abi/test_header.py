@@ -89,7 +89,9 @@ def test_no_struct_has_hidden_padding(ffi, structs):
 
 
 def test_only_plain_member_types(structs):
-    plain = re.compile(r"u?int(32|64)_t|(const )?(char|u?int64_t|lldd_\w+) \*|char\[\d+\]")
+    plain = re.compile(
+        r"u?int(32|64)_t(\[\d+\])?|(const )?(char|u?int64_t|lldd_\w+) \*|char\[\d+\]"
+    )
     for name, ctype in structs.items():
         for member, field in ctype.fields:
             assert plain.fullmatch(field.type.cname) or field.type.cname == "lldd_status", (

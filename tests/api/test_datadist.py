@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -25,7 +26,14 @@ from llm_datadist import (
     RegisterMemStatus,
     TransferWithCacheKeyConfig,
 )
-from llm_datadist.introspection import Counters, LinkInfo, LinkState, MemoryKind, PathInfo
+from llm_datadist.introspection import (
+    Counters,
+    LastError,
+    LinkInfo,
+    LinkState,
+    MemoryKind,
+    PathInfo,
+)
 from llm_datadist.testing import eventually
 from llm_datadist.utils.log import get_logger
 
@@ -568,11 +576,20 @@ class TestIntrospection:
                 rows[index].state = 1 + index % 3
                 rows[index].is_initiator = index % 2
                 rows[index].peer_address = b"127.0.0.1:1"
+                rows[index].number = 0x3FA2B1C0
+                rows[index].failures[0] = 2
+                rows[index].last_error_us = 1500000
+                rows[index].last_error_status = S.LLM_TIMEOUT
+                rows[index].last_error = b"late"
 
         native.on("links", links)
         found = datadist.links()
         assert [each.peer_cluster_id for each in found] == list(range(40))
-        assert found[1] == LinkInfo(1, LinkState.PEER_GONE, "127.0.0.1:1", True, 0, 0, 0, 0, 0)
+        plain = LinkInfo(1, LinkState.PEER_GONE, "127.0.0.1:1", True, 0, 0, 0, 0, 0)
+        late = LastError(S.LLM_TIMEOUT, "late", 1.5)
+        more = {"failures": {"LLM_TIMEOUT": 2}, "last_error": late, "number": "3fa2b1c0"}
+        assert found[1] == replace(plain, **more)
+        assert found[1].timeouts == 2
         assert len(native.of("links")) == 2
 
     def test_link_paths(self, native, open_datadist):

@@ -9,6 +9,7 @@ extern "C" {
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/checksum.h"
@@ -23,6 +24,7 @@ extern "C" {
 #include "engine/plan_push.h"
 #include "engine/rank_table.h"
 #include "engine/tensor.h"
+#include "runtime/regions.h"
 
 using namespace lldd;
 
@@ -458,6 +460,15 @@ uint32_t shim_is_address(const char *bytes, uint64_t size) {
 uint64_t shim_network(const char *ip) {
     SocketAddress address;
     return SocketAddress::Parse(ip, 1, &address).ok() ? address.Network() : 0;
+}
+
+uint64_t shim_find_region(const uint64_t *addrs, const uint64_t *sizes, uint64_t count,
+                          uint64_t address) {
+    std::vector<AddressRange> ranges(count);
+    for (uint64_t i = 0; i < count; ++i) ranges[i] = {addrs[i], sizes[i]};
+    SortedRegions<AddressRange> regions;
+    regions.Assign(std::move(ranges));
+    return regions.Find(address, [](const AddressRange &) { return true; });
 }
 
 void shim_read_numbers(const char *bytes, uint64_t size, uint16_t *first, uint32_t *second,

@@ -186,6 +186,11 @@ uint32_t shim_is_address(const char *bytes, uint64_t size);
 /* By which strangers are told apart: of an IP address. */
 uint64_t shim_network(const char *ip);
 
+/* runtime/regions.h: which of these regions holds the address, as its place in the order of their
+ * addresses; `count`: none. */
+uint64_t shim_find_region(const uint64_t *addrs, const uint64_t *sizes, uint64_t count,
+                          uint64_t address);
+
 /* base/codec.h: the two numbers that begin the bytes, of 2 and 4 bytes; *is_read: both were there. */
 void shim_read_numbers(const char *bytes, uint64_t size, uint16_t *first, uint32_t *second,
                        uint32_t *is_read);

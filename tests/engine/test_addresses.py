@@ -42,3 +42,13 @@ def test_a_number_past_the_end_is_zero(shim, size, numbers) -> None:
     is_read = shim.ffi.new("uint32_t *")
     shim.lib.shim_read_numbers(bytes(range(1, size + 1)), size, first, second, is_read)
     assert ((first[0], second[0]), is_read[0]) == (numbers, size >= 6)
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [(9, 3), (10, 0), (19, 1), (40, 0), (109, 0), (110, 3), (300, 2), (310, 3)],
+)
+def test_a_region_that_others_lie_in_is_found_to_its_last_byte(shim, address, place) -> None:
+    """Two overlap: 10..109, 15..24; one is apart: 300..309."""
+    found = shim.lib.shim_find_region([10, 300, 15], [100, 10, 10], 3, address)
+    assert found == place

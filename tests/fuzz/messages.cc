@@ -6,6 +6,7 @@
 #include "base/codec.h"
 #include "engine/peer_table.h"
 #include "engine/wire.h"
+#include "engine/wire_report.h"
 #include "target.h"
 
 namespace lldd::fuzz {
@@ -57,6 +58,32 @@ void ReadResolveReply(std::string_view body) {
     DEMAND(cache.shape.stride() * cache.shape.count == cache.shape.tensor_bytes);
 }
 
+// Ages of moments are told anew, so what was read is not written the same.
+void ReadReport(std::string_view body) {
+    wire::Report report;
+    if (!report.Decode(body)) return;
+    DEMAND(report.numbers.pulls <= wire::Report::kMost);
+    DEMAND(report.numbers.last_error.text.size() <= LastError::kMostText);
+    wire::Report again;
+    DEMAND(again.Decode(report.Encode()));
+    DEMAND(again.numbers.failures == report.numbers.failures);
+    DEMAND(again.numbers.latency == report.numbers.latency);
+    DEMAND(again.numbers.last_error.text == report.numbers.last_error.text);
+    TrafficNumbers sum = report.numbers;
+    sum.Add(again.numbers);
+    DEMAND(sum.pulls >= report.numbers.pulls && sum.failed() >= report.numbers.failed());
+}
+
+wire::Report SomeReport() {
+    wire::Report report;
+    report.numbers.pulls = 3;
+    report.numbers.pulled[1] = 12288;
+    report.numbers.failures[0] = 1;
+    report.numbers.latency[7] = 3;
+    report.numbers.last_error = {LLDD_TIMEOUT, {}, "why"};
+    return report;
+}
+
 using ReadBody = void (*)(std::string_view body);
 constexpr ReadBody kMessages[] = {
     Read<wire::LinkRequest>,
@@ -69,6 +96,7 @@ constexpr ReadBody kMessages[] = {
     Read<wire::LocateReply>,
     ReadSums,
     Read<wire::SumsReply>,
+    ReadReport,
 };
 
 void Run(std::string_view input) {
@@ -110,10 +138,10 @@ std::vector<std::string> Seeds() {
     sums.ranges = {{0x10000, 4096}, {0x20000, 1}};
     wire::SumsReply summed;
     summed.sums = {1, 2};
-    const std::string bodies[] = {request.Encode(), accepted.Encode(), refused.Encode(),
-                                  resolve.Encode(), Reply(),           wire::Release().Encode(),
-                                  locate.Encode(),  places.Encode(),   sums.Encode(),
-                                  summed.Encode()};
+    const std::string bodies[] = {
+        request.Encode(), accepted.Encode(),        refused.Encode(),     resolve.Encode(),
+        Reply(),          wire::Release().Encode(), locate.Encode(),      places.Encode(),
+        sums.Encode(),    summed.Encode(),          SomeReport().Encode()};
     std::vector<std::string> seeds{std::string(1, '\0') + proved.Encode()};
     for (const std::string &body : bodies)
         seeds.push_back(std::string(1, static_cast<char>(seeds.size() - 1)) + body);

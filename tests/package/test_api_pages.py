@@ -14,7 +14,15 @@ from types import ModuleType
 import pytest
 
 import llm_datadist
-from llm_datadist import arrays, backends, cache_manager, introspection, parallel, testing
+from llm_datadist import (
+    arrays,
+    backends,
+    cache_manager,
+    introspection,
+    parallel,
+    statistics,
+    testing,
+)
 from tests.package.tree import ROOT
 
 API = ROOT / "docs" / "api"
@@ -26,6 +34,7 @@ MODULES: dict[ModuleType, str] = {
     llm_datadist: "",
     cache_manager: "",
     introspection: "",
+    statistics: "",
     testing: "",
     arrays: "arrays.",
     parallel: "parallel.",

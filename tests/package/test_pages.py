@@ -17,7 +17,7 @@ DOCS = ROOT / "docs"
 # In the order of reading. Each begins with code that is run here.
 PAGES = (
     *("quickstart", "concepts", "connector", "strict", "faults", "parallel", "testing"),
-    *("variables", "ci", "glossary", "fabrics", "trace"),
+    *("variables", "ci", "glossary", "telemetry", "fabrics", "trace"),
 )
 BLOCK = re.compile(r"^```python\n# file: (\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # Of the cases of the connector suite, which the example's test runs all of.
@@ -57,7 +57,7 @@ def test_what_the_pages_show_works(tmp_path: Path) -> None:
 
 
 # Fragments that begin in the middle of a program.
-FRAGMENTS = {"ascend": 1, "faults": 1, "zh/ascend": 1}
+FRAGMENTS = {"ascend": 1, "faults": 1, "telemetry": 1, "zh/ascend": 1}
 
 
 def test_each_block_of_python_is_run() -> None:
