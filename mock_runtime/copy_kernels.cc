@@ -86,8 +86,24 @@ __attribute__((target("avx2"))) void CopyAvx2(void *dst, const void *src, size_t
 
 void FinishStream() { _mm_sfence(); }
 
-bool HasAvx512() { return __builtin_cpu_supports("avx512f") != 0; }
-bool HasAvx2() { return __builtin_cpu_supports("avx2") != 0; }
+// Whether the CPU has a feature of leaf 7, and the kernel keeps the registers that it uses. Not by
+// __builtin_cpu_supports, whose answer is always no in what zig c++ links.
+bool Has(unsigned feature, unsigned registers) {
+    unsigned a = 0;
+    unsigned b = 0;
+    unsigned c = 0;
+    unsigned d = 0;
+    constexpr unsigned kOsXsave = 1U << 27;
+    if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & kOsXsave) == 0) return false;
+    unsigned kept = 0;
+    unsigned high = 0;
+    __asm__ volatile("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));
+    if ((kept & registers) != registers) return false;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b & feature) != 0;
+}
+
+bool HasAvx512() { return Has(1U << 16, 0xe6); }
+bool HasAvx2() { return Has(1U << 5, 0x06); }
 // "Enhanced rep movsb": without it the instruction copies byte by byte.
 bool HasErms() {
     unsigned a = 0;

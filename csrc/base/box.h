@@ -50,12 +50,19 @@ public:
         *low = last_id_.fetch_add(1, std::memory_order_relaxed) + 1;
     }
 
+    // How many tickets of a ring were given.
+    uint64_t Begun(box::Ring ring) const {
+        return header_->rings[ring].next.load(std::memory_order_acquire);
+    }
+    // Copies the record with that ticket, if it is whole.
+    enum class Slot { kWhole, kUnderWay, kLost };
+    Slot Read(box::Ring ring, uint64_t ticket, box::Call *call) const;
+
     // The engine ends in the regular way.
     void Close();
     const std::string &path() const { return path_; }
     // What the file has: for those that read on while it is being written.
     const box::Header &header() const { return *header_; }
-    const box::Record *records(box::Ring ring) const;
 
 private:
     Box(std::string path, char *memory, size_t size);

@@ -54,7 +54,8 @@ struct Header {
     uint64_t ids;                    // the first half of the ids that this engine gives
     char host[64];
     char runtime[16];
-    uint64_t more_reserved[11];
+    uint64_t time_namespace;  // the same: 0 if it cannot be told
+    uint64_t more_reserved[10];
     RingHead rings[kRings];
 };
 constexpr size_t kHeaderBytes = 4096;
@@ -79,12 +80,8 @@ struct Blocks {
 };
 constexpr size_t kFirstBlocks = 3;
 
-// One call. What is above `status` is there from its beginning on, if `begun` is the ticket plus 1,
-// also while the call is under way. In the ring of peers `begun` is that of the peer's own record, and
-// times are those of its clock.
-struct Record {
-    std::atomic<uint64_t> state;
-    std::atomic<uint64_t> begun;
+// What there is of one call. In the ring of peers times are those of the peer's clock.
+struct Call {
     int64_t entry_ns;
     uint64_t id_high, id_low;  // of the transfer
     uint64_t parent;           // the client's span; 0: none
@@ -114,7 +111,17 @@ struct Record {
     uint32_t paths;                          // by which bytes were moved: a bit for each Path
     Blocks blocks[kFirstBlocks];             // the first ones
 };
-static_assert(sizeof(Record) == kSlotBytes && offsetof(Record, status) == 160);
+constexpr size_t kCallBytes = kSlotBytes - 16;
+static_assert(sizeof(Call) == kCallBytes && offsetof(Call, status) == 144);
+
+// What is above `status` is there from the beginning on, if `begun` is the ticket plus 1, also while
+// the call is under way. In the ring of peers `begun` is that of the peer's own record.
+struct Record {
+    std::atomic<uint64_t> state;
+    std::atomic<uint64_t> begun;
+    Call call;
+};
+static_assert(sizeof(Record) == kSlotBytes);
 
 // A text of UTF-8, or a piece of one. Pieces have tickets in a row.
 struct Text {

@@ -172,6 +172,8 @@ void Engine::StartLinks(const lldd_config &config) {
     directory_ = std::make_unique<LinkDirectory>(cluster_id_, link_options.one_way());
     events_ = std::make_unique<Events>(directory_.get(), &observers_);
     link_options.events = events_.get();
+    box_reports_ = std::make_unique<BoxReports>(loop_.get(), directory_.get(), box());
+    link_options.box_reports = box_reports_.get();
     acceptor_ = std::make_unique<LinkAcceptor>(loop_.get(), device_.get(), directory_.get(),
                                                owner_.get(), &notices_, link_options);
     initiator_ =
@@ -179,6 +181,7 @@ void Engine::StartLinks(const lldd_config &config) {
                                         acceptor_.get(), owner_.get(), &notices_, link_options);
     heartbeats_ = std::make_unique<Heartbeats>(loop_.get(), directory_.get(), peer_timeout_ms_);
     heartbeats_->Start();
+    box_reports_->Start();
     reports_ = std::make_unique<Reports>(loop_.get(), directory_.get());
     reports_->Start();
     Groups::Options group_options;
@@ -217,6 +220,7 @@ Status Engine::Close() {
     if (events_ != nullptr) events_->Shut();
     // Ctrl-C ends the waits for peers; everything is taken down all the same.
     Interruption call;
+    if (box_reports_ != nullptr) box_reports_->Flush();
     if (groups_ != nullptr) groups_->Close(SyncDeadline().InterruptedBy(&call));
     if (initiator_ != nullptr) {
         acceptor_->Close();
@@ -232,6 +236,7 @@ Status Engine::Close() {
     initiator_.reset();
     acceptor_.reset();
     events_.reset();
+    box_reports_.reset();
     directory_.reset();
     owner_.reset();
     unregistrations_.reset();

@@ -12,6 +12,7 @@
 #include "base/fork.h"
 #include "base/mutex.h"
 #include "base/status.h"
+#include "engine/box_reports.h"
 #include "engine/cache_store.h"
 #include "engine/call_gate.h"
 #include "engine/events.h"
@@ -146,6 +147,7 @@ private:
     std::unique_ptr<LinkAcceptor> acceptor_;
     std::unique_ptr<LinkInitiator> initiator_;
     std::unique_ptr<Heartbeats> heartbeats_;
+    std::unique_ptr<BoxReports> box_reports_;
     std::unique_ptr<Reports> reports_;
     std::unique_ptr<Groups> groups_;
     TrafficTimes traffic_times_;

@@ -11,6 +11,7 @@
 #include "base/hmac.h"
 #include "base/io_thread.h"
 #include "base/log.h"
+#include "engine/box_reports.h"
 #include "engine/life_log.h"
 #include "engine/reports.h"
 #include "runtime/texts.h"
@@ -222,6 +223,8 @@ bool LinkAcceptor::Answer(const LinkPtr &link, uint16_t kind, uint32_t request_i
         case wire::kEvent: return options_.events->TakeEvent(link.get(), body);
         case wire::kReplaced: return OnReplaced(link, body);
         case wire::kMessage: return link->OnMessage(request_id, body);
+        case wire::kBoxCalls: return options_.box_reports->TakeCalls(link.get(), body);
+        case wire::kBoxClock: return options_.box_reports->TakeClock(link.get(), body);
         default: return owner_->OnRequest(link, kind, request_id, body);
     }
 }
@@ -402,6 +405,7 @@ void LinkAcceptor::DropWhenIdle(const LinkPtr &link, std::function<void()> then)
 
 void LinkAcceptor::OnUnlink(const LinkPtr &link, uint32_t request_id) {
     if (Connection *const connected = link->connection()) connected->Unlinked();
+    options_.box_reports->Tell();
     SendReport(link.get());
     if (link->unlink_under_way.load()) {
         // A thread of this end has the turn and waits for the same answer.

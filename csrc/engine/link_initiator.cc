@@ -13,6 +13,7 @@
 #include "base/io_thread.h"
 #include "base/log.h"
 #include "base/thread.h"
+#include "engine/box_reports.h"
 #include "engine/greeting.h"
 #include "engine/life_log.h"
 #include "engine/reports.h"
@@ -396,6 +397,7 @@ Status LinkInitiator::EndNamed(const LinkPtr &link, const Deadline &deadline, bo
     const Link::Turn turn(link, deadline);
     if (link->unlinked()) return Status::Ok();
     Status status = turn ? Status::Ok() : Failure(LLDD_TIMEOUT, "transfers have the link");
+    options_.box_reports->Flush();
     if (status.ok() && !options_.one_way()) status = UnlinkBoth(link, deadline);
     if (status.ok()) return TakeDown(link, deadline);
     return std::move(status).WithPrefix("unlink from " + link->peer_name() + ": ");

@@ -10,6 +10,7 @@ wire::Hello LinkOptions::OwnHello() const {
     hello.auth = secret.empty() ? wire::Auth::kNone : wire::Auth::kHmacSha256;
     hello.id = secret.empty() ? cluster_id : 0;
     hello.nonce = RandomNonce();
+    if (box != nullptr) hello.features |= wire::kFeatureBox;
     return hello;
 }
 

@@ -14,6 +14,8 @@
 
 namespace lldd {
 
+class BoxReports;
+
 struct LinkOptions {
     uint64_t cluster_id = 0;
     uint32_t mode = 0;             // LLDD_MODE_*
@@ -22,9 +24,10 @@ struct LinkOptions {
     uint32_t peer_timeout_ms = 0;  // after which a peer that does not answer is noticed; 0: never
     // Raised when the engine is closed; outlives every link. Null: it is not.
     const Interruption *closing = nullptr;
-    TrafficTotals *totals = nullptr;  // see Link::Identity
-    Events *events = nullptr;         // never null once there are links; outlives them
-    Box *box = nullptr;               // is told of links; null: there is none
+    TrafficTotals *totals = nullptr;    // see Link::Identity
+    Events *events = nullptr;           // never null once there are links; outlives them
+    Box *box = nullptr;                 // is told of links; null: there is none
+    BoxReports *box_reports = nullptr;  // never null once links are made
 
     bool one_way() const { return link_style == LLDD_LINK_STYLE_ONE_WAY; }
     // A new greeting, with a nonce of its own.

@@ -49,6 +49,8 @@ constexpr uint16_t kVersion = 2;
 constexpr uint32_t kFeatureReports = 1u << 0;  // takes kReport
 constexpr uint32_t kFeatureEvents = 1u << 1;   // takes kEventsWanted and kEvent
 constexpr uint32_t kOwnFeatures = kFeatureReports | kFeatureEvents;
+// Of an engine with a box: takes kBoxCalls and kBoxClock. In the greetings of such an engine only.
+constexpr uint32_t kFeatureBox = 1u << 8;
 
 // "the other end speaks version 1 of the control protocol, this end 2"; `who` is the subject.
 Status OtherVersion(const char *who, uint16_t version);
@@ -103,10 +105,12 @@ enum Kind : uint16_t {
     // One byte, 1: tell this end of each transfer over the link, 0: no more; answered by an empty frame.
     // To an end with kFeatureEvents, as is the next one.
     kEventsWanted = 15,
-    kEvent = 16,  // TransferEvent of wire_event.h; not answered
+    kBoxCalls = 16,  // BoxCalls of wire_box.h, to an end with kFeatureBox; not answered
+    kBoxClock = 17,  // BoxClock; not answered
+    kEvent = 18,     // TransferEvent of wire_event.h; not answered
     // The address of another client with this end's cluster id, whose link takes the place of this one,
     // which closes; not answered.
-    kReplaced = 17,
+    kReplaced = 19,
     kAnswer = 0x8000,
 };
 

@@ -37,6 +37,8 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("c:identifier", r"u?int(8|16|32|64)_t"),
     ("py:class", r"(collections|concurrent|numpy|os|subprocess)\..*"),
+    # Sphinx divides the type of a field of a dataclass at its comma.
+    ("py:class", r"dict\[str"),
     ("py:class", r"AbstractContextManager|Engine|NDArray|PullKey|PullKeywords|Token"),
     ("py:class", r"llm_datadist\.(_\w+|testing\.\w+)\..*"),
     ("py:exc", r"NativeLibraryError|LLMParamInvalidError|PicklingError|JSONDecodeError"),

@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import pkgutil
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import c_header
 import docstrings
 from sphinx.application import Sphinx
 
+import llm_datadist
+from llm_datadist import testing
+
 FOLDER = "docs/api/"
 HEADING = re.compile(r"^(##+) (\S+)$", re.MULTILINE)
 C_HEADER = "```{c-header}\n```"
-# Where the names of the headings are looked for, in this order.
+# Where the names of the headings are looked for first, in this order; then in all public modules.
 MODULES: tuple[str, ...] = (
     "llm_datadist",
     "llm_datadist.arrays",
@@ -33,10 +38,27 @@ MODULES: tuple[str, ...] = (
 )
 
 
+# So that llm_datadist.arrays is there as an attribute.
+for each_module in MODULES:
+    importlib.import_module(each_module)
+
+
+def _modules() -> Iterator[str]:
+    yield from MODULES
+    for package in (llm_datadist, testing):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            if not module.name.rpartition(".")[2].startswith("_"):
+                yield module.name
+
+
 def _find(name: str) -> tuple[str, list[Any]]:
     """Return the full name of what a heading names, and the way to it: module, class, method."""
-    for module in [importlib.import_module(each).__name__ for each in MODULES]:
-        way: list[Any] = [importlib.import_module(module)]
+    for module in _modules():
+        try:
+            way: list[Any] = [importlib.import_module(module)]
+        except ModuleNotFoundError:
+            # It needs an extra that is not installed here.
+            continue
         for part in name.split("."):
             found = getattr(way[-1], part, None)
             if found is None:
@@ -44,7 +66,7 @@ def _find(name: str) -> tuple[str, list[Any]]:
             way.append(found)
         else:
             return f"{module}.{name}", way
-    raise LookupError(f"{name} is neither a class nor a function of {', '.join(MODULES)}")
+    raise LookupError(f"{name} is neither a class nor a function of a public module")
 
 
 def _documented(name: str) -> str:

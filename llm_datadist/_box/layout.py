@@ -12,8 +12,9 @@ SLOT_BYTES = 256
 RINGS = ("calls", "peers", "events", "texts")
 
 # struct Header, without its rings: magic, format, slot bytes, cluster, pid, start of the process,
-# boot id, opened, opened by the clock on the wall, closed, first half of the ids, host, runtime.
-HEADER = struct.Struct("<8sIIQIxxxxQ16sqqqQ64s16s")
+# boot id, opened, opened by the clock on the wall, closed, first half of the ids, host, runtime,
+# time namespace.
+HEADER = struct.Struct("<8sIIQIxxxxQ16sqqqQ64s16sQ")
 # struct RingHead: offset, slots, next ticket, skipped, lost.
 RING = struct.Struct("<QQ48xQQQ40x")
 RINGS_AT = 256

@@ -144,6 +144,7 @@ class Box:
     pid: int
     process_start: int
     boot_id: str
+    time_namespace: int
     opened_ns: int
     opened_realtime_ns: int
     closed_ns: int
@@ -159,6 +160,11 @@ class Box:
     def name(self) -> str:
         """The engine, for people."""
         return f"cluster {self.cluster_id} (pid {self.pid})"
+
+    @property
+    def clock_id(self) -> tuple[str, int]:
+        """What boxes have in common whose times are of one clock."""
+        return self.boot_id, self.time_namespace
 
     @cached_property
     def state(self) -> str:
@@ -237,6 +243,7 @@ class _Parser:
             pid=pid,
             process_start=start,
             boot_id="".join(f"{half:016x}" for half in halves),
+            time_namespace=head[13],
             opened_ns=opened,
             opened_realtime_ns=wall,
             closed_ns=closed,

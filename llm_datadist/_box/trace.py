@@ -47,6 +47,8 @@ class _Trace:
             yield from self._names(box)
             for call in box.calls:
                 yield from self._call(box, call)
+            for told in box.peers:
+                yield from self._told(box, told)
             yield from self._instants(box)
 
     def _us(self, box: Box, time_ns: int) -> float:
@@ -59,7 +61,7 @@ class _Trace:
         threads = {call.thread: f"thread {call.thread}" for call in box.calls}
         threads[_EVENTS_TID] = "links and caches"
         for peer in self._peers_of(box):
-            threads[_track(peer)] = f"what cluster {peer.cluster_id} does here"
+            threads[_track(peer)] = f"what cluster {peer} does here"
         for tid, text in threads.items():
             yield {
                 "ph": "M",
@@ -69,12 +71,12 @@ class _Trace:
                 "args": {"name": text},
             }
 
-    def _peers_of(self, box: Box) -> list[Box]:
-        return [
-            each
+    def _peers_of(self, box: Box) -> set[int]:
+        return {
+            each.cluster_id
             for each in self._boxes
             if each is not box and any(call.peer == box.cluster_id for call in each.calls)
-        ]
+        } | {told.peer for told in box.peers}
 
     def _call(self, box: Box, call: Call) -> Iterator[dict[str, Any]]:
         place = {"pid": self._pids[box.path], "tid": call.thread, "cat": "transfer"}
@@ -92,7 +94,7 @@ class _Trace:
         if owner is None:
             return
         # The same span at the other end, whose threads need not take part; and the arrow.
-        there = {"pid": self._pids[owner.path], "tid": _track(box), "cat": "transfer"}
+        there = {"pid": self._pids[owner.path], "tid": _track(box.cluster_id), "cat": "transfer"}
         name = f"{call.kind} by cluster {box.cluster_id}"
         yield self._slice(box, name, call.first_byte_ns, end_ns, {**there, "args": args})
         self._flows += 1
@@ -101,6 +103,25 @@ class _Trace:
         source, target = (there, place) if call.kind == "pull" else (place, there)
         yield {"ph": "s", "ts": begin, "pid": source["pid"], "tid": source["tid"], **flow}
         yield {"ph": "f", "bp": "e", "ts": end, "pid": target["pid"], "tid": target["tid"], **flow}
+
+    def _told(self, box: Box, told: Call) -> Iterator[dict[str, Any]]:
+        """Yield what a peer has told of a transfer, unless its own box is here."""
+        if any(each.cluster_id == told.peer for each in self._boxes):
+            return
+        begin, end = (
+            (self._clocks.told_at(box, told, time_ns) - self.begin_ns) / 1e3
+            for time_ns in (told.first_byte_ns or told.entry_ns, told.end_ns)
+        )
+        yield {
+            "ph": "X",
+            "name": f"{told.kind} by cluster {told.peer}",
+            "cat": "transfer",
+            "ts": max(begin, 0.0),
+            "dur": max(end - begin, 0.0),
+            "pid": self._pids[box.path],
+            "tid": _track(told.peer),
+            "args": _args(told),
+        }
 
     def _slice(
         self, box: Box, name: str, begin_ns: int, end_ns: int, more: dict[str, Any]
@@ -144,9 +165,9 @@ class _Trace:
             }
 
 
-def _track(peer: Box) -> int:
+def _track(peer: int) -> int:
     # Apart from all ids of threads, which the kernel keeps below 2**22.
-    return (1 << 22) + peer.cluster_id % (1 << 30)
+    return (1 << 22) + peer % (1 << 30)
 
 
 def _args(call: Call) -> dict[str, Any]:

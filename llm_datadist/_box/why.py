@@ -29,7 +29,32 @@ def explain(boxes: Sequence[Box], wanted: str) -> str | None:
         for call in box.calls
         if _is_it(box, call, wanted.lower())
     ]
+    known = {(box.cluster_id, call.id, call.number) for box in boxes for call in box.calls}
+    stories += [
+        "\n".join(_told_story(clocks, box, told))
+        for box in boxes
+        for told in box.peers
+        if told.id.startswith(wanted.lower())
+        and (told.peer, told.id, told.number_there) not in known
+    ]
     return "\n\n".join(stories) or None
+
+
+def _told_story(clocks: Clocks, box: Box, told: Call) -> Iterator[str]:
+    """Yield what one end was told of a transfer of the other one, whose box is not here."""
+    yield f"transfer {told.id}: a {told.kind} by cluster {told.peer} with {box.name}"
+    steps = (
+        (told.entry_ns, f"called: {_asked(told)}, {told.key}"),
+        (told.turn_ns, "had the link"),
+        (told.first_byte_ns, "was planned, the bytes begin to move"),
+        (told.end_ns, f"ended: {told.outcome}, {in_words(told.bytes)} by {told.path or 'no path'}"),
+    )
+    begin = clocks.told_at(box, told, told.entry_ns)
+    for time_ns, text in steps:
+        if time_ns:
+            moment = clocks.told_at(box, told, time_ns)
+            yield f"  {_clock_text(moment)} {(moment - begin) / 1e6:+12.3f} ms  {text}"
+    yield f"  as cluster {told.peer} has told {box.name}; its own box is not here"
 
 
 def _is_it(box: Box, call: Call, wanted: str) -> bool:

@@ -6,6 +6,7 @@
 #include "base/codec.h"
 #include "engine/peer_table.h"
 #include "engine/wire.h"
+#include "engine/wire_box.h"
 #include "engine/wire_event.h"
 #include "engine/wire_report.h"
 #include "target.h"
@@ -47,6 +48,16 @@ void ReadSums(std::string_view body) {
         bytes += range.length;
     }
     DEMAND(bytes <= wire::Sums::kMostBytes);
+}
+
+void ReadBoxCalls(std::string_view body) {
+    wire::BoxCalls calls;
+    if (!Reads(body, &calls)) return;
+    DEMAND(calls.calls.size() <= wire::BoxCalls::kMost);
+    for (const auto &one : calls.calls) {
+        DEMAND(one.number != 0 && 0 < one.call.entry_ns && one.call.entry_ns <= one.call.end_ns);
+        DEMAND(one.call.kind >= box::kPull && one.call.kind <= box::kLayer);
+    }
 }
 
 void ReadResolveReply(std::string_view body) {
@@ -124,6 +135,8 @@ constexpr ReadBody kMessages[] = {
     Read<wire::SumsReply>,
     ReadReport,
     ReadEvent,
+    ReadBoxCalls,
+    Read<wire::BoxClock>,
 };
 
 void Run(std::string_view input) {
@@ -165,14 +178,25 @@ std::vector<std::string> Seeds() {
     sums.ranges = {{0x10000, 4096}, {0x20000, 1}};
     wire::SumsReply summed;
     summed.sums = {1, 2};
+    wire::BoxCalls calls;
+    calls.sent_ns = 1;
+    calls.calls.resize(2);
+    for (auto &one : calls.calls) {
+        one.number = 3;
+        one.call.kind = box::kPull;
+        one.call.entry_ns = one.call.end_ns = 7;
+    }
+    const wire::BoxClock clock{1, 2};
     const std::string bodies[] = {
         request.Encode(), accepted.Encode(),        refused.Encode(),      resolve.Encode(),
         Reply(),          wire::Release().Encode(), locate.Encode(),       places.Encode(),
         sums.Encode(),    summed.Encode(),          SomeReport().Encode(), SomeEvent().Encode()};
-    std::vector<std::string> seeds{std::string(1, '\0') + proved.Encode()};
-    for (const std::string &body : bodies)
-        seeds.push_back(std::string(1, static_cast<char>(seeds.size() - 1)) + body);
-    return seeds;
+    sums.Encode(), summed.Encode(), SomeReport().Encode(), calls.Encode(), clock.Encode()
+};
+std::vector<std::string> seeds{std::string(1, '\0') + proved.Encode()};
+for (const std::string &body : bodies)
+    seeds.push_back(std::string(1, static_cast<char>(seeds.size() - 1)) + body);
+return seeds;
 }
 
 const Registration kRegistered({"messages", Run, Seeds});

@@ -71,3 +71,15 @@ def test_no_file_includes_itself_by_way_of_others():
 
 def test_no_source_file_is_included():
     assert [name for found in INCLUDES.values() for name in found if not name.endswith(".h")] == []
+
+
+def test_what_an_older_c_library_lacks_comes_from_one_header():
+    """A manylinux_2_17 wheel is built for a glibc that declares neither function."""
+    sources = [path for path in native_sources() if "csrc/ascend" not in name_of(path)]
+    users = {
+        name_of(path)
+        for path in sources
+        if re.search(r"\b(?:getrandom|memfd_create)\(", path.read_text())
+    } - {"csrc/base/older_libc.h"}
+    assert users
+    assert [name for name in users if "csrc/base/older_libc.h" not in INCLUDES[name]] == []

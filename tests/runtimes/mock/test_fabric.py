@@ -60,8 +60,8 @@ def test_a_port_is_shared(datadist_cluster: Any) -> None:
     alone = BYTES / (24e9 / 5000)
 
     def together(*pulls: tuple[Any, Any]) -> list[float]:
-        calls = [decoder.start_call(_pull, prompt.key()) for decoder, prompt in pulls]
         begin = time.monotonic()
+        calls = [decoder.start_call(_pull, prompt.key()) for decoder, prompt in pulls]
         return [call.result() - begin for call in calls]
 
     one, two, three = cluster.decoders
