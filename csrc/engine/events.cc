@@ -20,8 +20,8 @@ namespace {
 
 // A peer that does not read what it is told loses events, not this process its memory.
 constexpr size_t kMostUntold = 4U << 20;
-constexpr char kYes = 1;
-constexpr char kNo = 0;
+constexpr char kOn = 1;
+constexpr char kOff = 0;
 
 size_t BytesOf(const TransferEvent &event) { return event.runs.size() * sizeof(BlockRun); }
 
@@ -85,7 +85,7 @@ void Events::Close() {
     }
     Refresh();
     for (const auto &link : directory_->Everything()) {
-        if (Understands(*link)) link->channel().Tell(wire::kEventsWanted, {&kNo, 1});
+        if (Understands(*link)) link->channel().Tell(wire::kEventsWanted, {&kOff, 1});
     }
 }
 
@@ -157,19 +157,19 @@ bool Events::Understands(const Link &link) {
 }
 
 void Events::AskOnly(Link *link) const {
-    if (open_.load() && Understands(*link)) link->channel().Tell(wire::kEventsWanted, {&kYes, 1});
+    if (open_.load() && Understands(*link)) link->channel().Tell(wire::kEventsWanted, {&kOn, 1});
 }
 
 // A peer that does not answer in time is asked all the same.
 void Events::AskAndWait(Link *link, const Deadline &deadline) const {
     if (!open_.load() || !Understands(*link)) return;
     std::string answer;
-    (void)link->channel().Call(wire::kEventsWanted, {&kYes, 1}, deadline, &answer);
+    (void)link->channel().Call(wire::kEventsWanted, {&kOn, 1}, deadline, &answer);
 }
 
 bool Events::TakeWanted(Link *link, uint32_t request_id, std::string_view body) {
-    if (body.size() != 1 || (body[0] != kYes && body[0] != kNo)) return false;
-    link->events_wanted.store(body[0] == kYes);
+    if (body.size() != 1 || (body[0] != kOn && body[0] != kOff)) return false;
+    link->events_wanted.store(body[0] == kOn);
     Refresh();
     link->channel().Answer(wire::kEventsWanted, request_id, {});
     return true;

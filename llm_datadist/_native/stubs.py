@@ -17,13 +17,15 @@ _SCALARS = {
     "int32_t": "int",
     "int64_t": "int",
     "lldd_status": "int",
-    "char": "bytes",
+    # A member of a struct may be called bytes, and hides the type in what follows it there.
+    "char": "builtins.bytes",
     "void": "None",
 }
 _PREFIX = "lldd_"
 
 _HEAD = """\
 # Generated from llm_datadist.h by llm_datadist/_native/stubs.py.
+import builtins
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeVar, Union, final, overload
 
@@ -66,7 +68,9 @@ class FFI:
     @overload
     def new(
         self,
-        cdecl: Literal["uint64_t *", "int64_t *", "uint32_t *", "uint64_t[]", "int64_t[]"],
+        cdecl: Literal[
+            "uint64_t *", "int64_t *", "uint32_t *", "int32_t *", "uint64_t[]", "int64_t[]"
+        ],
         init: Union[int, Sequence[int]] = ...,
         /,
     ) -> Array[int]: ...

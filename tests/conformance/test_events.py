@@ -19,7 +19,7 @@ from tests.conformance.test_statistics import linked_speaker, request_of_a_clien
 
 KEY = BlocksCacheKey(OWNER, 0)
 BLOCK = SMALL.num_tensors * SMALL.block_bytes
-EVENTS_WANTED, EVENT = 15, 16
+EVENTS_WANTED, EVENT = 15, 18
 
 
 def listen(actor: Any, capacity: int = 1024) -> None:

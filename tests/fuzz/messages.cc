@@ -187,16 +187,24 @@ std::vector<std::string> Seeds() {
         one.call.entry_ns = one.call.end_ns = 7;
     }
     const wire::BoxClock clock{1, 2};
-    const std::string bodies[] = {
-        request.Encode(), accepted.Encode(),        refused.Encode(),      resolve.Encode(),
-        Reply(),          wire::Release().Encode(), locate.Encode(),       places.Encode(),
-        sums.Encode(),    summed.Encode(),          SomeReport().Encode(), SomeEvent().Encode()};
-    sums.Encode(), summed.Encode(), SomeReport().Encode(), calls.Encode(), clock.Encode()
-};
-std::vector<std::string> seeds{std::string(1, '\0') + proved.Encode()};
-for (const std::string &body : bodies)
-    seeds.push_back(std::string(1, static_cast<char>(seeds.size() - 1)) + body);
-return seeds;
+    const std::string bodies[] = {request.Encode(),
+                                  accepted.Encode(),
+                                  refused.Encode(),
+                                  resolve.Encode(),
+                                  Reply(),
+                                  wire::Release().Encode(),
+                                  locate.Encode(),
+                                  places.Encode(),
+                                  sums.Encode(),
+                                  summed.Encode(),
+                                  SomeReport().Encode(),
+                                  SomeEvent().Encode(),
+                                  calls.Encode(),
+                                  clock.Encode()};
+    std::vector<std::string> seeds{std::string(1, '\0') + proved.Encode()};
+    for (const std::string &body : bodies)
+        seeds.push_back(std::string(1, static_cast<char>(seeds.size() - 1)) + body);
+    return seeds;
 }
 
 const Registration kRegistered({"messages", Run, Seeds});
