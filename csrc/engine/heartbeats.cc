@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "base/io_thread.h"
-#include "base/log.h"
+#include "engine/life_log.h"
 
 namespace lldd {
 namespace {
@@ -43,13 +43,10 @@ void Heartbeats::Schedule() {
 void Heartbeats::Beat() {
     Schedule();
     for (const auto &link : directory_->Everything()) {
-        if (!link->Beat()) continue;
+        const auto speaks_again = [box = box_](const Link &one) { LogLinkSpeaksAgain(box, one); };
+        if (!link->Beat(speaks_again)) continue;
         directory_->CountSilent();
-        LLDD_LOG(
-            LLDD_LOG_WARNING,
-            "the link to %s is silent: its peer has not answered for %u ms (lldd.PeerTimeout); "
-            "the link stays",
-            link->peer_name().c_str(), timeout_ms_);
+        LogLinkSilent(box_, *link, timeout_ms_);
     }
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "base/box.h"
 #include "base/event_loop.h"
 #include "base/mutex.h"
 #include "engine/link_directory.h"
@@ -15,9 +16,9 @@ namespace lldd {
 class Heartbeats {
 public:
     // A link is silent when nothing came over its control connection for `timeout_ms` after it was
-    // asked; 0: none is asked.
-    Heartbeats(EventLoop *loop, LinkDirectory *directory, uint32_t timeout_ms)
-        : loop_(loop), directory_(directory), timeout_ms_(timeout_ms) {}
+    // asked; 0: none is asked. `box` is told of it, unless it is null.
+    Heartbeats(EventLoop *loop, LinkDirectory *directory, Box *box, uint32_t timeout_ms)
+        : loop_(loop), directory_(directory), box_(box), timeout_ms_(timeout_ms) {}
     ~Heartbeats() { Stop(); }
     Heartbeats(const Heartbeats &) = delete;
     Heartbeats &operator=(const Heartbeats &) = delete;
@@ -31,6 +32,7 @@ private:
 
     EventLoop *const loop_;
     LinkDirectory *const directory_;
+    Box *const box_;
     const uint32_t timeout_ms_;
     EventLoop::Token timer_ LLDD_GUARDED_BY(*loop_) = 0;
 };

@@ -36,6 +36,20 @@ void LogLinkMade(Box *box, const Link &link) {
         identity.end == LinkEnd::kInitiator ? "this end" : "the peer", paths.c_str());
 }
 
+void LogLinkSilent(Box *box, const Link &link, uint32_t timeout_ms) {
+    BoxLink(box, link, "silent");
+    LLDD_LOG(LLDD_LOG_WARNING,
+             "the link to %s is silent: its peer has not answered for %u ms (lldd.PeerTimeout); "
+             "the link stays",
+             link.peer_name().c_str(), timeout_ms);
+}
+
+void LogLinkSpeaksAgain(Box *box, const Link &link) {
+    BoxLink(box, link, "live");
+    LLDD_LOG(LLDD_LOG_WARNING, "the peer of the link to %s answers again",
+             link.peer_name().c_str());
+}
+
 void LogLinkEnded(Box *box, const Link &link, const std::string &how) {
     BoxLink(box, link, how);
     if (!LogEnabled(LLDD_LOG_INFO)) return;

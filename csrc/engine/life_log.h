@@ -21,6 +21,9 @@ std::string LinkText(const Link &link);
 void LogLinkMade(Box *box, const Link &link);
 // The same; `how`: "unlinked by this end".
 void LogLinkEnded(Box *box, const Link &link, const std::string &how);
+// WARNING, and an event: its peer is asked in vain, and the link stays; and then the peer answers.
+void LogLinkSilent(Box *box, const Link &link, uint32_t timeout_ms);
+void LogLinkSpeaksAgain(Box *box, const Link &link);
 
 // INFO; `how`: "allocated".
 void LogCacheMade(const char *how, int64_t cache_id, const lldd_cache_desc &desc,

@@ -159,7 +159,7 @@ void Link::ForgetPeer() {
     RunPendingShutdown();
 }
 
-bool Link::Beat() {
+bool Link::Beat(std::function<void(const Link &)> speaks_again) {
     LLDD_ON_IO_THREAD(*loop_);
     if (!established_.load() || peer_gone() || unlinked()) return false;
     channel_.SparePeerThatIsFull(identity_.peer_timeout_ms);
@@ -171,18 +171,14 @@ bool Link::Beat() {
     if (beats_missed_++ == 0) channel_.Tell(wire::kHeartbeat, {});
     if (beats_missed_ != kBeatsUntilSilent + 1) return false;
     silent_.store(true);
-    channel_.OnceHeard([weak = weak_from_this()] {
+    channel_.OnceHeard([weak = weak_from_this(), told = std::move(speaks_again)] {
         const std::shared_ptr<Link> link = weak.lock();
         if (link == nullptr) return;
         LLDD_ON_IO_THREAD(*link->loop_);
-        link->SpeaksAgain();
+        link->silent_.store(false);
+        told(*link);
     });
     return true;
-}
-
-void Link::SpeaksAgain() {
-    silent_.store(false);
-    LLDD_LOG(LLDD_LOG_WARNING, "the peer of the link to %s answers again", peer_name_.c_str());
 }
 
 void Link::Interrupt(InterruptCause cause) {

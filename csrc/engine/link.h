@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <set>
@@ -134,8 +135,8 @@ public:
     void Established();
     bool established() const { return established_.load(); }
     // Asks a peer that has said nothing since the last call whether it is there. True: from now on
-    // the link is silent. I/O thread.
-    bool Beat();
+    // the link is silent, until the peer says something: then `speaks_again` is called. I/O thread.
+    bool Beat(std::function<void(const Link &)> speaks_again);
     // Whether the peer is asked in vain. The link stays usable.
     bool silent() const { return silent_.load(); }
 
@@ -177,7 +178,6 @@ private:
     Status ConnectWhilePeerLives(const Deadline &deadline, Fd *stream);
     wire::Hello StreamHello(wire::Purpose purpose) const;
     void FinishDial(const Status &status, Fd stream, uint32_t request_id) LLDD_REQUIRES(*loop_);
-    void SpeaksAgain() LLDD_REQUIRES(*loop_);
     void RunPendingShutdown() LLDD_EXCLUDES(turn_);
     void ShutdownInTurn() LLDD_REQUIRES(turn_);
     void TellShutdown();

@@ -39,7 +39,8 @@ nitpick_ignore_regex = [
     ("py:class", r"(collections|concurrent|numpy|os|subprocess)\..*"),
     # Sphinx divides the type of a field of a dataclass at its comma.
     ("py:class", r"dict\[str"),
-    ("py:class", r"AbstractContextManager|Engine|NDArray|PullKey|PullKeywords|Token"),
+    ("py:class", r"AbstractContextManager|Engine|NDArray|PullKey|PullKeywords|Source|Token"),
+    ("py:class", r"llm_datadist\.events\.Source"),
     ("py:class", r"llm_datadist\.(_\w+|testing\.\w+)\..*"),
     ("py:exc", r"NativeLibraryError|LLMParamInvalidError|PicklingError|JSONDecodeError"),
     ("py:func", r"library|select"),
