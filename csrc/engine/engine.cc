@@ -179,7 +179,8 @@ void Engine::StartLinks(const lldd_config &config) {
     initiator_ =
         std::make_unique<LinkInitiator>(loop_.get(), device_.get(), directory_.get(),
                                         acceptor_.get(), owner_.get(), &notices_, link_options);
-    heartbeats_ = std::make_unique<Heartbeats>(loop_.get(), directory_.get(), box(), peer_timeout_ms_);
+    heartbeats_ =
+        std::make_unique<Heartbeats>(loop_.get(), directory_.get(), box(), peer_timeout_ms_);
     heartbeats_->Start();
     box_reports_->Start();
     reports_ = std::make_unique<Reports>(loop_.get(), directory_.get());
