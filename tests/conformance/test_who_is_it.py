@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Four decoders, of which one is stopped, one is cut off and one uses a wrong id: who has only the
-owner's log, or only its statistics(), finds them.
+owner's log, or only its statistics(), or only the trace of its box, finds them.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path as FilePath
+from typing import Any
 
 import pytest
 
 from llm_datadist import BlocksCacheKey, LLMException
+from llm_datadist._box.reader import boxes_of
+from llm_datadist._box.trace import chrome_trace
 from llm_datadist.introspection import LinkState
 from llm_datadist.statistics import Statistics
 from llm_datadist.testing import Peer, eventually
@@ -59,10 +62,26 @@ def from_statistics(statistics: Statistics) -> dict[int, str]:
     return found
 
 
+def from_trace(trace: dict[str, Any]) -> dict[int, str]:
+    """The same of who has only the trace of the owner's box."""
+    found = {}
+    for event in sorted(trace["traceEvents"], key=lambda each: each.get("ts", 0)):
+        if end := re.fullmatch(
+            r"link to cluster (\d+) (silent|lost: connection closed.*)", event["name"]
+        ):
+            found[int(end[1])] = "does not answer" if end[2] == "silent" else "is cut off"
+        elif told := re.fullmatch(r"pull by cluster (\d+)", event["name"]):
+            asked = re.search(r"BlocksCacheKey with (\w+ \d+)", event["args"]["what"])
+            if event["args"]["ended"] == "LLM_KV_CACHE_NOT_EXIST" and asked:
+                found[int(told[1])] = f"asks for {asked[1]}"
+    return found
+
+
 @dataclass
 class Scene:
     owner: Peer
     log: FilePath
+    boxes: FilePath  # the folder of the owner's box
 
 
 @pytest.fixture
@@ -71,14 +90,21 @@ def scene(stage: Stage, tmp_path: FilePath) -> Iterator[Scene]:
 
     path = helped_path()
     log = tmp_path / "log"
-    process = stage.process_of_its_own(ASCEND_GLOBAL_LOG_LEVEL="1")
+    boxes = {True: tmp_path / "the owner's", False: tmp_path / "others'"}
+    for folder in boxes.values():
+        folder.mkdir()
+    process = stage.process_of_its_own(
+        ASCEND_GLOBAL_LOG_LEVEL="1", LLM_DATADIST_BOX=str(boxes[True])
+    )
     process.call(log_to, str(log))
     options = {"lldd.PeerTimeout": "1000"}
     owner = stage.engine(OWNER, path, process=process, options=options)
     owner.register("kv", SMALL, 1, 0)
     decoders = {}
     for cluster_id in (WELL, STOPPED, CUT_OFF, WRONG_ID):
-        decoders[cluster_id] = stage.engine(cluster_id, path, listen=None)
+        environment = {"LLM_DATADIST_BOX": str(boxes[False])}
+        decoder = stage.engine(cluster_id, path, listen=None, environment=environment)
+        decoders[cluster_id] = decoder
         decoders[cluster_id].register("kv", SMALL, 2)
     with relay(owner.listen_address) as proxy:
         for cluster_id, decoder in decoders.items():
@@ -90,7 +116,7 @@ def scene(stage: Stage, tmp_path: FilePath) -> Iterator[Scene]:
         with pytest.raises(LLMException):
             decoders[WRONG_ID].pull("kv", BlocksCacheKey(OWNER, 99), [1], [1])
         decoders[WELL].pull("kv", BlocksCacheKey(OWNER, 0), [2], [2])
-        yield Scene(owner, log)
+        yield Scene(owner, log, boxes[True])
         decoders[STOPPED].go_on()
 
 
@@ -102,6 +128,11 @@ def test_who_is_it(scene: Scene) -> None:
         10,
     )
     eventually(lambda: from_log(scene.log.read_text().splitlines()) == FINDINGS, "the log tells", 5)
+    eventually(
+        lambda: from_trace(chrome_trace(boxes_of([str(scene.boxes)]))) == FINDINGS,
+        "the trace tells",
+        5,
+    )
     statistics: Statistics = scene.owner.call("statistics")
     pulled = {link.peer_cluster_id: link.peers.pulls for link in statistics.links}
     assert pulled[WELL] == 2
