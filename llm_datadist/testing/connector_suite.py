@@ -257,6 +257,7 @@ class ConnectorSuite:
         cache = scene.give_cache(prompt.peer, stamp=5)
         scene.recovers(Prompt(prompt.peer, prompt.remote, cache), SRC, DST)
 
+    @pytest.mark.filterwarnings("ignore:.*is replaced by one from:llm_datadist.LLMDataDistWarning")
     def test_two_clients_of_one_id(self, scene: Scene) -> None:
         """Another process links to the prompt under the id of the connector."""
         prompt = scene.prompt()

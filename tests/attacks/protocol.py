@@ -20,6 +20,8 @@ HELLO_BYTES, PROOF_BYTES = 36, 32
 CHANNEL = (0x48434D4C, 2)
 LINK, CONFIRM, TABLE = 1, 2, 4
 HEARTBEAT = 13
+# What the engine takes, without a box: reports, events.
+FEATURES = 0b11
 ANSWER = 0x8000
 NO_POOL = 0xFFFFFFFF
 SEALED = 0x1 | 0x2 | 0x4  # seal, shrink, grow
@@ -27,10 +29,12 @@ _F_ADD_SEALS = 1033
 _MOST_POOLS = 64
 
 
-def hello(purpose: int = 1, auth: int = 0, identifier: int = 0, nonce: bytes = b"") -> bytes:
+def hello(
+    purpose: int = 1, auth: int = 0, identifier: int = 0, nonce: bytes = b"", features: int = 0
+) -> bytes:
     """Greet: for a link (purpose 1), or for a stream."""
     nonce = nonce or os.urandom(16)
-    return struct.pack("<IHBBIQ16s", 0x44444C4C, 2, purpose, auth, 0, identifier, nonce)
+    return struct.pack("<IHBBIQ16s", 0x44444C4C, 2, purpose, auth, features, identifier, nonce)
 
 
 def derived(base: bytes, initiator: bytes, acceptor: bytes) -> bytes:

@@ -112,7 +112,9 @@ def test_a_member_tells_a_false_holder_nothing(start, address) -> None:
             stream.settimeout(5)
             kind, _, greeting = receive_frame(stream)
             assert (kind, len(greeting)) == (GREETING, HELLO_BYTES)
-            assert greeting[:20] == protocol.hello(FOR_A_MEETING, 1)[:20]
+            assert (
+                greeting[:20] == protocol.hello(FOR_A_MEETING, 1, features=protocol.FEATURES)[:20]
+            )
             answer = protocol.hello(FOR_A_MEETING, 1) + os.urandom(PROOF_BYTES)
             stream.sendall(frame(GREETING, 1, answer))
             assert stream.recv(4096) == b""

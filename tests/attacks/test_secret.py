@@ -133,7 +133,7 @@ def test_the_whole_handshake_again(seen: Seen) -> None:
     """The owner proves itself, for nothing, and says nothing more."""
     heard = said_to(seen.owner.port, seen.control()[0])
     assert len(heard) == HELLO_BYTES + PROOF_BYTES
-    assert heard[:20] == protocol.hello(1, 1, 0)[:20]
+    assert heard[:20] == protocol.hello(1, 1, 0, features=protocol.FEATURES)[:20]
     seen.unharmed()
 
 

@@ -33,10 +33,10 @@ def test_a_row_tells_what_is_done_with_a_peer(
         assert (row.bytes_in, row.bytes_out) == (6 * 256 / 2, 256 / 2)
         assert dict(row.failed) == {"LLM_KV_CACHE_NOT_EXIST": 1}
         assert (len(row.took_ms), len(row.waited_ms), row.under_way) == (8, 8, 0)
-        with faults.inject("read delay=60s"):
+        with faults.inject("read delay=60s") as injection:
             pull = threading.Thread(target=lambda: puller.pull(KEY, [3], [0]))
             pull.start()
-            eventually(lambda: faults.counters()["read"].fired == 1, "the pull has begun")
+            eventually(lambda: injection.fired == 1, "the pull has begun")
             assert main(["top", str(os.getpid()), "--times", "2", "--every", "0.05"]) == 0
         pull.join()
     shown = capsys.readouterr().out

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 
 MAGIC = b"LLDD"
 VERSION = 2
+# What the engine takes, without a box: reports, events.
+FEATURES = 0b11
 LINK, INITIATOR_ASKS, ACCEPTOR_ASKS = 1, 2, 3
 NO_AUTH, HMAC_SHA256 = 0, 1
 LINK_REQUEST, LINK_CONFIRM, UNLINK, TABLE, DIAL_STREAM, RESOLVE, RELEASE, LOCATE = range(1, 9)
@@ -46,8 +48,9 @@ def hello(
     auth: int = NO_AUTH,
     magic: bytes = MAGIC,
     version: int = VERSION,
+    features: int = 0,
 ) -> bytes:
-    return magic + struct.pack("<HBBIQ", version, purpose, auth, 0, cluster_id) + nonce
+    return magic + struct.pack("<HBBIQ", version, purpose, auth, features, cluster_id) + nonce
 
 
 def header(kind: int, size: int, request_id: int, reserved: int = 0) -> bytes:

@@ -76,7 +76,7 @@ def speak(owner: NearPeer, request_of_a_client: Request) -> Iterator[Speak]:
 def test_a_link_made_of_the_described_bytes(speak: Speak, owner: NearPeer) -> None:
     speaker = speak()
     greeting = speaker.greet()
-    assert greeting[:20] == wire.hello(OWNER, b"")
+    assert greeting[:20] == wire.hello(OWNER, b"", features=wire.FEATURES)
     assert greeting[20:] not in (b"\0" * wire.NONCE_BYTES, speaker.nonce)
     assert speaker.ask_for_link() == (0, b"")
     assert speaker.confirm() == (0, b"")
@@ -220,7 +220,7 @@ def test_c10_41_a_replayed_proof_of_a_server_is_refused(secretive: Secretive) ->
     assert answer.status == S.LLM_LINK_FAILED
     assert "the peer has another auth token" in answer.details[0]
     assert client.call("links") == []
-    assert said[:-16] == wire.hello(0, b"", auth=wire.HMAC_SHA256)
+    assert said[:-16] == wire.hello(0, b"", auth=wire.HMAC_SHA256, features=wire.FEATURES)
 
 
 @pytest.mark.rule("C10-41")
@@ -265,7 +265,9 @@ def test_c10_41_a_proof_of_a_request_covers(secretive: Secretive, wrong: str) ->
 @pytest.mark.rule("C10-114")
 def test_an_owner_with_a_secret_does_not_say_who_it_is(secretive: Secretive) -> None:
     with secretive.speaker() as stranger:
-        assert stranger.greet()[:-16] == wire.hello(0, b"", auth=wire.HMAC_SHA256)
+        assert stranger.greet()[:-16] == wire.hello(
+            0, b"", auth=wire.HMAC_SHA256, features=wire.FEATURES
+        )
 
 
 # ---- what is served when

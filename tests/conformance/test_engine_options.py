@@ -293,6 +293,7 @@ def test_c1_10_1_a_manager_that_is_kept_after_finalize(engines: Engines) -> None
         "copy_blocks": (blocks, {0: [1]}),
         "swap_blocks": (cpu, blocks, {0: 1}),
         "remap_registered_memory": (MemInfo(Memtype.MEM_TYPE_DEVICE, addrs[0], 64),),
+        "events": (1,),
     }
     assert good.keys() == operations.keys()
 

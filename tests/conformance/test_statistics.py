@@ -126,7 +126,9 @@ def test_without_clocks(stage: Stage, registered_path: Path) -> None:
     assert (link.own.latency.count, link.own.last_success) == (0, None)
 
 
-@pytest.mark.skipif(ON_ASCEND, reason="data streams of the engine: HIXL's bytes go elsewhere")
+@pytest.mark.skipif(
+    ON_ASCEND, reason="capability data streams of the engine: HIXL's bytes go elsewhere"
+)
 @pytest.mark.rule("C1.14-6")
 def test_a_timeout_says_how_far_it_came(stage: Stage) -> None:
     path = helped_path()
