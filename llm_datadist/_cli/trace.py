@@ -11,21 +11,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
-from llm_datadist._tools.outcome import Refusal, finish
+from llm_datadist._tools.outcome import finish
+
+from ._boxes import add_boxes, boxes_named
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
-    parser.add_argument(
-        "boxes",
-        nargs="*",
-        metavar="BOX",
-        help="files or folders (default: the folder LLM_DATADIST_BOX)",
-    )
+    add_boxes(parser)
     parser.add_argument(
         "--output", metavar="FILE", help="where the trace goes (default: to stdout)"
     )
@@ -37,14 +33,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _result(args: argparse.Namespace) -> str:
-    from llm_datadist._box.reader import BoxError, boxes_of
     from llm_datadist._box.trace import chrome_trace
 
-    default = os.environ.get("LLM_DATADIST_BOX")
-    try:
-        boxes = boxes_of(args.boxes or ([default] if default else []))
-    except BoxError as error:
-        raise Refusal(str(error)) from error
+    boxes = boxes_named(args)
     text = json.dumps(chrome_trace(boxes))
     if args.output is None:
         return text

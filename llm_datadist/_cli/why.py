@@ -11,9 +11,10 @@ transfer.
 from __future__ import annotations
 
 import argparse
-import os
 
-from llm_datadist._tools.outcome import PeerFailure, Refusal, finish
+from llm_datadist._tools.outcome import PeerFailure, finish
+
+from ._boxes import add_boxes, boxes_named
 
 LISTS = ("failed", "slow", "open")
 
@@ -23,12 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "id", metavar="ID", help=f"of the transfer, or one of the words {', '.join(LISTS)}"
     )
-    parser.add_argument(
-        "boxes",
-        nargs="*",
-        metavar="BOX",
-        help="files or folders (default: the folder LLM_DATADIST_BOX)",
-    )
+    add_boxes(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,14 +33,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _result(args: argparse.Namespace) -> str:
-    from llm_datadist._box.reader import BoxError, boxes_of
     from llm_datadist._box.why import explain, listing
 
-    default = os.environ.get("LLM_DATADIST_BOX")
-    try:
-        boxes = boxes_of(args.boxes or ([default] if default else []))
-    except BoxError as error:
-        raise Refusal(str(error)) from error
+    boxes = boxes_named(args)
     if args.id in LISTS:
         return listing(boxes, args.id)
     story = explain(boxes, args.id)
